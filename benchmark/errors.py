@@ -1,0 +1,28 @@
+"""Errors that a user can act on: one line, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CmrBenchError(Exception):
+    """Something went wrong that the user can act on; the command line prints the message and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(CmrBenchError):
+    """The command or an option is wrong; the command line prints the message and exits with 2."""
+
+    exit_code = 2
+
+
+class DataError(CmrBenchError):
+    """A data set is missing, incomplete or malformed."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""

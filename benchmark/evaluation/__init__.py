@@ -1,0 +1,1 @@
+"""Scoring: ranks, metrics and the protocols that say what is scored against what."""

@@ -1,0 +1,1 @@
+"""Recipes: what a run differs in from the constructor defaults, and why."""

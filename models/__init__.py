@@ -1,0 +1,1 @@
+"""Retrieval methods, one folder per family and one file per method."""

@@ -1,0 +1,1 @@
+"""Adversarial learning: a modality discriminator in the common space."""

@@ -1,0 +1,1 @@
+"""Attributes learning: matching through attributes."""

@@ -1,0 +1,1 @@
+"""Interaction learning: the score needs both items."""

@@ -1,0 +1,1 @@
+"""Pairwise learning: one vector per item, the loss does the work."""

@@ -1,0 +1,1 @@
+"""Classical and subspace baselines."""
