@@ -1,9 +1,9 @@
 """Lets torchvision start beside a torch that was built without CUDA.
 
 torchvision's wheels on PyPI are compiled for CUDA. Beside a CPU-only torch its library does not load, the schema of
-``torchvision::nms`` is missing, and ``import torchvision`` raises; lightning and torchmetrics, which import it, fall with
-it. :func:`install` waits for that first import and, only where the operators cannot be had, declares their schemas. Models
-and transforms then work; the compiled operators themselves stay unavailable.
+``torchvision::nms`` is missing, and ``import torchvision`` raises; lightning and torchmetrics, which import it, fall
+with it. :func:`install` waits for that first import and, only where the operators cannot be had, declares their
+schemas. Models and transforms then work; the compiled operators themselves stay unavailable.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def declare_missing_operators(torchvision_dir: Path) -> bool:
 
     if torch.version.cuda is not None:
         return False
-    for library in sorted(torchvision_dir.glob("_C*.so")) + sorted(torchvision_dir.glob("_C*.pyd")):
+    for binary in [*sorted(torchvision_dir.glob("_C*.so")), *sorted(torchvision_dir.glob("_C*.pyd"))]:
         try:
-            torch.ops.load_library(library)
+            torch.ops.load_library(binary)
         except (ImportError, OSError):
             continue
         return False
