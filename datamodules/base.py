@@ -511,7 +511,8 @@ class RetrievalDataModule(L.LightningDataModule):
         if self.image_features is None:
             raise UsageError(
                 f"{self.data_name} has no image features chosen: make some with "
-                f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152` and pass --data.image_features NAME"
+                f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152`, "
+                "then pass --data.image_features NAME"
             )
         return features.open_store(self.image_features, self.data_name, self.root)
 
