@@ -1,0 +1,144 @@
+"""Category retrieval: how early items that share a label with the query come, over the whole gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmr_bench.errors import DataError
+from cmr_bench.evaluation import metrics
+from cmr_bench.evaluation.metrics import Floats
+from cmr_bench.evaluation.ranks import links
+from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, as_numpy, checked_block, full_precision, slices
+
+# Metric name -> value of every query; the name carries the definition.
+PER_QUERY: dict[str, Callable[[metrics.RelevantItems], Floats]] = {
+    "map": metrics.average_precision,
+    "map_at_50_retrieved": lambda items: metrics.average_precision_retrieved(items, 50),
+    "map_at_r": metrics.average_precision_at_r,
+    "r_precision": metrics.r_precision,
+}
+
+
+@dataclass(frozen=True)
+class CategoryScores:
+    """Category retrieval in one direction.
+
+    ``values`` maps the names of ``PER_QUERY`` to ``(n_queries,)``, NaN where nothing in the gallery is relevant;
+    ``precision`` is the mean interpolated precision at ``metrics.RECALL_LEVELS``; ``tied`` marks the queries of which a
+    relevant item shares its score with one that is not.
+    """
+
+    values: dict[str, Floats]
+    precision: Floats
+    tied: NDArray[np.bool_]
+
+    @property
+    def excluded(self) -> int:
+        """Number of queries without a relevant item; no mean includes them."""
+        return int(np.isnan(self.values["map"]).sum())
+
+
+class Labels:
+    """Category labels of the images, which their texts share.
+
+    Args:
+        labels: ``(n_images,)`` whole numbers, or multi-hot ``(n_images, n_classes)``: relevant is what shares a class.
+        n_images: how many images there are.
+
+    Raises:
+        DataError: for another shape or other values.
+    """
+
+    def __init__(self, labels: ArrayLike, n_images: int) -> None:
+        given = as_numpy(labels)
+        if given.ndim not in (1, 2) or len(given) != n_images or given.size == 0:
+            raise DataError(f"labels are ({n_images},) or multi-hot ({n_images}, n_classes), these have {given.shape}")
+        if given.dtype.kind not in "biuf" or not np.array_equal(given, np.asarray(given, dtype=np.int64)):
+            raise DataError(f"labels are whole numbers or multi-hot 0/1, these are {given.dtype} values that are not")
+        if given.ndim == 2 and not np.isin(given, (0, 1)).all():
+            raise DataError("labels with two axes are multi-hot: only 0 and 1 are allowed")
+        self.classes = given.astype(np.int64) if given.ndim == 1 else None
+        self.multi_hot = given.astype(np.float32)
+
+    def relevant(self, queries: NDArray[np.int64], gallery: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the images ``gallery`` share a label with the images ``queries``, (queries, gallery)."""
+        shared: NDArray[np.bool_]
+        if self.classes is not None:
+            shared = self.classes[queries][:, None] == self.classes[gallery]
+        else:
+            shared = self.multi_hot[queries] @ self.multi_hot[gallery].T > 0
+        return shared
+
+
+def category_scores(
+    scores: ScoreSource, image_of_text: ArrayLike, labels: ArrayLike, *, block: int = 2**22
+) -> tuple[CategoryScores, CategoryScores]:
+    """Score both directions: every image against all texts, every text against all images.
+
+    Args:
+        scores: what is scored.
+        image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
+        labels: of the images, as for :class:`Labels`.
+        block: most scores to hold at a time; a single query always fits.
+
+    Returns:
+        i2t and t2i.
+
+    Raises:
+        DataError: for malformed links, labels or scores, and where no query has a relevant item.
+    """
+    owner = links(image_of_text, scores.n_images, scores.n_texts)
+    classes = Labels(labels, scores.n_images)
+    images = np.arange(scores.n_images)
+
+    def rows(part: slice) -> Tensor:
+        return checked_block(scores, part, slice(0, scores.n_texts))
+
+    def columns(part: slice) -> Tensor:
+        return checked_block(scores, slice(0, scores.n_images), part).T
+
+    return (
+        _direction(rows, classes, images, owner, block),
+        _direction(columns, classes, owner, images, block),
+    )
+
+
+def _direction(
+    score: Callable[[slice], Tensor],
+    labels: Labels,
+    queries: NDArray[np.int64],
+    gallery: NDArray[np.int64],
+    block: int,
+) -> CategoryScores:
+    values = {name: np.empty(len(queries)) for name in PER_QUERY}
+    curves = np.empty((len(queries), len(metrics.RECALL_LEVELS)))
+    tied = np.empty(len(queries), dtype=np.bool_)
+
+    def fill(part: slice, scored: NDArray[np.floating]) -> None:
+        items = metrics.relevant_items(scored, labels.relevant(queries[part], gallery))
+        for name, function in PER_QUERY.items():
+            values[name][part] = function(items)
+        curves[part], tied[part] = metrics.precision_recall_curve(items), items.tied
+
+    workers = torch.get_num_threads()
+    with full_precision(), ThreadPoolExecutor(workers) as pool:
+        for part in slices(len(queries), max(1, block // len(gallery))):
+            scored = score(part).contiguous().cpu().numpy()
+            jobs = [pool.submit(fill, *job) for job in _shares(part, scored, workers)]
+            for job in jobs:
+                job.result()
+    if np.isnan(values["map"]).all():
+        raise DataError("split without positives: no query shares a label with any item of the gallery")
+    return CategoryScores(values, np.nanmean(curves, axis=0), tied)
+
+
+def _shares(part: slice, scored: NDArray[np.floating], workers: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+    for share in slices(len(scored), -(-len(scored) // workers)):
+        yield slice(part.start + share.start, part.start + share.stop), scored[share]

@@ -1,0 +1,276 @@
+"""Ranks of the matching items in both directions, from one pass over tiles of scores."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmr_bench.errors import DataError, UsageError
+from cmr_bench.evaluation.scores import (
+    ArrayLike,
+    EmbeddingScores,
+    FunctionScores,
+    MatrixScores,
+    ScoreSource,
+    as_numpy,
+    checked_block,
+    full_precision,
+    reorder_texts,
+)
+
+__all__ = ["EmbeddingScores", "FunctionScores", "MatrixScores", "Ranks", "ScoreSource", "links", "retrieval_ranks"]
+
+# Tiles on the diagonal are wanted twice; up to this much of them is kept instead of computed again.
+_KEPT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Rank of the match of every query: 1 + (items scored better) + half of (items scored the same).
+
+    ``i2t`` (n_images,) ranks the best text of an image among the texts of other images; ``t2i`` (n_texts,) ranks the
+    image of a text among all images. ``*_ties`` count the items that share the score of the match. With folds,
+    ``*_in_fold`` rank within the query's own fold and ``fold_of_image`` names it.
+    """
+
+    i2t: NDArray[np.float64]
+    t2i: NDArray[np.float64]
+    i2t_ties: NDArray[np.int64]
+    t2i_ties: NDArray[np.int64]
+    i2t_in_fold: NDArray[np.float64] | None = None
+    t2i_in_fold: NDArray[np.float64] | None = None
+    fold_of_image: NDArray[np.int64] | None = None
+
+    @property
+    def tie_rate(self) -> float:
+        """Share of the queries of both directions whose match shares its score with another item."""
+        tied = np.count_nonzero(self.i2t_ties) + np.count_nonzero(self.t2i_ties)
+        return float(tied / (len(self.i2t) + len(self.t2i)))
+
+
+def links(image_of_text: ArrayLike, n_images: int, n_texts: int) -> NDArray[np.int64]:
+    """Check the map from texts to images and return it as ``(n_texts,)`` int64.
+
+    Raises:
+        DataError: if it has the wrong length, is not whole numbers, names an image that is not there, or leaves an
+            image without a text.
+    """
+    given = as_numpy(image_of_text)
+    if given.shape != (n_texts,):
+        raise DataError(f"image_of_text needs one entry for each of {n_texts} texts, it has shape {given.shape}")
+    if n_images == 0 or n_texts == 0:
+        raise DataError(f"nothing to score: {n_images} images and {n_texts} texts")
+    index = given.astype(np.int64) if given.dtype.kind in "iuf" else None
+    if index is None or not np.array_equal(index, given):
+        raise DataError(f"image_of_text holds row numbers of images, these are {given.dtype} values that are not")
+    outside = np.flatnonzero((index < 0) | (index >= n_images))
+    if len(outside):
+        text = int(outside[0])
+        raise DataError(f"text {text} belongs to image {index[text]}, but images are numbered 0 to {n_images - 1}")
+    alone = np.flatnonzero(np.bincount(index, minlength=n_images) == 0)
+    if len(alone):
+        raise DataError(
+            f"split without positives: image {alone[0]} has no text ({len(alone)} of {n_images} images have none)"
+        )
+    return index
+
+
+def retrieval_ranks(
+    scores: ScoreSource,
+    image_of_text: ArrayLike,
+    *,
+    folds: int | None = None,
+    image_block: int = 512,
+    text_block: int = 4096,
+) -> Ranks:
+    """Rank every image's best text and every text's image.
+
+    Texts are put in the order of their images, so that matches lie on the diagonal of a grid of tiles. A first pass
+    computes the diagonal tiles and reads the scores of the matches, a second computes every tile once and counts for
+    both directions. Memory grows with the number of items and with the size of a tile, not with their product.
+
+    Args:
+        scores: what is scored.
+        image_of_text: ``(n_texts,)`` row of the image that a text belongs to; any number of texts an image, any order.
+        folds: if given, rank also within that many equal folds of consecutive images, texts following their image.
+        image_block: most images in a tile.
+        text_block: most texts in a tile.
+
+    Raises:
+        DataError: for an image without a text, links out of range and NaN scores.
+        UsageError: if the images do not divide into the folds.
+    """
+    image_index = links(image_of_text, scores.n_images, scores.n_texts)
+    order = np.argsort(image_index, kind="stable")
+    n_folds = 1 if folds is None else folds
+    fold_of_image = _folds(scores.n_images, n_folds)
+    with full_precision():
+        counts = _count(
+            reorder_texts(scores, order), image_index[order], n_folds, max(1, image_block), max(1, text_block)
+        )
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return Ranks(
+        i2t=_rank(counts.images),
+        t2i=_rank(counts.texts)[back],
+        i2t_ties=counts.images[0] - counts.images[1],
+        t2i_ties=(counts.texts[0] - counts.texts[1])[back],
+        i2t_in_fold=None if folds is None else _rank(counts.images_in_fold),
+        t2i_in_fold=None if folds is None else _rank(counts.texts_in_fold)[back],
+        fold_of_image=None if folds is None else fold_of_image,
+    )
+
+
+def _rank(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    ranks: NDArray[np.float64] = 1.0 + counts.sum(axis=0) / 2.0
+    return ranks
+
+
+def _folds(n_images: int, folds: int) -> NDArray[np.int64]:
+    if folds < 1 or n_images % folds:
+        raise UsageError(f"{n_images} images do not divide into {folds} equal folds: pass a number that divides them")
+    return np.arange(n_images) // (n_images // folds)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """For every query the items that score (at least as well as, better than) the match, ``(2, n)`` each."""
+
+    images: NDArray[np.int64]
+    texts: NDArray[np.int64]
+    images_in_fold: NDArray[np.int64]
+    texts_in_fold: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Tiles of images by texts; text tile ``j`` holds texts of images of image tile ``owner[j]`` only."""
+
+    images: list[slice]
+    texts: list[slice]
+    owner: list[int]
+    image_fold: list[int]
+
+
+def _grid(first_text: NDArray[np.int64], n_folds: int, image_block: int, text_block: int) -> _Grid:
+    """Cut images evenly within folds, and texts where their images are cut (and finer, for very many texts)."""
+    n_images = len(first_text) - 1
+    per_fold = n_images // n_folds
+    grid = _Grid([], [], [], [])
+    for fold in range(n_folds):
+        for piece in _even(fold * per_fold, (fold + 1) * per_fold, image_block):
+            texts = _even(int(first_text[piece.start]), int(first_text[piece.stop]), text_block)
+            grid.texts.extend(texts)
+            grid.owner.extend([len(grid.images)] * len(texts))
+            grid.images.append(piece)
+            grid.image_fold.append(fold)
+    return grid
+
+
+def _even(start: int, stop: int, size: int) -> list[slice]:
+    pieces = -(-(stop - start) // size)
+    cuts = [start + (stop - start) * piece // pieces for piece in range(pieces + 1)]
+    return [slice(low, high) for low, high in itertools.pairwise(cuts)]
+
+
+def _count(
+    scores: ScoreSource, image_of_text: NDArray[np.int64], n_folds: int, image_block: int, text_block: int
+) -> _Counts:
+    """Count the items that beat or equal the match of every query; texts are in the order of their images."""
+    n_images, n_texts = scores.n_images, scores.n_texts
+    grid = _grid(np.searchsorted(image_of_text, np.arange(n_images + 1)), n_folds, image_block, text_block)
+    owner = torch.from_numpy(image_of_text)
+    tiles = _DiagonalTiles(scores, grid, owner)
+    device = tiles.match.device
+    lowest = tiles.match.new_full((n_images,), -torch.inf)
+    best = lowest.scatter_reduce(0, owner.to(device), tiles.match, "amax")
+    images = torch.zeros(2, n_images, dtype=torch.int64, device=device)
+    texts = torch.zeros(2, n_texts, dtype=torch.int64, device=device)
+    images_in_fold, texts_in_fold = images.clone(), texts.clone()
+    for row, rows in enumerate(grid.images):
+        for column, columns in enumerate(grid.texts):
+            diagonal = grid.owner[column] == row
+            tile = tiles.without_matches(column) if diagonal else checked_block(scores, rows, columns)
+            flags = _flags_like(tile)
+            of_image, of_text = best[rows, None], tiles.match[columns]
+            row_counts = torch.stack([_count_rows(_compare(op, tile, of_image, flags)) for op in (torch.ge, torch.gt)])
+            column_counts = torch.stack(
+                [_count_columns(_compare(op, tile, of_text, flags)) for op in (torch.ge, torch.gt)]
+            )[:, : tile.shape[1]]
+            images[:, rows] += row_counts
+            texts[:, columns] += column_counts
+            if n_folds > 1 and grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
+                images_in_fold[:, rows] += row_counts
+                texts_in_fold[:, columns] += column_counts
+    if n_folds == 1:
+        images_in_fold, texts_in_fold = images, texts
+    return _Counts(*(counts.cpu().numpy() for counts in (images, texts, images_in_fold, texts_in_fold)))
+
+
+class _DiagonalTiles:
+    """The tiles that hold matches: their matches' scores, and the tiles again with the matches taken out."""
+
+    def __init__(self, scores: ScoreSource, grid: _Grid, owner: Tensor) -> None:
+        self.scores, self.grid, self.owner = scores, grid, owner
+        self.kept: dict[int, Tensor] = {}
+        room = _KEPT_BYTES
+        found: list[Tensor] = []
+        for column in range(len(grid.texts)):
+            tile = self._compute(column)
+            found.append(tile[self._matches(column, tile.device)].clone())
+            room -= tile.nbytes
+            if room >= 0:
+                self.kept[column] = tile
+        self.match = torch.cat(found)
+
+    def without_matches(self, column: int) -> Tensor:
+        """Return the tile with NaN for the matches: a NaN neither beats nor equals anything."""
+        tile = self.kept.pop(column, None)
+        # A source may hand out a view of its own memory, which is not ours to write to.
+        tile = (self._compute(column) if tile is None else tile).clone()
+        tile[self._matches(column, tile.device)] = torch.nan
+        return tile
+
+    def _compute(self, column: int) -> Tensor:
+        return checked_block(self.scores, self.grid.images[self.grid.owner[column]], self.grid.texts[column])
+
+    def _matches(self, column: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        texts = self.grid.texts[column]
+        first = self.grid.images[self.grid.owner[column]].start
+        return self.owner[texts].to(device) - first, torch.arange(texts.stop - texts.start, device=device)
+
+
+def _flags_like(tile: Tensor) -> Tensor:
+    """Return room for one flag a score, rows padded with zeros to whole machine words."""
+    flags = torch.empty(tile.shape[0], -(-tile.shape[1] // 8) * 8, dtype=torch.bool, device=tile.device)
+    flags[:, tile.shape[1] :] = False
+    return flags
+
+
+def _compare(op: Any, tile: Tensor, threshold: Tensor, flags: Tensor) -> Tensor:
+    op(tile, threshold, out=flags[:, : tile.shape[1]])
+    return flags
+
+
+def _count_rows(flags: Tensor) -> Tensor:
+    """Count the set flags of every row.
+
+    Eight flags are added at once as the bytes of a 64-bit word, which is many times faster than a sum of booleans; a
+    byte holds up to 255 of them.
+    """
+    partial = [words.sum(dim=1) for words in torch.split(flags.view(torch.int64), 255, dim=1)]
+    return torch.stack(partial, dim=1).view(torch.uint8).sum(dim=1, dtype=torch.int64)
+
+
+def _count_columns(flags: Tensor) -> Tensor:
+    """Count the set flags of every column, eight columns at once as in :func:`_count_rows`."""
+    total = torch.zeros(flags.shape[1], dtype=torch.int64, device=flags.device)
+    for words in torch.split(flags.view(torch.int64), 255, dim=0):
+        total += words.sum(dim=0).view(torch.uint8)
+    return total

@@ -1,0 +1,239 @@
+"""Sources of similarity scores: anything that can score a block of images against a block of texts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmr_bench.errors import DataError
+
+ArrayLike = NDArray[Any] | Tensor
+
+
+@runtime_checkable
+class ScoreSource(Protocol):
+    """Anything that scores images against texts block by block; a higher score is a closer pair.
+
+    A source must give the same bits for the same block each time it is asked. Scores are float32 or float64.
+    """
+
+    n_images: int
+    n_texts: int
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        ...
+
+
+@runtime_checkable
+class TextSelectable(Protocol):
+    """A source that can put its texts into another order cheaply."""
+
+    def take_texts(self, order: NDArray[np.int64]) -> ScoreSource:
+        """Return the source whose text ``j`` is this source's text ``order[j]``."""
+        ...
+
+
+class EmbeddingScores:
+    """Inner products of image and text vectors, by default cosines.
+
+    Half precision and integers are widened to float32, float64 stays. Memory-mapped arrays are read into memory.
+
+    Args:
+        images: ``(n_images, dim)``.
+        texts: ``(n_texts, dim)``.
+        normalize: whether rows are brought to unit length first; a zero row then scores 0 against everything.
+
+    Raises:
+        DataError: for shapes that do not fit together and for values that are not finite.
+    """
+
+    def __init__(self, images: ArrayLike, texts: ArrayLike, normalize: bool = True) -> None:
+        self.images = _embedding(images, "image", normalize)
+        self.texts = _embedding(texts, "text", normalize)
+        if self.images.shape[1] != self.texts.shape[1]:
+            raise DataError(
+                f"image embeddings have {self.images.shape[1]} dimensions and text embeddings {self.texts.shape[1]}: "
+                "both must come from one common space"
+            )
+        dtype = torch.promote_types(self.images.dtype, self.texts.dtype)
+        self.images, self.texts = self.images.to(dtype), self.texts.to(dtype)
+        self.n_images, self.n_texts = len(self.images), len(self.texts)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        return self.images[images] @ self.texts[texts].T
+
+    def take_texts(self, order: NDArray[np.int64]) -> EmbeddingScores:
+        """Return the source whose text ``j`` is this source's text ``order[j]``."""
+        index = torch.as_tensor(order, device=self.texts.device)
+        return EmbeddingScores(self.images, self.texts[index], normalize=False)
+
+
+class MatrixScores:
+    """A similarity matrix that exists already, in memory or memory-mapped; it is read block by block.
+
+    Args:
+        similarity: ``(n_images, n_texts)``.
+
+    Raises:
+        DataError: if it is not a matrix.
+    """
+
+    def __init__(self, similarity: ArrayLike) -> None:
+        if similarity.ndim != 2:
+            raise DataError(f"a similarity matrix has 2 axes (images, texts), this one has shape {_shape(similarity)}")
+        self.similarity = similarity
+        self.n_images, self.n_texts = int(similarity.shape[0]), int(similarity.shape[1])
+        self._order: NDArray[np.int64] | None = None
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        columns = texts if self._order is None else self._order[texts]
+        if isinstance(self.similarity, Tensor):
+            tile = self.similarity[images]
+            return _widen(tile[:, torch.as_tensor(columns)] if isinstance(columns, np.ndarray) else tile[:, columns])
+        values = self.similarity[images, columns]
+        return torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype)))
+
+    def take_texts(self, order: NDArray[np.int64]) -> MatrixScores:
+        """Return the source whose text ``j`` is this source's text ``order[j]``."""
+        taken = MatrixScores(self.similarity)
+        taken._order = order if self._order is None else self._order[order]
+        taken.n_texts = len(order)
+        return taken
+
+
+class FunctionScores:
+    """Scores from a function of a batch of images and a batch of texts, e.g. a relation net or Hamming codes.
+
+    Args:
+        images: ``(n_images, ...)``, whatever the function reads.
+        texts: ``(n_texts, ...)``.
+        similarity: from two batches to ``(len(images), len(texts))``.
+    """
+
+    def __init__(self, images: Tensor, texts: Tensor, similarity: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.images, self.texts, self.similarity = images, texts, similarity
+        self.n_images, self.n_texts = len(images), len(texts)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        return self.similarity(self.images[images], self.texts[texts])
+
+    def take_texts(self, order: NDArray[np.int64]) -> FunctionScores:
+        """Return the source whose text ``j`` is this source's text ``order[j]``."""
+        return FunctionScores(
+            self.images, self.texts[torch.as_tensor(order, device=self.texts.device)], self.similarity
+        )
+
+
+class _ReorderedTexts:
+    """Any source seen in another order of its texts; asks the source once for every run of neighbours."""
+
+    def __init__(self, source: ScoreSource, order: NDArray[np.int64]) -> None:
+        self.source, self.order = source, order
+        self.n_images, self.n_texts = source.n_images, len(order)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        wanted = self.order[texts]
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        return torch.cat([self.source.block(images, slice(int(run[0]), int(run[-1]) + 1)) for run in runs], dim=1)
+
+
+def reorder_texts(scores: ScoreSource, order: NDArray[np.int64]) -> ScoreSource:
+    """Return ``scores`` with text ``order[j]`` in place ``j``; ``scores`` itself where that changes nothing."""
+    if np.array_equal(order, np.arange(scores.n_texts)):
+        return scores
+    return scores.take_texts(order) if isinstance(scores, TextSelectable) else _ReorderedTexts(scores, order)
+
+
+def materialise(scores: ScoreSource, max_bytes: int, block: int = 1024) -> ScoreSource:
+    """Compute every score once and keep the matrix, if it fits into ``max_bytes``; otherwise return ``scores``."""
+    if isinstance(scores, MatrixScores) or scores.n_images * scores.n_texts * 4 > max_bytes:
+        return scores
+    matrix: Tensor | None = None
+    with full_precision():
+        for rows in slices(scores.n_images, block):
+            for columns in slices(scores.n_texts, 4 * block):
+                tile = checked_block(scores, rows, columns)
+                if matrix is None:
+                    matrix = torch.empty(scores.n_images, scores.n_texts, dtype=tile.dtype, device=tile.device)
+                matrix[rows, columns] = tile
+    return scores if matrix is None else MatrixScores(matrix)
+
+
+def slices(length: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of at most ``size`` that cover ``range(length)``, as equal as they can be."""
+    pieces = -(-length // size)
+    for piece in range(pieces):
+        yield slice(length * piece // pieces, length * (piece + 1) // pieces)
+
+
+def checked_block(scores: ScoreSource, images: slice, texts: slice) -> Tensor:
+    """Return one block of scores after holding the source to its contract.
+
+    Raises:
+        DataError: if the block has the wrong shape, less than float32, or a NaN.
+    """
+    tile = scores.block(images, texts)
+    expected = (images.stop - images.start, texts.stop - texts.start)
+    if tuple(tile.shape) != expected:
+        raise DataError(f"scores of {expected[0]} images and {expected[1]} texts came as shape {tuple(tile.shape)}")
+    if tile.dtype not in (torch.float32, torch.float64):
+        raise DataError(f"scores came as {str(tile.dtype).removeprefix('torch.')}: score in float32 at least")
+    # One sum is far cheaper than a test of every element, and a NaN cannot hide from it.
+    if torch.isnan(tile.sum()) and bool(torch.isnan(tile).any()):
+        row, column = torch.isnan(tile).nonzero()[0].tolist()
+        raise DataError(f"the score of image {images.start + row} and text {texts.start + column} is NaN")
+    return tile
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Score without gradients, autocast or TF32, whatever the training loop has switched on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def as_numpy(values: ArrayLike) -> NDArray[Any]:
+    """Return an array or tensor as an array in this machine's memory."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _embedding(values: ArrayLike, kind: str, normalize: bool) -> Tensor:
+    if values.ndim != 2 or 0 in values.shape:
+        raise DataError(f"{kind} embeddings are a matrix (n_{kind}s, dim), these have shape {_shape(values)}")
+    if isinstance(values, Tensor):
+        rows = _widen(values.detach())
+    else:
+        rows = torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype)))
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    if not bool(torch.isfinite(norms).all()):
+        row = int((~torch.isfinite(norms)).nonzero()[0])
+        raise DataError(f"the embedding of {kind} {row} is not finite")
+    return rows / norms.clamp_min(torch.finfo(torch.float32).tiny).to(rows.dtype)[:, None] if normalize else rows
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def _wide_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
+
+
+def _shape(values: ArrayLike) -> tuple[int, ...]:
+    return tuple(values.shape)
