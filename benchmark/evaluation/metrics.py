@@ -79,7 +79,7 @@ def relevant_items(scores: NDArray[np.floating], relevant: NDArray[np.bool_]) ->
     """
     count = relevant.sum(axis=1)
     valid = np.arange(int(count.max(initial=0))) < count[:, None]
-    cost = np.negative(scores)
+    cost = np.negative(scores, order="C")
     places = np.full(valid.shape, np.inf, dtype=cost.dtype)
     # Both masks are read row by row, so the relevant items of a query land in its own row.
     places[valid] = cost[relevant]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from cmr_bench.evaluation.scores import (
 )
 
 __all__ = ["EmbeddingScores", "FunctionScores", "MatrixScores", "Ranks", "ScoreSource", "links", "retrieval_ranks"]
+
+Compute = Callable[[slice, slice], Tensor]
 
 # Tiles on the diagonal are wanted twice; up to this much of them is kept instead of computed again.
 _KEPT_BYTES = 256 * 2**20
@@ -66,7 +69,8 @@ def links(image_of_text: ArrayLike, n_images: int, n_texts: int) -> NDArray[np.i
         raise DataError(f"image_of_text needs one entry for each of {n_texts} texts, it has shape {given.shape}")
     if n_images == 0 or n_texts == 0:
         raise DataError(f"nothing to score: {n_images} images and {n_texts} texts")
-    index = given.astype(np.int64) if given.dtype.kind in "iuf" else None
+    with np.errstate(invalid="ignore"):
+        index = given.astype(np.int64) if given.dtype.kind in "iuf" else None
     if index is None or not np.array_equal(index, given):
         raise DataError(f"image_of_text holds row numbers of images, these are {given.dtype} values that are not")
     outside = np.flatnonzero((index < 0) | (index >= n_images))
@@ -110,10 +114,15 @@ def retrieval_ranks(
     order = np.argsort(image_index, kind="stable")
     n_folds = 1 if folds is None else folds
     fold_of_image = _folds(scores.n_images, n_folds)
+    owner = image_index[order]
+    grid = _grid(np.searchsorted(owner, np.arange(scores.n_images + 1)), n_folds, image_block, text_block)
+    in_order = reorder_texts(scores, order)
+
+    def compute(images: slice, texts: slice) -> Tensor:
+        return checked_block(in_order, images, texts, order)
+
     with full_precision():
-        counts = _count(
-            reorder_texts(scores, order), image_index[order], n_folds, max(1, image_block), max(1, text_block)
-        )
+        counts = _count(compute, torch.from_numpy(owner), grid)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return Ranks(
@@ -179,14 +188,10 @@ def _even(start: int, stop: int, size: int) -> list[slice]:
     return [slice(low, high) for low, high in itertools.pairwise(cuts)]
 
 
-def _count(
-    scores: ScoreSource, image_of_text: NDArray[np.int64], n_folds: int, image_block: int, text_block: int
-) -> _Counts:
+def _count(compute: Compute, owner: Tensor, grid: _Grid) -> _Counts:
     """Count the items that beat or equal the match of every query; texts are in the order of their images."""
-    n_images, n_texts = scores.n_images, scores.n_texts
-    grid = _grid(np.searchsorted(image_of_text, np.arange(n_images + 1)), n_folds, image_block, text_block)
-    owner = torch.from_numpy(image_of_text)
-    tiles = _DiagonalTiles(scores, grid, owner)
+    n_images, n_texts = grid.images[-1].stop, grid.texts[-1].stop
+    tiles = _DiagonalTiles(compute, grid, owner)
     device = tiles.match.device
     lowest = tiles.match.new_full((n_images,), -torch.inf)
     best = lowest.scatter_reduce(0, owner.to(device), tiles.match, "amax")
@@ -196,7 +201,7 @@ def _count(
     for row, rows in enumerate(grid.images):
         for column, columns in enumerate(grid.texts):
             diagonal = grid.owner[column] == row
-            tile = tiles.without_matches(column) if diagonal else checked_block(scores, rows, columns)
+            tile = tiles.without_matches(column) if diagonal else compute(rows, columns)
             flags = _flags_like(tile)
             of_image, of_text = best[rows, None], tiles.match[columns]
             row_counts = torch.stack([_count_rows(_compare(op, tile, of_image, flags)) for op in (torch.ge, torch.gt)])
@@ -205,19 +210,17 @@ def _count(
             )[:, : tile.shape[1]]
             images[:, rows] += row_counts
             texts[:, columns] += column_counts
-            if n_folds > 1 and grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
+            if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
                 images_in_fold[:, rows] += row_counts
                 texts_in_fold[:, columns] += column_counts
-    if n_folds == 1:
-        images_in_fold, texts_in_fold = images, texts
     return _Counts(*(counts.cpu().numpy() for counts in (images, texts, images_in_fold, texts_in_fold)))
 
 
 class _DiagonalTiles:
     """The tiles that hold matches: their matches' scores, and the tiles again with the matches taken out."""
 
-    def __init__(self, scores: ScoreSource, grid: _Grid, owner: Tensor) -> None:
-        self.scores, self.grid, self.owner = scores, grid, owner
+    def __init__(self, compute: Compute, grid: _Grid, owner: Tensor) -> None:
+        self.compute, self.grid, self.owner = compute, grid, owner
         self.kept: dict[int, Tensor] = {}
         room = _KEPT_BYTES
         found: list[Tensor] = []
@@ -238,7 +241,7 @@ class _DiagonalTiles:
         return tile
 
     def _compute(self, column: int) -> Tensor:
-        return checked_block(self.scores, self.grid.images[self.grid.owner[column]], self.grid.texts[column])
+        return self.compute(self.grid.images[self.grid.owner[column]], self.grid.texts[column])
 
     def _matches(self, column: int, device: torch.device) -> tuple[Tensor, Tensor]:
         texts = self.grid.texts[column]

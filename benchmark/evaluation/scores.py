@@ -177,8 +177,8 @@ def slices(length: int, size: int) -> Iterator[slice]:
         yield slice(length * piece // pieces, length * (piece + 1) // pieces)
 
 
-def checked_block(scores: ScoreSource, images: slice, texts: slice) -> Tensor:
-    """Return one block of scores after holding the source to its contract.
+def checked_block(scores: ScoreSource, images: slice, texts: slice, order: NDArray[np.int64] | None = None) -> Tensor:
+    """Return one block of scores after holding the source to its contract; ``order`` gives the texts their numbers.
 
     Raises:
         DataError: if the block has the wrong shape, less than float32, or a NaN.
@@ -192,7 +192,8 @@ def checked_block(scores: ScoreSource, images: slice, texts: slice) -> Tensor:
     # One sum is far cheaper than a test of every element, and a NaN cannot hide from it.
     if torch.isnan(tile.sum()) and bool(torch.isnan(tile).any()):
         row, column = torch.isnan(tile).nonzero()[0].tolist()
-        raise DataError(f"the score of image {images.start + row} and text {texts.start + column} is NaN")
+        text = texts.start + column if order is None else int(order[texts.start + column])
+        raise DataError(f"the score of image {images.start + row} and text {text} is NaN")
     return tile
 
 
