@@ -2,55 +2,431 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import hashlib
+import json
+import os
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import filelock
 import numpy as np
 import numpy.typing as npt
+import torch
+from rich.progress import track
 from torch import Tensor
 
-from cmr_bench.datamodules.base import Rows, View
+from cmr_bench.datamodules.base import Rows, View, ViewSpec
+from cmr_bench.errors import DataError, UsageError, did_you_mean
+
+PAD, UNKNOWN = 0, 1
+FITTED = ("doc2vec", "tfidf", "lsa")
+DEFAULT_DIM = {"doc2vec": 300, "tfidf": 1000, "lsa": 300}
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_CHUNK = 1024
+
+Vectors = npt.NDArray[np.float32]
+Encode = Callable[[Sequence[str]], Vectors]
+
+
+def tokenize(text: str) -> list[str]:
+    """Split a text into lower-case words.
+
+    A word is a run of letters and digits of any script; apostrophes inside it stay (``dog's``), every other sign,
+    the hyphen and the underscore included, separates words. Compatibility forms are unified first (Unicode NFKC,
+    curly apostrophes become straight), so the same sentence typed in two ways gives the same words.
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    return _WORD.findall(plain.replace("\u2019", "'"))
 
 
 class Vocabulary:
-    """Words of the training captions and their ids."""
+    """Words of the training captions and their ids: 0 is padding, 1 any other word, then the words by frequency.
+
+    Args:
+        words: The words, without repeats; word k has id k + 2.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = list(words)
+        self._ids = {word: row for row, word in enumerate(self.words, start=2)}
+        if len(self._ids) != len(self.words):
+            raise DataError("vocabulary: a word is listed twice")
 
     @classmethod
     def fit(cls, captions: Sequence[str], min_count: int) -> Vocabulary:
-        """Count the words of the training captions."""
-        raise NotImplementedError
+        """Collect the words that occur at least ``min_count`` times in the training captions."""
+        counts = Counter(word for caption in captions for word in tokenize(caption))
+        kept = [(-count, word) for word, count in counts.items() if count >= min_count]
+        return cls(word for _, word in sorted(kept))
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.words == other.words
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def encode(self, text: str, max_words: int) -> list[int]:
+        """Return the ids of the first ``max_words`` words, at least one: a text of signs only is one unknown word."""
+        return [self._ids.get(word, UNKNOWN) for word in tokenize(text)[:max_words]] or [UNKNOWN]
+
+    def save(self, file: Path) -> None:
+        """Write the words to a JSON file."""
+        _write_json(file, {"format": 1, "words": self.words})
+
+    @classmethod
+    def load(cls, file: Path) -> Vocabulary:
+        """Read a file written by :meth:`save`; raises DataError where it is none."""
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return cls([str(word) for word in content["words"]])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"no vocabulary in {file}: {_first_line(error)}") from error
+
+
+class _Ragged:
+    """Sequences of ids of different length, kept in one array."""
+
+    def __init__(self, sequences: Iterable[Sequence[int]]) -> None:
+        lengths: list[int] = []
+        flat: list[npt.NDArray[np.int32]] = []
+        for ids in sequences:
+            lengths.append(len(ids))
+            flat.append(np.asarray(ids, dtype=np.int32))
+        self.flat = np.concatenate(flat) if flat else np.zeros(0, np.int32)
+        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def longest(self) -> int:
+        return int(np.diff(self.starts).max(initial=1))
+
+    def padded(self, rows: Rows, fill: int) -> tuple[Tensor, Tensor]:
+        """Return ids (b, W), filled up on the right, and lengths (b,)."""
+        start = self.starts[rows]
+        lengths = self.starts[rows + 1] - start
+        place = np.arange(lengths.max(initial=1))
+        real = place < lengths[:, None]
+        ids = np.full(real.shape, fill, dtype=np.int64)
+        ids[real] = self.flat[(start[:, None] + place)[real]]
+        return torch.from_numpy(ids), torch.from_numpy(lengths)
 
 
 class TokenView(View):
-    """Texts as word ids of a vocabulary."""
+    """Texts as word ids of a vocabulary.
+
+    Args:
+        captions: The texts, (n_texts,).
+        vocabulary: Words of the training captions; other words become the unknown word.
+        max_words: Longer texts are cut here.
+    """
 
     def __init__(self, captions: Sequence[str], vocabulary: Vocabulary, max_words: int) -> None:
-        raise NotImplementedError
+        _refuse_empty(captions)
+        self.ids = _Ragged(vocabulary.encode(caption, max_words) for caption in captions)
+        self.spec = ViewSpec("tokens", (self.ids.longest,), "words", len(vocabulary))
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.ids)
 
     def fetch(self, rows: Rows, epoch: int | None = None) -> dict[str, Tensor]:
-        """Return ``tokens`` (b, W), padded with 0, and ``lengths`` (b,)."""
-        raise NotImplementedError
+        """Return ``tokens`` (b, W), padded with 0 to the longest of the batch, and ``lengths`` (b,)."""
+        tokens, lengths = self.ids.padded(rows, PAD)
+        return {"tokens": tokens, "lengths": lengths}
 
 
 class SubwordView(View):
-    """Texts as subword ids of a transformers tokenizer."""
+    """Texts as subword ids of a transformers tokenizer.
+
+    Args:
+        captions: The texts, (n_texts,).
+        tokenizer: Name on the Hugging Face hub or a local folder.
+        max_words: Longer texts are cut to this many subwords, the tokenizer's own start and end signs included.
+    """
 
     def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int) -> None:
-        raise NotImplementedError
+        _refuse_empty(captions)
+        encode = _tokenizer(tokenizer)
+        # A tokenizer without a padding sign (GPT-2) pads with anything: the attention mask hides it.
+        self.fill = int(encode.pad_token_id or 0)
+        self.ids = _Ragged(
+            ids
+            for start in range(0, len(captions), _CHUNK)
+            for ids in encode(list(captions[start : start + _CHUNK]), truncation=True, max_length=max_words)[
+                "input_ids"
+            ]
+        )
+        self.spec = ViewSpec("subwords", (self.ids.longest,), tokenizer, len(encode))
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.ids)
 
     def fetch(self, rows: Rows, epoch: int | None = None) -> dict[str, Tensor]:
-        """Return ``input_ids`` and ``attention_mask``, (b, W)."""
-        raise NotImplementedError
+        """Return ``input_ids`` and ``attention_mask``, (b, W), padded to the longest of the batch."""
+        ids, lengths = self.ids.padded(rows, self.fill)
+        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
 
-def text_vectors(
-    name: str, train: Sequence[str], texts: Sequence[str], *, dim: int, seed: int, cache: Path
-) -> npt.NDArray[np.float32]:
-    """Turn texts into vectors (n_texts, d) by a method fitted on the training texts only."""
-    raise NotImplementedError
+def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: int, seed: int, cache: Path) -> Vectors:
+    """Turn texts into vectors by a method fitted on the training texts only.
+
+    Every text, a training text too, goes through the same encoder: a document vector that Doc2Vec learnt while it
+    was fitted is distributed otherwise than one inferred afterwards, and a method trained on the first kind would
+    meet a shifted input at test.
+
+    Args:
+        name: ``doc2vec`` (Le and Mikolov 2014, arXiv:1405.4053, bag-of-words form), ``tfidf``, ``lsa`` (singular value
+            decomposition of all tf-idf terms) or ``hf:NAME_OR_FOLDER`` (a transformers encoder, mean over the subwords,
+            unit length).
+        train: Texts of the training split; ``hf:`` does not look at them.
+        texts: Texts to encode, (n_texts,).
+        dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 1,000 most frequent words for
+            ``tfidf``; ``hf:`` has the width of its model.
+        seed: Seed of what is random in the fit.
+        cache: Folder in which the vectors are kept; equal arguments are computed once.
+
+    Returns:
+        Vectors (n_texts, d), memory-mapped.
+
+    Raises:
+        UsageError: If the name is unknown.
+        DataError: If a text is empty or the encoder cannot be loaded.
+    """
+    if name not in FITTED and not name.startswith("hf:"):
+        raise UsageError(
+            f"unknown text vectors '{name}': choose {', '.join(FITTED)} or hf:NAME_OR_FOLDER"
+            + did_you_mean(name, FITTED)
+        )
+    _refuse_empty(texts)
+    model = name.removeprefix("hf:")
+    fitted = name in FITTED
+    if fitted:
+        _refuse_empty(train)
+        dim = dim or DEFAULT_DIM[name]
+    made_by = {"name": name, "dim": dim if fitted else 0, "seed": seed if fitted else 0, "software": _software(name)}
+    digest = hashlib.sha256(json.dumps(made_by).encode())
+    for part in (train if fitted else (), texts):
+        digest.update(b"\1")
+        for text in part:
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    short = re.sub(r"\W+", "-", name.rstrip("/")).strip("-")[-40:]
+    file = cache / "text" / f"{short}-{digest.hexdigest()[:20]}.npy"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of one run ask for the same vectors at the same time: one computes, the others wait and read.
+    with filelock.FileLock(f"{file}.lock"):
+        kept = _read_vectors(file, len(texts))
+        if kept is not None:
+            return kept
+        encode = _fit(name, tuple(train), dim, seed) if fitted else _transformer(model)
+        _write_vectors(file, encode, texts, f"text vectors {name}", made_by)
+    kept = _read_vectors(file, len(texts))
+    if kept is None:
+        raise DataError(f"text vectors just written to {file} cannot be read back; is the disk full?")
+    return kept
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _refuse_empty(texts: Sequence[str]) -> None:
+    for row, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(f"text {row} of {len(texts)} is empty (counted from 0); give it words or take it out")
+
+
+def _write_json(file: Path, content: object) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    temporary.replace(file)
+
+
+def _read_vectors(file: Path, n_texts: int) -> Vectors | None:
+    """Map a cached array; None where it is not there, cut short or not what its manifest says."""
+    try:
+        manifest = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        array: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+        if list(array.shape) != manifest["shape"] or array.dtype != np.float32 or len(array) != n_texts:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return array
+
+
+def _write_vectors(file: Path, encode: Encode, texts: Sequence[str], title: str, made_by: dict[str, Any]) -> None:
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    array: Vectors | None = None
+    try:
+        for start in track(range(0, len(texts), _CHUNK), description=title, transient=True):
+            part = encode(texts[start : start + _CHUNK])
+            if array is None:
+                array = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), (len(texts), part.shape[1]))
+            array[start : start + len(part)] = part
+        if array is None:
+            raise DataError(f"{title}: there are no texts to encode")
+        shape = list(array.shape)
+        array.flush()  # type: ignore[attr-defined]
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # The manifest comes last: without it the array counts as unfinished.
+    _write_json(file.with_suffix(".json"), {**made_by, "shape": shape, "dtype": "float32"})
+
+
+def _software(name: str) -> str:
+    """Version of what computes the vectors, or the state of a local model folder: either changes the values."""
+    from importlib.metadata import version
+
+    if name in FITTED:
+        package = "gensim" if name == "doc2vec" else "scikit-learn"
+        return f"1 {package} {version(package)}"
+    folder = Path(name.removeprefix("hf:")).expanduser()
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    return "1 " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
+
+
+@functools.lru_cache(maxsize=1)
+def _fit(name: str, train: tuple[str, ...], dim: int, seed: int) -> Encode:
+    """Fit on the training texts; the last fit is kept, since the splits of a data set are encoded one by one."""
+    fits: dict[str, Callable[[Sequence[str], int, int], Encode]] = {"doc2vec": _doc2vec, "tfidf": _tfidf, "lsa": _lsa}
+    return fits[name](train, dim, seed)
+
+
+def _tfidf(train: Sequence[str], dim: int, seed: int) -> Encode:
+    terms = _tfidf_terms(train, dim)
+    return lambda texts: np.asarray(terms.transform(texts).toarray(), dtype=np.float32)
+
+
+def _tfidf_terms(train: Sequence[str], limit: int | None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    terms = TfidfVectorizer(
+        tokenizer=tokenize, token_pattern=None, lowercase=False, sublinear_tf=True, max_features=limit
+    )
+    try:
+        return terms.fit(train)
+    except ValueError as error:
+        raise DataError(f"tf-idf finds no words in the {len(train)} training texts: {_first_line(error)}") from error
+
+
+def _lsa(train: Sequence[str], dim: int, seed: int) -> Encode:
+    from sklearn.decomposition import TruncatedSVD
+
+    terms = _tfidf_terms(train, None)
+    weights = terms.transform(train)
+    width = max(1, min(dim, min(weights.shape) - 1))
+    reduce = TruncatedSVD(width, random_state=seed).fit(weights)
+    return lambda texts: np.asarray(reduce.transform(terms.transform(texts)), dtype=np.float32)
+
+
+def _doc2vec(train: Sequence[str], dim: int, seed: int) -> Encode:
+    from gensim.models import doc2vec
+
+    documents = [doc2vec.TaggedDocument(tokenize(text), [row]) for row, text in enumerate(train)]
+    if not any(document.words for document in documents):
+        raise DataError(f"doc2vec finds no words in the {len(train)} training texts")
+    # Two workers would update the weights in an order that differs from run to run.
+    model = doc2vec.Doc2Vec(
+        documents,
+        vector_size=dim,
+        dm=0,
+        min_count=2 if len(train) > 100 else 1,
+        negative=5,
+        sample=1e-3,
+        epochs=40,
+        workers=1,
+        seed=seed,
+        hashfxn=_stable_hash,
+    )
+
+    def infer(text: str) -> Vectors:
+        # Doc2Vec.infer_vector starts from hash(text), which Python salts anew in every process.
+        words = tokenize(text)
+        start = np.random.default_rng([seed, _stable_hash(" ".join(words))]).random(dim)
+        vector = ((start - 0.5) / dim).astype(np.float32)[None]
+        model.random.seed(seed)
+        for alpha in np.linspace(0.025, 1e-4, 100):
+            doc2vec.train_document_dbow(
+                model,
+                words,
+                [0],
+                float(alpha),
+                learn_words=False,
+                learn_hidden=False,
+                doctag_vectors=vector,
+                doctags_lockf=np.ones(1, np.float32),
+            )
+        return np.asarray(vector[0])
+
+    return lambda texts: np.stack([infer(text) for text in texts])
+
+
+def _stable_hash(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def _loaded(load: Callable[..., Any], what: str, name: str) -> Any:
+    """Load a part of a transformers model by hub name or folder; a failure is one line."""
+    folder = Path(name).expanduser()
+    local = bool(name) and folder.is_dir()
+    if not local and (name.startswith((".", "/", "~")) or not name):
+        raise DataError(f"no {what} '{name}': there is no such folder")
+    try:
+        return load(str(folder) if local else name, local_files_only=local)
+    except Exception as error:
+        hint = (
+            "the folder must hold what save_pretrained writes"
+            if local
+            else "it must be a name on the Hugging Face hub, reachable or in its cache, or a local folder"
+        )
+        raise DataError(f"no {what} '{name}': {hint} ({_first_line(error)[:200]})") from error
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return _loaded(AutoTokenizer.from_pretrained, "tokenizer", name)
+
+
+def _transformer(name: str) -> Encode:
+    from transformers import AutoModel
+
+    tokenizer = _tokenizer(name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _loaded(AutoModel.from_pretrained, "text encoder", name)
+    # The text half of CLIP and its like, the encoder of T5 and its like.
+    model = getattr(model, "text_model", model)
+    model = (model.get_encoder() if model.config.is_encoder_decoder else model).to(device).eval()
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+    @torch.inference_mode()
+    def encode(texts: Sequence[str]) -> Vectors:
+        # Neighbours in length share a batch, which spares most of the padding.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        parts: list[Tensor] = []
+        for start in range(0, len(order), 64):
+            batch = tokenizer(
+                [texts[row] for row in order[start : start + 64]],
+                padding=True,
+                truncation=True,
+                max_length=min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512)),
+                return_tensors="pt",
+            ).to(device)
+            hidden = model(**batch).last_hidden_state.float()
+            real = batch["attention_mask"].unsqueeze(-1)
+            mean = (hidden * real).sum(1) / real.sum(1)
+            parts.append(torch.nn.functional.normalize(mean, dim=1).cpu())
+        vectors = torch.cat(parts).numpy()
+        return np.asarray(vectors[np.argsort(order)], dtype=np.float32)
+
+    return encode

@@ -1,0 +1,220 @@
+"""Words, vocabularies, text views and text vectors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmr_bench.datamodules import text
+from cmr_bench.errors import DataError, UsageError
+
+CAPTIONS = ["A dog's ball, two-tone.", "a DOG runs", "the cat sits on a mat", "Ünïcode words – 12 of them"]
+
+
+@pytest.mark.parametrize(
+    ("given_text", "words"),
+    [
+        ("A dog\u2019s ball.", ["a", "dog's", "ball"]),
+        ("'quoted' t-shirt snake_case", ["quoted", "t", "shirt", "snake", "case"]),
+        ("caf\u0065\u0301 CAF\u00c9", ["caf\u00e9", "caf\u00e9"]),
+        ("rock 'n' roll 4x4!", ["rock", "n", "roll", "4x4"]),
+        ("...", []),
+    ],
+)
+def test_tokenize(given_text: str, words: list[str]) -> None:
+    assert text.tokenize(given_text) == words
+
+
+@given(st.text(max_size=60))
+def test_words_survive_a_second_tokenisation(raw: str) -> None:
+    words = text.tokenize(raw)
+    assert all(words)
+    assert text.tokenize(" ".join(words)) == words
+
+
+def test_vocabulary_keeps_frequent_words_in_a_fixed_order() -> None:
+    vocabulary = text.Vocabulary.fit(["b a a", "b c", "d"], 1)
+    assert vocabulary.words == ["a", "b", "c", "d"]
+    assert text.Vocabulary.fit(["c b", "b a a"], 2).words == ["a", "b"]
+    assert len(vocabulary) == 6
+    assert vocabulary.encode("B x a", 10) == [3, 1, 2]
+    assert vocabulary.encode("a b c d", 2) == [2, 3]
+    assert vocabulary.encode("?!", 2) == [text.UNKNOWN]
+
+
+def test_vocabulary_file(tmp_path: Path) -> None:
+    vocabulary = text.Vocabulary.fit(CAPTIONS, 1)
+    vocabulary.save(tmp_path / "words.json")
+    assert text.Vocabulary.load(tmp_path / "words.json") == vocabulary
+    assert [f.name for f in tmp_path.iterdir()] == ["words.json"]
+    (tmp_path / "words.json").write_text("{}")
+    with pytest.raises(DataError, match=r"no vocabulary in .*words\.json"):
+        text.Vocabulary.load(tmp_path / "words.json")
+
+
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=8), st.data())
+def test_padding_against_a_loop(sequences: list[list[int]], data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(sequences) - 1), min_size=1, max_size=6))
+    ids, lengths = text._Ragged(sequences).padded(np.asarray(rows), 0)
+    width = max(len(sequences[row]) for row in rows)
+    assert ids.tolist() == [sequences[row] + [0] * (width - len(sequences[row])) for row in rows]
+    assert lengths.tolist() == [len(sequences[row]) for row in rows]
+
+
+def test_token_view() -> None:
+    vocabulary = text.Vocabulary.fit(CAPTIONS[:2], 1)
+    view = text.TokenView(["a dog", "never seen words here", "a dog runs"], vocabulary, 3)
+    assert (view.spec.kind, view.spec.shape, view.spec.vocab_size) == ("tokens", (3,), len(vocabulary))
+    batch = view.fetch(np.array([1, 0]))
+    assert batch["lengths"].tolist() == [3, 2]
+    assert batch["tokens"][0].tolist() == [text.UNKNOWN] * 3
+    assert batch["tokens"][1, 2] == text.PAD
+    with pytest.raises(DataError, match="text 1 of 2 is empty"):
+        text.TokenView(["a", " \n"], vocabulary, 3)
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with random weights and a word tokenizer, saved as a folder."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *["a", "dog", "runs", "the", "cat", "sits", "on", "mat"]]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=12, **size)).save_pretrained(folder)
+    return folder
+
+
+def test_subword_view(bert: Path) -> None:
+    view = text.SubwordView(["a dog runs", "the cat"], str(bert), 4)
+    assert view.spec.shape == (4,)
+    assert view.spec.vocab_size == 13
+    batch = view.fetch(np.array([1, 0]))
+    assert batch["input_ids"].tolist()[0] == [2, 8, 9, 3]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]
+    longer = text.SubwordView(["a dog runs", "the"], str(bert), 64).fetch(np.array([0, 1]))
+    assert longer["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["./nowhere", ""])
+def test_tokenizer_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        text.SubwordView(["a"], name, 4)
+
+
+def test_folder_without_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="save_pretrained") as caught:
+        text.SubwordView(["a"], str(tmp_path), 4)
+    assert "\n" not in str(caught.value)
+
+
+def _vectors(name: str, tmp_path: Path, texts: list[str] = CAPTIONS, dim: int = 8, seed: int = 0) -> np.ndarray:
+    return text.text_vectors(name, CAPTIONS, texts, dim=dim, seed=seed, cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", text.FITTED)
+def test_vectors_do_not_depend_on_the_other_texts(name: str, tmp_path: Path) -> None:
+    whole = _vectors(name, tmp_path)
+    part = _vectors(name, tmp_path, [CAPTIONS[2], "words never seen", "a dog runs"])
+    assert whole.dtype == np.float32
+    assert np.isfinite(part).all()
+    np.testing.assert_allclose(part[0], whole[2], atol=1e-6)
+    assert np.abs(whole[0] - whole[2]).max() > 1e-3
+
+
+def test_doc2vec_is_the_same_in_another_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, json, pathlib; from cmr_bench.datamodules import text; c = json.loads(sys.argv[1]);"
+        "print(text.text_vectors('doc2vec', c, c, dim=8, seed=3, cache=pathlib.Path(sys.argv[2])).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(CAPTIONS), str(tmp_path / "there")],
+        env={"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    there = json.loads(done.stdout.splitlines()[-1])
+    assert there == _vectors("doc2vec", tmp_path, seed=3).tolist()
+    assert not np.allclose(there, _vectors("doc2vec", tmp_path, seed=4))
+
+
+def test_tfidf_against_the_definition(tmp_path: Path) -> None:
+    train = ["a a b", "a c", "c c c c d"]
+    got = text.text_vectors("tfidf", train, ["a b b", "zzz"], dim=3, seed=0, cache=tmp_path)
+    # The three most frequent words: c (5), a (3), then b before d.
+    idf = {w: np.log((1 + 3) / (1 + df)) + 1 for w, df in {"a": 2, "b": 1, "c": 2}.items()}
+    expected = np.array([idf["a"], (1 + np.log(2)) * idf["b"], 0])
+    np.testing.assert_allclose(got[0], expected / np.linalg.norm(expected), rtol=1e-5)
+    assert not got[1].any()
+
+
+def test_vectors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = np.array(_vectors("tfidf", tmp_path))
+    monkeypatch.setattr(text, "_fit", lambda *_: pytest.fail("fitted again"))
+    again = _vectors("tfidf", tmp_path)
+    assert isinstance(again, np.memmap)
+    np.testing.assert_array_equal(first, again)
+    for change in ({"dim": 9}, {"seed": 1}, {"texts": CAPTIONS[:2]}):
+        with pytest.raises(pytest.fail.Exception):
+            _vectors("tfidf", tmp_path, **change)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "manifest", "gone"])
+def test_damaged_cache_is_computed_again(damage: str, tmp_path: Path) -> None:
+    first = np.array(_vectors("tfidf", tmp_path))
+    (array,) = (tmp_path / "text").glob("*.npy")
+    if damage == "cut":
+        array.write_bytes(array.read_bytes()[:-40])
+    elif damage == "text":
+        array.write_text("not an array")
+    elif damage == "manifest":
+        array.with_suffix(".json").write_text("[]")
+    else:
+        array.unlink()
+    np.testing.assert_array_equal(_vectors("tfidf", tmp_path), first)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_transformer_vectors(bert: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts = ["the cat sits on a mat", "a dog", "dog " * 40]
+    got = text.text_vectors(f"hf:{bert}", [], texts, dim=0, seed=0, cache=tmp_path)
+    tokenizer, model = AutoTokenizer.from_pretrained(bert), AutoModel.from_pretrained(bert).eval()
+    for row, one in enumerate(texts):
+        ids = torch.tensor([tokenizer(one, truncation=True, max_length=12)["input_ids"]])
+        with torch.no_grad():
+            mean = model(ids).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(got[row], (mean / mean.norm()).numpy(), atol=1e-5)
+
+
+def test_folder_without_weights(bert: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bert, copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="no text encoder") as caught:
+        text.text_vectors(f"hf:{copy}", [], CAPTIONS, dim=0, seed=0, cache=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_name_and_empty_text(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Did you mean 'doc2vec'"):
+        _vectors("doc2vce", tmp_path)
+    with pytest.raises(DataError, match="text 1 of 2 is empty"):
+        _vectors("tfidf", tmp_path, ["a", ""])
+    with pytest.raises(DataError, match="no words"):
+        text.text_vectors("tfidf", ["?"], ["a"], dim=0, seed=0, cache=tmp_path)
