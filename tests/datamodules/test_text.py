@@ -147,7 +147,8 @@ def test_doc2vec_is_the_same_in_another_process(tmp_path: Path) -> None:
         check=True,
     )
     there = json.loads(done.stdout.splitlines()[-1])
-    assert there == _vectors("doc2vec", tmp_path, seed=3).tolist()
+    # BLAS sums in another order where an array happens to lie otherwise in memory: equal but for the last bits.
+    np.testing.assert_allclose(there, _vectors("doc2vec", tmp_path, seed=3), atol=1e-5)
     assert not np.allclose(there, _vectors("doc2vec", tmp_path, seed=4))
 
 
