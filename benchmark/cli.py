@@ -1,0 +1,112 @@
+"""The command line: a thin front that imports a command's module only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cmr_bench.errors import CmrBenchError, did_you_mean
+from cmr_bench.version import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("cmr_bench.run", "train, select on validation, test and store one method on one data set"),
+    "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
+    "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
+    "data": ("cmr_bench.data_command", "check a data set, or make image features for it"),
+    "list": ("cmr_bench.listing", "list methods and data sets"),
+}
+
+_EXAMPLES = """\
+examples:
+  cmr-bench run --model vsepp                         the built-in synthetic data, no files needed
+  cmr-bench run --model adv_subspace --data flickr8k --data.root DIR
+  cmr-bench run --model vsepp --data flickr8k --help  every option of this method on this data set
+  cmr-bench data features flickr8k --encoder timm:tf_efficientnet_lite0 --weights FILE
+  cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy
+  cmr-bench leaderboard --data synthetic --format markdown
+"""
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{about}" for name, (_, about) in COMMANDS.items()]
+    return (
+        "usage: cmr-bench COMMAND [options]\n\nBenchmark suite for image-text cross-modal retrieval.\n\ncommands:\n"
+        + "\n".join(lines)
+        + "\n\n`cmr-bench COMMAND --help` explains a command.\n\n"
+        + _EXAMPLES
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help(), end="")
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"cmr-bench {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        print(f"cmr-bench: no command '{name}'.{did_you_mean(name, COMMANDS)} See cmr-bench --help", file=sys.stderr)
+        return 2
+    try:
+        return _command(name, words[1:])
+    except CmrBenchError as error:
+        print(f"cmr-bench {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"cmr-bench {name}: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a usage error with one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print one line and exit with 2."""
+        print(f"{self.prog}: {message}. See {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _command(name: str, words: list[str]) -> int:
+    target, about = COMMANDS[name]
+    parser = _Parser(
+        prog=f"cmr-bench {name}",
+        description=about[0].upper() + about[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=name != "run",
+    )
+    try:
+        if name == "run":
+            return _run(parser, words)
+        command = importlib.import_module(target)
+        command.add_arguments(parser)
+        return int(command.run(parser.parse_args(words)))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+
+
+def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+    from cmr_bench.run_arguments import add_arguments, show_help
+
+    add_arguments(parser)
+    parser.add_argument("-h", "--help", action="store_true", help="with --model: every option of that method")
+    args, overrides = parser.parse_known_args(words)
+    if args.help:
+        return show_help(parser, args)
+    strays = [word for word in overrides if word.startswith("-") and "." not in word.partition("=")[0]]
+    if strays or (overrides and not overrides[0].startswith("-")):
+        stray = (strays or overrides)[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        parser.error(f"no option '{stray}'.{did_you_mean(stray, known)}")
+    from cmr_bench import run
+
+    return run.main(args, overrides)

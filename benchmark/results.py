@@ -1,0 +1,226 @@
+"""The result record: what one run measured, and everything needed to know what the numbers mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cmr_bench.errors import CmrBenchError
+from cmr_bench.files import write_atomic
+
+SCHEMA = 1
+RESULT_FILE = "result.json"
+
+
+@dataclass
+class Result:
+    """One stored result.
+
+    Attributes:
+        method: Short name of the method, or the name a user gave to scores of their own.
+        data: Short name of the data set.
+        metrics: Every metric, unrounded; recalls in percent, mAP in 0..1.
+        run_id: Name of the run folder.
+        variant: Variant of the recipe, or empty.
+        family: Family of the survey.
+        fidelity: paper, code or reconstruction; external for scores that a user brought.
+        units: Unit of each metric.
+        intervals: Bootstrap interval (low, high) of metrics that have one.
+        curves: Precision-recall curves.
+        split_sizes: Images and texts of each split, ``{"train": [6000, 30000], ...}``.
+        fingerprint: Content fingerprint of the test split.
+        views: Image and text view with source and shape.
+        protocol: Folds, bootstrap, post-processing and the definitions of the metrics.
+        tie_rate: Share of queries whose match shares its score with another item.
+        selection: Split, criterion, value and epoch of model selection.
+        seed: Seed of the run.
+        batch_size: Global batch size.
+        label_space: category, identity or none.
+        cost: Parameters, seconds of training, encoding and scoring, peak memory in bytes.
+        versions: Versions of Python and the libraries.
+        device: Device in words.
+        commit: Commit of the code, where known.
+        flags: ensemble, transductive, uses_test_groups.
+        skipped: Images left out for want of a file, by split.
+        created: Time of writing, UTC.
+        schema: Version of this record.
+    """
+
+    method: str
+    data: str
+    metrics: dict[str, float]
+    run_id: str = ""
+    variant: str = ""
+    family: str = ""
+    fidelity: str = ""
+    units: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    split_sizes: dict[str, list[int]] = field(default_factory=dict)
+    fingerprint: str = ""
+    views: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    tie_rate: float = 0.0
+    selection: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    batch_size: int | None = None
+    label_space: str = "none"
+    cost: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    commit: str = ""
+    flags: list[str] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+    created: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the record as JSON text; a metric that is not finite is an error."""
+        bad = [name for name, value in self.metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise CmrBenchError(f"result of {self.method} on {self.data} is not finite: {', '.join(bad)}")
+        return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write ``result.json`` into a run folder, whole or not at all."""
+    result.created = result.created or datetime.now(UTC).isoformat(timespec="seconds")
+    path = folder / RESULT_FILE
+    write_atomic(path, result.to_json())
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Read a stored result of this or an older schema.
+
+    Raises:
+        CmrBenchError: If the file is unreadable, malformed, or of a newer schema.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CmrBenchError(f"{path} is not a readable result: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise CmrBenchError(f"{path} is not a result: it has no schema version")
+    if record["schema"] > SCHEMA:
+        raise CmrBenchError(f"{path} has schema {record['schema']}, newer than {SCHEMA}: update cmr-bench to read it")
+    problem = _malformed(record)
+    if problem:
+        raise CmrBenchError(f"{path} is not a result: {problem}")
+    known = {f.name for f in dataclasses.fields(Result)}
+    return Result(**{name: value for name, value in record.items() if name in known})
+
+
+def _malformed(record: Mapping[str, Any]) -> str:
+    for name in ("method", "data"):
+        if not isinstance(record.get(name), str) or not record[name]:
+            return f"'{name}' is missing"
+    metrics = record.get("metrics")
+    if not isinstance(metrics, dict) or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in metrics.values()
+    ):
+        return "'metrics' is not a table of finite numbers"
+    fields = {f.name: f.default_factory for f in dataclasses.fields(Result)}
+    for name, factory in fields.items():
+        if name in record and factory in (dict, list) and not isinstance(record[name], factory):
+            return f"'{name}' is not a {factory.__name__}"
+    return ""
+
+
+def load_results(runs: Path) -> tuple[list[Result], list[str]]:
+    """Read every result under a folder of runs.
+
+    Returns:
+        The results in the order of their folders, and one line for each file that could not be read.
+    """
+    results, problems = [], []
+    for path in result_files(runs):
+        try:
+            results.append(read_result(path))
+        except CmrBenchError as error:
+            problems.append(str(error))
+    return results, problems
+
+
+def result_files(runs: Path) -> Iterator[Path]:
+    """Yield the result files under ``runs`` (``<data>/<method>/<run id>/result.json``), sorted."""
+    yield from sorted(runs.glob(f"*/*/*/{RESULT_FILE}"))
+
+
+def new_run_folder(runs: Path, data: str, method: str, label: str) -> Path:
+    """Make an empty folder ``runs/<data>/<method>/<time>-<label>``; two callers never get the same one."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1000):
+        suffix = f"-{attempt}" if attempt else ""
+        folder = runs / data / method / f"{stamp}-{label}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CmrBenchError(f"cannot make the run folder {folder}: {error.strerror or error}") from error
+        return folder
+    raise CmrBenchError(f"cannot find a free run folder under {runs / data / method}")
+
+
+def store_external(
+    *,
+    runs: Path,
+    name: str,
+    data: str,
+    metrics: Mapping[str, float],
+    units: Mapping[str, str],
+    protocol: Mapping[str, Any],
+    split_sizes: Mapping[str, Sequence[int]],
+    fingerprint: str = "",
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    tie_rate: float = 0.0,
+    flags: Sequence[str] = (),
+    family: str = "",
+    seed: int | None = None,
+) -> Path:
+    """Store scores that a user brought (`cmr-bench eval --name`) so that the leaderboard shows them.
+
+    Args:
+        runs: Folder of runs.
+        name: Name of the method in the leaderboard.
+        data: Name of the data set.
+        metrics: Every metric, unrounded.
+        units: Unit of each metric.
+        protocol: What was scored, with definitions.
+        split_sizes: Images and texts, ``{"test": [n_images, n_texts]}``.
+        fingerprint: Fingerprint of what was scored.
+        intervals: Bootstrap intervals.
+        tie_rate: Share of queries whose match is tied.
+        flags: What a reader must know of the scores.
+        family: Family of the method, if one wants it listed there.
+        seed: Seed, where there are several runs.
+
+    Returns:
+        The result file.
+    """
+    label = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).strip(".") or "unnamed"
+    folder = new_run_folder(runs, data, label, "eval")
+    result = Result(
+        method=name,
+        data=data,
+        metrics=dict(metrics),
+        run_id=folder.name,
+        family=family,
+        fidelity="external",
+        units=dict(units),
+        intervals=dict(intervals or {}),
+        split_sizes={key: list(value) for key, value in split_sizes.items()},
+        fingerprint=fingerprint,
+        protocol=dict(protocol),
+        tie_rate=tie_rate,
+        flags=list(flags),
+        seed=seed,
+    )
+    return write_result(folder, result)

@@ -1,0 +1,447 @@
+"""One experiment: configure, fit, select on validation, test, store."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from cmr_bench import __version__, recipe, registry
+from cmr_bench.datamodules.base import RetrievalDataModule, Split
+from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.files import write_atomic
+from cmr_bench.models.base import RetrievalModule
+from cmr_bench.recipe import RunConfig, TrainerOptions
+from cmr_bench.results import RESULT_FILE, Result, new_run_folder, read_result, write_result
+
+RUN_FOLDER_VARIABLE = "CMR_BENCH_RUN_FOLDER"
+_EXAMPLES = 24
+_TOP = 5
+
+
+class History(Callback):
+    """Keeps ``history.csv`` in the run folder: one row an epoch with losses, validation metrics and learning rate.
+
+    Args:
+        path: The file; rows of a run that is resumed are kept up to the epoch it goes on from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read back what an interrupted run wrote."""
+        if trainer.current_epoch and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the epoch."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the epoch's row."""
+        row = {"epoch": float(trainer.current_epoch), "seconds": time.perf_counter() - self._started}
+        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            columns = list(dict.fromkeys(name for entry in self.rows for name in entry))
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomic(self.path, text.getvalue())
+
+
+def seconds_trained(path: Path) -> float:
+    """Sum the seconds of every epoch in ``history.csv``, those before an interruption included."""
+    if not path.is_file():
+        return 0.0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+@contextlib.contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Hide advice of the libraries that a user of the suite can do nothing about."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = [logging.getLogger(name).level for name in names]
+    with warnings.catch_warnings():
+        if silent:
+            for text in (
+                ".*does not have many workers.*",
+                ".*Consider increasing the value of the `num_workers`.*",
+                ".*The number of training batches.*",
+                ".*is a wandb run already in progress.*",
+                ".*Checkpoint directory.*exists and is not empty.*",
+                ".*`training_step` returned `None`.*",
+                ".*You are using `torch.load` with `weights_only=False`.*",
+                ".*No `test_dataloader.*",
+                ".*configure_optimizers.*",
+                ".*isn't a known.*",
+                ".*GPU available but not used.*",
+                ".*treespec.*",
+                ".*LeafSpec.*",
+                ".*Trying to infer the `batch_size`.*",
+            ):
+                warnings.filterwarnings("ignore", message=text)
+            for name in names:
+                logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in zip(names, levels, strict=True):
+                logging.getLogger(name).setLevel(level)
+
+
+def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logger | bool:
+    """Return the extra logger of a run; ``csv`` needs none, as ``history.csv`` is always written."""
+    if kind == "csv":
+        return False
+    if kind == "tensorboard":
+        try:
+            return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
+        except ModuleNotFoundError as error:
+            raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
+    logger = WandbLogger(
+        project=os.environ.get("WANDB_PROJECT", "cmr-bench"),
+        name=f"{config.method}-{config.dataset}-s{config.seed}",
+        id=folder.name,
+        save_dir=folder,
+        tags=[family, config.dataset],
+        resume="allow",
+    )
+    logger.experiment.config.update(config.__dict__, allow_val_change=True)
+    return logger
+
+
+def device_name(module: L.LightningModule, trainer: L.Trainer) -> str:
+    """Name what the run ran on, with the number of devices."""
+    if trainer.strategy.root_device.type == "cuda":
+        name = torch.cuda.get_device_name(trainer.strategy.root_device)
+    else:
+        name = platform.processor() or platform.machine()
+    return f"{trainer.world_size} x {name}"
+
+
+def commit() -> str:
+    """Return the commit of the code where it runs from a checkout, else an empty string."""
+    here = Path(__file__).resolve().parent
+    answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that a number can depend on."""
+    names = ("torch", "torchvision", "lightning", "transformers", "timm", "gensim", "numpy", "scikit-learn")
+    return {"cmr-bench": __version__, "python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in names
+    }
+
+
+def examples(module: RetrievalModule, split: Split) -> dict[str, Any]:
+    """Collect the best five answers to a few queries of each direction, spread over the test split.
+
+    Returns:
+        ``i2t`` and ``t2i``: lists of a query id and its answers with score and whether they match, captions where there
+        are any.
+    """
+    scores = module.test_scores
+    assert scores is not None
+    texts = [{"id": str(i)} | ({"caption": split.captions[n]} if split.captions is not None else {})
+             for n, i in enumerate(split.text_ids)]  # fmt: skip
+    images = [{"id": str(i)} for i in split.image_ids]
+    owner = split.image_of_text
+    found: dict[str, Any] = {"i2t": [], "t2i": []}
+    for row in np.unique(np.linspace(0, split.n_images - 1, _EXAMPLES).astype(int)):
+        line = scores.block(slice(row, row + 1), slice(0, split.n_texts))[0]
+        best = torch.topk(line, min(_TOP, split.n_texts))
+        answers = [texts[t] | {"score": float(s), "match": bool(owner[t] == row)}
+                   for s, t in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
+        found["i2t"].append({"query": images[row], "answers": answers})
+    for row in np.unique(np.linspace(0, split.n_texts - 1, _EXAMPLES).astype(int)):
+        column = scores.block(slice(0, split.n_images), slice(row, row + 1))[:, 0]
+        best = torch.topk(column, min(_TOP, split.n_images))
+        answers = [images[i] | {"score": float(s), "match": bool(owner[row] == i)}
+                   for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
+        found["t2i"].append({"query": texts[row], "answers": answers})
+    return found
+
+
+def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, selection: str) -> L.Trainer:
+    """Make the Lightning Trainer of a run."""
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            checkpoints,
+            filename="best",
+            monitor="val/selection",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        ),
+        OnExceptionCheckpoint(checkpoints, "interrupted"),
+        History(folder / "history.csv"),
+    ]
+    if options.patience:
+        callbacks.append(EarlyStopping("val/selection", mode="max", patience=options.patience))
+    if options.progress:
+        callbacks.append(RichProgressBar(leave=False))
+    return L.Trainer(
+        max_epochs=options.max_epochs,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=options.precision,
+        gradient_clip_val=options.gradient_clip or None,
+        accumulate_grad_batches=options.accumulate,
+        check_val_every_n_epoch=options.val_every,
+        deterministic=options.deterministic or None,
+        limit_train_batches=options.limit_train_batches or None,
+        callbacks=callbacks,
+        logger=logger,
+        num_sanity_val_steps=0,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        log_every_n_steps=10,
+    )
+
+
+def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path) -> dict[str, Any]:
+    """Train or fit a method, choose its weights on validation and load them.
+
+    Returns:
+        The record of the selection: split, criterion, value and epoch.
+    """
+    selection: dict[str, Any] = {"split": "val", "criterion": data.selection}
+    best = folder / "checkpoints" / "best.ckpt"
+    if module.closed_form:
+        started = time.perf_counter()
+        module.fit_split(data.splits["train"], data.splits["val"])
+        seconds = time.perf_counter() - started
+        metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
+        trainer.save_checkpoint(best, weights_only=True)
+        return selection | {"value": float(metrics["val/selection"]), "epoch": None, "fit_seconds": seconds}
+    module.prepare_training(data.splits["train"])
+    trainer.fit(module, datamodule=data, ckpt_path=_resume_point(folder), weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    keeper = trainer.checkpoint_callback
+    assert isinstance(keeper, ModelCheckpoint)
+    if not best.is_file() or keeper.best_model_score is None:
+        raise CmrBenchError(
+            "no epoch was validated, so no weights were selected: lower --trainer.val_every or raise --trainer.max_epochs"
+        )
+    stored = torch.load(best, map_location="cpu", weights_only=True)
+    module.load_state(stored["state_dict"])
+    return selection | {"value": float(keeper.best_model_score), "epoch": int(stored["epoch"])}
+
+
+def _resume_point(folder: Path) -> Path | None:
+    for name in ("interrupted.ckpt", "last.ckpt"):
+        if (folder / "checkpoints" / name).is_file():
+            return folder / "checkpoints" / name
+    return None
+
+
+def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
+    """Run one experiment in its folder; an unfinished one goes on from its last checkpoint.
+
+    Args:
+        config: The resolved configuration.
+        folder: The run folder.
+        logger: csv, tensorboard or wandb.
+
+    Returns:
+        The stored result.
+    """
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    family = registry.family(config.method)
+    if config.data.get("seed") is None:
+        config.data["seed"] = config.seed
+    module, data, options = recipe.instantiate(config)
+    assert isinstance(module, RetrievalModule)
+    assert isinstance(data, RetrievalDataModule)
+    module.build(data.load(module.image_view, module.text_view, module.tokenizer))
+    module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
+    with quiet():
+        trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
+        if trainer.is_global_zero:
+            write_atomic(folder / "config.yaml", config.to_yaml())
+        selection = fit(trainer, module, data, folder)
+        fit_seconds = selection.pop("fit_seconds", None)
+        trainer.test(module, datamodule=data, verbose=False)
+    evaluation = module.evaluation
+    assert evaluation is not None
+    train_seconds = seconds_trained(folder / "history.csv") if fit_seconds is None else fit_seconds
+    result = Result(
+        method=config.method,
+        data=config.dataset,
+        metrics=dict(evaluation.metrics),
+        run_id=folder.name,
+        variant=config.variant,
+        family=family,
+        fidelity=config.fidelity,
+        units=evaluation.units,
+        intervals=dict(evaluation.intervals),
+        curves=evaluation.curves,
+        split_sizes={name: [split.n_images, split.n_texts] for name, split in data.splits.items()},
+        fingerprint=data.splits["test"].fingerprint(),
+        views=_views(data),
+        protocol={
+            "folds": evaluation.protocol.folds,
+            "bootstrap": evaluation.protocol.bootstrap,
+            "postprocess": evaluation.protocol.postprocess,
+            "definitions": evaluation.definitions,
+            "excluded": evaluation.excluded,
+        },
+        tie_rate=evaluation.tie_rate,
+        selection=selection,
+        seed=config.seed,
+        batch_size=data.batch_size,
+        label_space=module.label_space,
+        cost={
+            "parameters": float(sum(p.numel() for p in module.parameters())),
+            "train_seconds": train_seconds,
+            "encode_seconds": module.test_seconds.get("encode", 0.0),
+            "score_seconds": module.test_seconds.get("score", 0.0),
+            "peak_memory_bytes": float(_peak_memory()),
+        },
+        versions=library_versions(),
+        device=device_name(module, trainer),
+        commit=commit(),
+        flags=list(evaluation.flags),
+        skipped={name: len(ids) for name, ids in data.skipped.items()},
+    )
+    if trainer.is_global_zero:
+        found = examples(module, data.splits["test"])
+        write_atomic(folder / "examples.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_result(folder, result)
+        for leftover in ("interrupted.ckpt",):
+            (folder / "checkpoints" / leftover).unlink(missing_ok=True)
+    return result
+
+
+def _views(data: RetrievalDataModule) -> dict[str, Any]:
+    assert data.spec is not None
+    return {
+        side: {"kind": spec.kind, "source": spec.source, "shape": list(spec.shape)}
+        for side, spec in (("image", data.spec.image), ("text", data.spec.text))
+    }
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def result_table(result: Result) -> Table:
+    """Return the one table that a run prints."""
+    title = f"{result.method}{f' ({result.variant})' if result.variant else ''} on {result.data}, seed {result.seed}"
+    table = Table(title=title, title_justify="left")
+    columns = {"R@1": "r1", "R@5": "r5", "R@10": "r10", "MedR": "medr", "mAP": "map"}
+    shown = {head: key for head, key in columns.items() if f"i2t_{key}" in result.metrics}
+    table.add_column("direction")
+    for head in shown:
+        table.add_column(head, justify="right")
+    for direction in ("i2t", "t2i"):
+        cells = []
+        for key in shown.values():
+            value = result.metrics[f"{direction}_{key}"]
+            cells.append(f"{value:.3f}" if key == "map" else f"{value:.1f}")
+        table.add_row(direction, *cells)
+    whole = [f"rsum {result.metrics['rsum']:.1f}", f"mR {result.metrics['mr']:.1f}"] if "rsum" in result.metrics else []
+    if "map" in result.metrics:
+        whole.append(f"mAP {result.metrics['map']:.3f}")
+    if "fold5_rsum" in result.metrics:
+        whole.append(f"rsum of 5x1K {result.metrics['fold5_rsum']:.1f}")
+    table.caption = ", ".join(whole)
+    table.caption_justify = "left"
+    return table
+
+
+def main(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Run `cmr-bench run`; ``overrides`` are the dotted options."""
+    console = Console()
+    if args.resume is not None:
+        return _resume(args, overrides, console)
+    saved = recipe.read_yaml(args.config) if args.config is not None else None
+    method = args.model or (saved or {}).get("method")
+    dataset = args.data or (saved or {}).get("dataset") or "synthetic"
+    if not method:
+        names = ", ".join(registry.METHODS)
+        raise UsageError(f"--model is missing: pass one of {names}, e.g. `cmr-bench run --model vsepp`")
+    config = recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    child = os.environ.get(RUN_FOLDER_VARIABLE)
+    label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
+    folder = Path(child) if child else new_run_folder(args.runs, dataset, method.rpartition(":")[2], label)
+    return _go(config, folder, args.logger, console)
+
+
+def _resume(args: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    folder: Path = args.resume
+    if overrides or args.model or args.data or args.config or args.variant or args.seed is not None:
+        raise UsageError("--resume goes on with the run's own configuration and takes no other options of it")
+    if (folder / RESULT_FILE).is_file():
+        console.print(f"{folder} is finished.")
+        console.print(result_table(read_result(folder / RESULT_FILE)))
+        return 0
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"{folder} is no run folder: it has no config.yaml")
+    saved = recipe.read_yaml(folder / "config.yaml")
+    config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
+    return _go(config, folder, args.logger, console)
+
+
+def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    try:
+        result = run(config, folder, logger)
+    except KeyboardInterrupt:
+        if (folder / "checkpoints").is_dir() and _resume_point(folder):
+            raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
+        raise CmrBenchError("interrupted before the first checkpoint; nothing to resume") from None
+    except BaseException:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+    finally:
+        os.environ.pop(RUN_FOLDER_VARIABLE, None)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        console.print(result_table(result))
+        console.print(f"stored in {folder}", soft_wrap=True)
+    return 0

@@ -1,0 +1,324 @@
+"""The one base class of all methods: encode, compare, learn, validate, test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.lr_scheduler import StepLR
+
+from cmr_bench.datamodules.base import (
+    DataSpec,
+    ImageBatch,
+    PairBatch,
+    RetrievalDataModule,
+    Rows,
+    Split,
+    TextBatch,
+    View,
+    ViewKind,
+)
+from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
+from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
+
+Encoded = Tensor | tuple[Tensor, ...]
+"""Encoded items: one tensor, or several that share their first dimension, the item."""
+
+
+class PairScores:
+    """Scores blocks of encoded items with a method's own similarity, on the method's device.
+
+    Args:
+        module: The method.
+        images: All encoded images.
+        texts: All encoded texts.
+    """
+
+    def __init__(self, module: RetrievalModule, images: Encoded, texts: Encoded) -> None:
+        self.module, self.images, self.texts = module, images, texts
+        self.n_images, self.n_texts = _length(images), _length(texts)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of a block, (n_images, n_texts), as float32."""
+        device = self.module.device
+        with torch.inference_mode():
+            part = self.module.similarity(_part(self.images, images, device), _part(self.texts, texts, device))
+        return part.float().cpu()
+
+
+def _length(encoded: Encoded) -> int:
+    return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
+
+
+def _part(encoded: Encoded, rows: slice, device: torch.device) -> Encoded:
+    if isinstance(encoded, Tensor):
+        return encoded[rows].to(device)
+    return tuple(part[rows].to(device) for part in encoded)
+
+
+def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, what: str) -> tuple[Tensor, ...]:
+    """Put encoded batches in the order of their rows, each row once.
+
+    Args:
+        pieces: Rows (b,) and encodings (b, ...) of every batch, in any order; repeated rows are dropped.
+        n_items: Number of rows expected.
+        what: images or texts, for the error.
+
+    Returns:
+        The encodings, (n_items, ...); where the second dimension differs between batches it is padded with zeros.
+
+    Raises:
+        CmrBenchError: If a row was never seen.
+    """
+    rows = torch.cat([piece[0] for piece in pieces]) if pieces else torch.empty(0, dtype=torch.long)
+    seen = torch.zeros(n_items, dtype=torch.bool)
+    seen[rows] = True
+    if not bool(seen.all()):
+        raise CmrBenchError(
+            f"{int((~seen).sum())} of {n_items} {what} were not encoded; first missing row {int(seen.int().argmin())}"
+        )
+    result = []
+    for position in range(len(pieces[0][1])):
+        tensors = [piece[1][position] for piece in pieces]
+        shape = list(tensors[0].shape[1:])
+        if shape:
+            shape[0] = max(t.shape[1] for t in tensors)
+        whole = tensors[0].new_zeros((n_items, *shape))
+        for (at, _), tensor in zip(pieces, tensors, strict=True):
+            if shape:
+                whole[at, : tensor.shape[1]] = tensor
+            else:
+                whole[at] = tensor
+        result.append(whole)
+    return tuple(result)
+
+
+def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
+    """Load one field of every item of a view, (n, ...), for methods that are fitted in closed form."""
+    import numpy as np
+
+    starts = range(0, len(view), chunk)
+    return torch.cat([view.fetch(np.arange(s, min(s + chunk, len(view))))[field] for s in starts])
+
+
+class RetrievalModule(L.LightningModule):
+    """A retrieval method: two encoders, a similarity, and a loss or a closed form.
+
+    A method overrides :meth:`build`, :meth:`encode_images`, :meth:`encode_texts` and :meth:`loss` (or :meth:`fit_split`
+    where it is solved in closed form), and :meth:`similarity` where the score is not a cosine.
+
+    Args:
+        image_view: View of the images that the encoder reads.
+        text_view: View of the texts that the encoder reads.
+        lr: Learning rate of Adam.
+        weight_decay: Weight decay, decoupled (AdamW) where not 0.
+        lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
+        lr_decay: Factor of the learning rate at each decay.
+    """
+
+    labels: ClassVar[Literal["ignored", "optional", "required"]] = "ignored"
+    closed_form: ClassVar[bool] = False
+    image_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
+    text_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+
+    def __init__(
+        self,
+        image_view: ViewKind = "vector",
+        text_view: ViewKind = "vector",
+        lr: float = 2e-4,
+        weight_decay: float = 0.0,
+        lr_decay_every: int = 0,
+        lr_decay: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for side, chosen, possible in (
+            ("image", image_view, self.image_views),
+            ("text", text_view, self.text_views),
+        ):
+            if chosen not in possible:
+                raise UsageError(f"--model.{side}_view {chosen}: {type(self).__name__} reads {' or '.join(possible)}")
+        self.image_view, self.text_view = image_view, text_view
+        self.lr, self.weight_decay = lr, weight_decay
+        self.lr_decay_every, self.lr_decay = lr_decay_every, lr_decay
+        self.spec: DataSpec | None = None
+        self.evaluation: Evaluation | None = None
+        self.test_scores: ScoreSource | None = None
+        self.test_seconds: dict[str, float] = {}
+        self.bootstrap = 0
+        self.postprocess: str | None = None
+        self._pieces: tuple[list[Any], list[Any]] = ([], [])
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Name or folder of the transformers tokenizer for subwords; None for other views."""
+        return None
+
+    @property
+    def label_space(self) -> str:
+        """What the method takes as label: ``none``, ``category`` or ``identity`` (of the image)."""
+        if self.labels == "ignored":
+            return "none"
+        return "category" if self.spec is not None and self.spec.n_classes else "identity"
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers, now that the widths of the views are known; call ``super().build(spec)`` first."""
+        self.spec = spec
+        if self.labels == "required" and spec.n_classes == 0:
+            raise UsageError(f"{type(self).__name__} learns from category labels and this data set has none")
+
+    def encode_images(self, images: ImageBatch) -> Encoded:
+        """Encode images, (b, d)."""
+        raise NotImplementedError
+
+    def encode_texts(self, texts: TextBatch) -> Encoded:
+        """Encode texts, (b, d)."""
+        raise NotImplementedError
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Score every image with every text, (n_images, n_texts), higher is closer; cosine unless overridden."""
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        return F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Return the loss as ``loss`` and its named terms for the log, each a scalar."""
+        raise NotImplementedError
+
+    def prepare_training(self, train: Split) -> None:
+        """See the training split once before training starts, for what cannot be had from batches."""
+
+    def fit_split(self, train: Split, val: Split) -> None:
+        """Fit in closed form on the training split; options may be chosen on the validation split."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser; a method with several learning rates overrides it."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a stepwise learning rate, the common setting of the field."""
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        optimizer = kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        if not self.lr_decay_every:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, self.lr_decay_every, self.lr_decay)}
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        """Compute the loss and log its terms as means over the epoch."""
+        terms = self.loss(batch)
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in terms.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch),
+        )
+        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return terms["loss"]
+
+    def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
+        """Return what scores blocks of all encoded images and texts."""
+        if type(self).similarity is RetrievalModule.similarity:
+            assert isinstance(images, Tensor)
+            assert isinstance(texts, Tensor)
+            return EmbeddingScores(images.float(), texts.float(), normalize=True)
+        return PairScores(self, images, texts)
+
+    def protocol(self, split: Split) -> Protocol:
+        """Return what is scored against what for a split of the data set in use."""
+        data = self._datamodule()
+        test = split.name == "test"
+        return Protocol(
+            folds=data.folds if test else None,
+            category=split.labels is not None,
+            bootstrap=self.bootstrap if test else 0,
+            postprocess=self.postprocess if test else None,
+        )
+
+    def _datamodule(self) -> RetrievalDataModule:
+        data = getattr(self.trainer, "datamodule", None)
+        assert isinstance(data, RetrievalDataModule)
+        return data
+
+    def _encode(self, batch: ImageBatch | TextBatch) -> None:
+        images = isinstance(batch, ImageBatch)
+        started = time.perf_counter()
+        encoded = self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
+        parts = (encoded,) if isinstance(encoded, Tensor) else encoded
+        self._pieces[0 if images else 1].append(
+            (batch.rows.cpu(), tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in parts))
+        )
+        self.test_seconds["encode"] = self.test_seconds.get("encode", 0.0) + time.perf_counter() - started
+
+    def _evaluate(self, split: Split) -> tuple[Evaluation, ScoreSource]:
+        sides: list[Encoded] = []
+        for pieces, n_items, what in (
+            (self._pieces[0], split.n_images, "images"),
+            (self._pieces[1], split.n_texts, "texts"),
+        ):
+            everywhere = pieces
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                shares: list[Any] = [None] * torch.distributed.get_world_size()
+                torch.distributed.all_gather_object(shares, pieces)
+                everywhere = [piece for share in shares for piece in share]
+            parts = assemble(everywhere, n_items, what)
+            sides.append(parts[0] if len(parts) == 1 else parts)
+        self._pieces = ([], [])
+        source = self.scores(*sides)
+        started = time.perf_counter()
+        evaluation = evaluate(source, split.image_of_text, split.labels, protocol=self.protocol(split))
+        self.test_seconds["score"] = time.perf_counter() - started
+        return evaluation, source
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an earlier, perhaps interrupted, validation encoded."""
+        self._pieces = ([], [])
+
+    def validation_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encode a batch of validation images or texts."""
+        self._encode(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the validation split and log every metric, and the one that selects as ``val/selection``."""
+        if self.trainer.sanity_checking:
+            self._pieces = ([], [])
+            return
+        data = self._datamodule()
+        evaluation, _ = self._evaluate(data.splits["val"])
+        metrics: Mapping[str, float] = evaluation.metrics
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+        self.log("val/selection", metrics[data.selection], prog_bar=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the clock of the test."""
+        self._pieces = ([], [])
+        self.test_seconds = {}
+
+    def test_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encode a batch of test images or texts."""
+        self._encode(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test split; the result stays in ``evaluation``."""
+        self.evaluation, self.test_scores = self._evaluate(self._datamodule().splits["test"])
+        self.log_dict({f"test/{name}": value for name, value in self.evaluation.metrics.items()})
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load weights into a built method; tensors that a closed form made take the stored shape."""
+        if self.closed_form:
+            for name, value in state.items():
+                self.register_buffer(name, torch.empty_like(value))
+        self.load_state_dict(dict(state))
+
+
+def as_rows(values: Sequence[int]) -> Rows:
+    """Return row numbers as the array type that views take."""
+    import numpy as np
+
+    return np.asarray(values, dtype=np.int64)
