@@ -259,7 +259,8 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
     assert isinstance(keeper, ModelCheckpoint)
     if not best.is_file() or keeper.best_model_score is None:
         raise CmrBenchError(
-            "no epoch was validated, so no weights were selected: lower --trainer.val_every or raise --trainer.max_epochs"
+            "no epoch was validated, so no weights were selected: "
+            "lower --trainer.val_every or raise --trainer.max_epochs"
         )
     stored = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state(stored["state_dict"])

@@ -26,7 +26,7 @@ def show_help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if not args.model:
         parser.print_help()
         print(
-            "\nDotted options follow the method and the data set: --model.margin 0.3 --data.root DIR --trainer.max_epochs 5."
+            "\nDotted options follow method and data set: --model.margin 0.3 --data.root DIR --trainer.max_epochs 5."
             "\n`cmr-bench run --model NAME --data NAME --help` lists them all."
         )
         return 0

@@ -251,9 +251,8 @@ class RetrievalModule(L.LightningModule):
         started = time.perf_counter()
         encoded = self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
         parts = (encoded,) if isinstance(encoded, Tensor) else encoded
-        self._pieces[0 if images else 1].append(
-            (batch.rows.cpu(), tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in parts))
-        )
+        kept = tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in parts)
+        self._pieces[0 if images else 1].append((batch.rows.cpu(), kept))
         self.test_seconds["encode"] = self.test_seconds.get("encode", 0.0) + time.perf_counter() - started
 
     def _evaluate(self, split: Split) -> tuple[Evaluation, ScoreSource]:
