@@ -110,3 +110,7 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
     from cmr_bench import run
 
     return run.main(args, overrides)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -211,7 +211,7 @@ def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
         values = parser.parse_object({"model": config.model, "data": config.data, "trainer": config.trainer})
     except (ArgumentError, argparse.ArgumentError) as error:
         raise UsageError(one_line(str(error))) from error
-    made = parser.instantiate_classes(values)
+    made = parser.instantiate(values)
     return made.model, made.data, made.trainer
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import random
 import resource
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.table import Table
@@ -79,6 +80,52 @@ class History(Callback):
             write_atomic(self.path, text.getvalue())
 
 
+class Resume(Callback):
+    """Saves the whole state at the start of every epoch, so that a killed run repeats at most one epoch, bit for bit.
+
+    Args:
+        path: The checkpoint; Lightning writes it under another name and renames it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stored: dict[str, Any] = {}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the random state of a run that goes on, then save."""
+        if self._stored:
+            _set_random_state(self._stored)
+            self._stored = {}
+        trainer.save_checkpoint(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of every random generator."""
+        return _random_state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the epoch starts."""
+        self._stored = state_dict
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    random.setstate(state["python"])
+
+
 def seconds_trained(path: Path) -> float:
     """Sum the seconds of every epoch in ``history.csv``, those before an interruption included."""
     if not path.is_file():
@@ -106,6 +153,7 @@ def quiet(silent: bool = True) -> Iterator[None]:
                 ".*configure_optimizers.*",
                 ".*isn't a known.*",
                 ".*GPU available but not used.*",
+                ".*could not find the monitored key.*",
                 ".*treespec.*",
                 ".*LeafSpec.*",
                 ".*Trying to infer the `batch_size`.*",
@@ -203,10 +251,9 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, s
             filename="best",
             monitor="val/selection",
             mode="max",
-            save_last=True,
             enable_version_counter=False,
         ),
-        OnExceptionCheckpoint(checkpoints, "interrupted"),
+        Resume(checkpoints / "last.ckpt"),
         History(folder / "history.csv"),
     ]
     if options.patience:
@@ -252,9 +299,13 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
         trainer.save_checkpoint(best, weights_only=True)
         return selection | {"value": float(metrics["val/selection"]), "epoch": None, "fit_seconds": seconds}
     module.prepare_training(data.splits["train"])
-    trainer.fit(module, datamodule=data, ckpt_path=_resume_point(folder), weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    last = folder / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except SystemExit as stop:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
     keeper = trainer.checkpoint_callback
     assert isinstance(keeper, ModelCheckpoint)
     if not best.is_file() or keeper.best_model_score is None:
@@ -265,13 +316,6 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
     stored = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state(stored["state_dict"])
     return selection | {"value": float(keeper.best_model_score), "epoch": int(stored["epoch"])}
-
-
-def _resume_point(folder: Path) -> Path | None:
-    for name in ("interrupted.ckpt", "last.ckpt"):
-        if (folder / "checkpoints" / name).is_file():
-            return folder / "checkpoints" / name
-    return None
 
 
 def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
@@ -285,6 +329,8 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     Returns:
         The stored result.
     """
+    if "LOCAL_RANK" not in os.environ:
+        write_atomic(folder / "config.yaml", config.to_yaml())
     L.seed_everything(config.seed, workers=True, verbose=False)
     family = registry.family(config.method)
     if config.data.get("seed") is None:
@@ -296,8 +342,6 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
     with quiet():
         trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
-        if trainer.is_global_zero:
-            write_atomic(folder / "config.yaml", config.to_yaml())
         selection = fit(trainer, module, data, folder)
         fit_seconds = selection.pop("fit_seconds", None)
         trainer.test(module, datamodule=data, verbose=False)
@@ -347,8 +391,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         found = examples(module, data.splits["test"])
         write_atomic(folder / "examples.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         write_result(folder, result)
-        for leftover in ("interrupted.ckpt",):
-            (folder / "checkpoints" / leftover).unlink(missing_ok=True)
+        (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     return result
 
 
@@ -409,7 +452,8 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     child = os.environ.get(RUN_FOLDER_VARIABLE)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-    folder = Path(child) if child else new_run_folder(args.runs, dataset, method.rpartition(":")[2], label)
+    names = [name.rpartition(":")[2] for name in (dataset, method)]
+    folder = Path(child) if child else new_run_folder(args.runs, names[0], names[1], label)
     return _go(config, folder, args.logger, console)
 
 
@@ -433,12 +477,12 @@ def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
     try:
         result = run(config, folder, logger)
     except KeyboardInterrupt:
-        if (folder / "checkpoints").is_dir() and _resume_point(folder):
-            raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
-        raise CmrBenchError("interrupted before the first checkpoint; nothing to resume") from None
-    except BaseException:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
+    except CmrBenchError:
+        if not (folder / "checkpoints").is_dir():
+            (folder / "config.yaml").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
     finally:
         os.environ.pop(RUN_FOLDER_VARIABLE, None)

@@ -1,0 +1,194 @@
+"""Runs end to end on a made-up method and data set: what is stored, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from cmr_bench.cli import main
+from cmr_bench.results import read_result
+
+OWN = '''
+from typing import Any
+import os
+import numpy as np
+import torch
+import torch.nn.functional as F
+from cmr_bench.datamodules.base import SPLITS, ArrayView, RetrievalDataModule, Split
+from cmr_bench.models.base import RetrievalModule
+
+class Toy(RetrievalDataModule):
+    """Random images and noisy linear maps of them.
+
+    Args:
+        n: Training images.
+    """
+    data_name = "toy"
+    def __init__(self, n: int = 60, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n = n
+    def read(self):
+        rng = np.random.default_rng(0)
+        mix = rng.normal(size=(16, 12))
+        splits, self.arrays = {}, {}
+        for name in SPLITS:
+            n = self.n if name == "train" else 20
+            images, owner = rng.normal(size=(n, 16)), np.repeat(np.arange(n), 2)
+            self.arrays[name] = images, images[owner] @ mix + rng.normal(size=(2 * n, 12))
+            splits[name] = Split(name, [f"{name}{i}" for i in range(n)], owner, [f"t{i}" for i in range(2 * n)])
+        return splits
+    def missing_images(self, kind, split):
+        return np.zeros(split.n_images, dtype=bool)
+    def image_view(self, kind, split):
+        return ArrayView(self.arrays[split.name][0], "toy")
+    def text_view(self, kind, split, tokenizer=None):
+        return ArrayView(self.arrays[split.name][1], "toy")
+
+class Linear(RetrievalModule):
+    """Two linear maps.
+
+    Args:
+        dim: Width of the common space.
+        stop_at: Epoch in which an interrupt is simulated; negative never.
+    """
+    def __init__(self, dim: int = 8, stop_at: int = -1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dim, self.stop_at = dim, stop_at
+    def build(self, spec):
+        super().build(spec)
+        self.image = torch.nn.Linear(spec.image.shape[0], self.dim)
+        self.text = torch.nn.Linear(spec.text.shape[0], self.dim)
+    def encode_images(self, images):
+        return self.image(images.vector)
+    def encode_texts(self, texts):
+        return self.text(texts.vector)
+    def loss(self, batch):
+        if self.current_epoch == self.stop_at and "STOP" in os.environ and self.trainer.global_step % 4 == 2:
+            raise KeyboardInterrupt
+        images = F.dropout(self.encode_images(batch.images), 0.2, self.training)
+        scores = self.similarity(images, self.encode_texts(batch.texts))
+        return {"loss": F.cross_entropy(scores * 10, torch.arange(len(scores)))}
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.chdir(tmp_path)
+    return [
+        "run", "--model", "own.py:Linear", "--data", "own.py:Toy", "--data.batch_size", "32",
+        "--trainer.max_epochs", "4", "--trainer.progress", "false", "--trainer.bootstrap", "20",
+        "--trainer.accelerator", "cpu", "--model.lr", "1.0e-2", "--model.lr_decay_every", "1",
+        "--model.stop_at", "2",
+    ]  # fmt: skip
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = root.glob("runs*/*/*/*")
+    return folder
+
+
+def test_run_stores_everything(own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(own) == 0
+    folder = only_run(tmp_path)
+    result = read_result(folder / "result.json")
+    assert result.metrics["rsum"] == pytest.approx(
+        sum(result.metrics[f"{d}_r{k}"] for d in ("i2t", "t2i") for k in (1, 5, 10))
+    )
+    assert result.metrics["t2i_r5"] > 35  # chance is 25
+    assert result.split_sizes == {"train": [60, 120], "val": [20, 40], "test": [20, 40]}
+    assert result.selection["split"] == "val"
+    assert result.intervals["i2t_r1"][0] <= result.metrics["i2t_r1"] <= result.intervals["i2t_r1"][1]
+    assert {"config.yaml", "history.csv", "examples.json", "checkpoints"} <= {p.name for p in folder.iterdir()}
+    answers = json.loads((folder / "examples.json").read_text())
+    assert len(answers["i2t"][0]["answers"]) == 5
+    assert "R@1" in capsys.readouterr().out
+
+
+def test_saved_config_reruns_to_the_same_numbers(own: list[str], tmp_path: Path) -> None:
+    assert main(own) == 0
+    first = only_run(tmp_path)
+    assert main(["run", "--config", str(first / "config.yaml"), "--runs", str(tmp_path / "again")]) == 0
+    (second,) = (tmp_path / "again").glob("*/*/*")
+    assert read_result(first / "result.json").metrics == read_result(second / "result.json").metrics
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*own, "--runs", "whole"]) == 0
+    (whole,) = (tmp_path / "whole").glob("*/*/*")
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setenv("STOP", "1")
+    try:
+        assert main(own) == 1
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    folder = only_run(tmp_path)
+    message = capsys.readouterr().err
+    assert f"cmr-bench run --resume {folder.relative_to(tmp_path)}" in message
+    assert not (folder / "result.json").exists()
+    monkeypatch.delenv("STOP")
+    assert main(["run", "--resume", str(folder)]) == 0
+    weights = [torch.load(f / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for f in (whole, folder)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    results = [read_result(f / "result.json") for f in (whole, folder)]
+    assert results[0].metrics == results[1].metrics
+    assert results[0].selection == results[1].selection
+    rows = [(f / "history.csv").read_text().splitlines() for f in (whole, folder)]
+    assert [len(r) for r in rows] == [5, 5]
+
+
+def test_resume_of_a_finished_run_shows_it(own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(own) == 0
+    capsys.readouterr()
+    assert main(["run", "--resume", str(only_run(tmp_path))]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model.dmi", "3"], "Did you mean 'model.dim'"),
+        (["--model.dim", "many"], "model.dim"),
+        (["--modle", "x"], "Did you mean '--model'"),
+        (["--data.batch_size", "2.5"], "batch_size"),
+        (["--trainer.precision", "8"], "precision"),
+        (["--variant", "best"], "no variant 'best'"),
+        (["--model.image_view", "pixels"], "reads vector"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(
+    own: list[str], tmp_path: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*own, *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
+    words = [w if w != "4" else "100000" for w in own]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cmr_bench.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        while not list(tmp_path.glob("runs/*/*/*/history.csv")):
+            assert process.poll() is None
+            os.sched_yield()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert b"--resume" in error
+    assert b"Traceback" not in error
