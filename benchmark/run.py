@@ -452,8 +452,8 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     child = os.environ.get(RUN_FOLDER_VARIABLE)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-    names = [name.rpartition(":")[2] for name in (dataset, method)]
-    folder = Path(child) if child else new_run_folder(args.runs, names[0], names[1], label)
+    short = [name.rpartition(":")[2] for name in (dataset, method)]
+    folder = Path(child) if child else new_run_folder(args.runs, short[0], short[1], label)
     return _go(config, folder, args.logger, console)
 
 
