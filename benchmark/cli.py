@@ -14,7 +14,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("cmr_bench.run", "train, select on validation, test and store one method on one data set"),
     "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
     "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
-    "data": ("cmr_bench.data_command", "check a data set, or make image features for it"),
+    "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
+    "data features": ("cmr_bench.datamodules.features_command", "run an image encoder once over the photographs"),
     "list": ("cmr_bench.listing", "list methods and data sets"),
 }
 
@@ -49,12 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"cmr-bench {__version__}")
         return 0
-    name = words[0]
-    if name not in COMMANDS:
-        print(f"cmr-bench: no command '{name}'.{did_you_mean(name, COMMANDS)} See cmr-bench --help", file=sys.stderr)
+    name = next((known for known in COMMANDS if known.split() == words[: len(known.split())]), None)
+    if name is None:
+        asked = " ".join(word for word in words[:2] if not word.startswith("-"))
+        print(f"cmr-bench: no command '{asked}'.{did_you_mean(asked, COMMANDS)} See cmr-bench --help", file=sys.stderr)
         return 2
     try:
-        return _command(name, words[1:])
+        return _command(name, words[len(name.split()) :])
     except CmrBenchError as error:
         print(f"cmr-bench {name}: {error}", file=sys.stderr)
         return error.exit_code
