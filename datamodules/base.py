@@ -455,6 +455,7 @@ class RetrievalDataModule(L.LightningDataModule):
     data_name: ClassVar[str] = ""
     selection: ClassVar[Literal["rsum", "map"]] = "rsum"
     folds: ClassVar[int | None] = None
+    expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(
         self,
@@ -490,6 +491,18 @@ class RetrievalDataModule(L.LightningDataModule):
             DataError: If files are missing or malformed.
         """
         raise NotImplementedError
+
+    def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
+        """Images, and texts where they are fixed, that every split should have under the options chosen."""
+        return self.expected
+
+    def image_arrays(self) -> Mapping[str, Mapping[str, ArrayView]]:
+        """Arrays of image features that the data set ships, by name and split, aligned with what was read last."""
+        return {}
+
+    def text_arrays(self) -> Mapping[str, Mapping[str, ArrayView]]:
+        """Arrays of text features that the data set ships, by name and split, aligned with what was read last."""
+        return {}
 
     def folder(self) -> Path:
         """Folder of the data set on disk; raises DataError where the data set has none."""

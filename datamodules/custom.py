@@ -1,0 +1,296 @@
+"""A user's own pictures and sentences: a table of image path and caption, or an annotation file."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cmr_bench.datamodules.base import SPLITS, RetrievalDataModule, Split, locate
+from cmr_bench.datamodules.karpathy import clean_caption, make_splits, read_photos, relative_path
+from cmr_bench.errors import DataError, did_you_mean
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".json.gz")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "restval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_HELD_OUT = 0.1
+
+Row = dict[str, Any]
+
+
+@dataclass
+class _Item:
+    """One image while its rows are gathered."""
+
+    split: str | None
+    labels: tuple[str, ...] | None
+    where: str
+    captions: list[str] = field(default_factory=list)
+
+
+def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    """Read a table, a row at a time.
+
+    Args:
+        file: A ``.csv`` or ``.tsv`` with a header, a ``.jsonl`` with an object a line, or a ``.parquet``.
+
+    Yields:
+        What to name in an error, and the row by column.
+
+    Raises:
+        DataError: If the file cannot be read as what its suffix says.
+    """
+    suffix = file.suffix.lower()
+    reader = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(suffix)
+    if reader is None:
+        raise DataError(f"{file}: unknown kind of table '{suffix}'; expected one of {', '.join(SUFFIXES)}")
+    try:
+        yield from reader(file)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+        names = reader.fieldnames or []
+        if len(set(names)) != len(names):
+            raise DataError(f"{file}: two columns have the same name; the header is {', '.join(names)}")
+        for row in reader:
+            where = f"{file}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: the row does not have the {len(names)} fields of the header; quote commas")
+            yield where, dict(row)
+
+
+def _jsonl_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{file}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}: not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{where}: expected an object with the columns as keys")
+            yield where, row
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"reading {file} needs pyarrow: pip install 'cmr-bench[parquet]'") from None
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(file).iter_batches():
+            for row in batch.to_pylist():
+                yield f"{file}, row {number}", row
+                number += 1
+    except pyarrow.ArrowException as error:
+        raise DataError(f"cannot read {file} as Parquet: {' '.join(str(error).split())}") from None
+
+
+def seeded_split(image_ids: Sequence[str], seed: int) -> dict[str, str]:
+    """Share images out 80 / 10 / 10.
+
+    Args:
+        image_ids: The images; their order does not matter.
+        seed: Seed of the draw.
+
+    Returns:
+        The split of every image.
+
+    Raises:
+        DataError: If there are fewer than three.
+    """
+    if len(image_ids) < len(SPLITS):
+        raise DataError(f"{len(image_ids)} image(s) cannot be shared out to train, val and test; add a split column")
+    names = sorted(image_ids)
+    held_out = max(1, round(len(names) * _HELD_OUT))
+    order = np.random.default_rng(seed).permutation(len(names))
+    parts = np.split(order, [held_out, 2 * held_out])
+    return {names[i]: part for part, rows in zip(("test", "val", "train"), parts, strict=True) for i in rows.tolist()}
+
+
+class Custom(RetrievalDataModule):
+    """Your own data: a CSV, JSONL or Parquet table of image path and caption, or a Karpathy JSON; root is its folder.
+
+    An image with several captions has several rows, or a list of captions in JSONL and Parquet.
+
+    Args:
+        file: Name of the table or JSON in the folder; the only such file there where not given.
+        images: Folder that the image paths start from, below the data folder or absolute.
+        image_column: Column with the path of the image.
+        caption_column: Column with the caption.
+        split_column: Column with train, val or test; a column 'split' is used where there is one, else images are
+            shared out 80/10/10.
+        label_column: Column with the category; a column 'label' is used where there is one.
+        label_separator: Text between the categories of an item that has several, such as ';'.
+        split_seed: Seed of the 80/10/10 split, which does not change with the seed of the run.
+    """
+
+    data_name = "custom"
+
+    def __init__(
+        self,
+        file: str | None = None,
+        images: str = ".",
+        image_column: str = "image",
+        caption_column: str = "caption",
+        split_column: str | None = None,
+        label_column: str | None = None,
+        label_separator: str | None = None,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.file, self.images = file, images
+        self.image_column, self.caption_column = image_column, caption_column
+        self.split_column, self.label_column = split_column, label_column
+        self.label_separator, self.split_seed = label_separator, split_seed
+
+    def folder(self) -> Path:
+        """Folder with the table."""
+        if self.file and Path(self.file).expanduser().is_absolute():
+            return Path(self.file).expanduser().parent
+        markers = [glob.escape(self.file)] if self.file else [f"*{suffix}" for suffix in SUFFIXES]
+        return locate(self.root, self.data_name, markers, "a CSV, JSONL, Parquet or Karpathy JSON file, and the images")
+
+    def table_file(self) -> Path:
+        """The table or JSON to read.
+
+        Raises:
+            DataError: If there are several and none is named.
+        """
+        folder = self.folder()
+        if self.file:
+            return folder / Path(self.file).expanduser()
+        found = sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(SUFFIXES))
+        if len(found) != 1:
+            names = ", ".join(p.name for p in found[:5]) or "none"
+            raise DataError(f"{len(found)} tables in {folder} ({names}); pass --data.file NAME")
+        return found[0]
+
+    def read(self) -> Mapping[str, Split]:
+        """Read the table or the Karpathy JSON."""
+        file = self.table_file()
+        images = self.folder() / Path(self.images).expanduser()
+        if file.name.lower().endswith((".json", ".json.gz")):
+            return make_splits(read_photos(file), images, str(file))
+        return self._splits(self._gather(file), images, file)
+
+    def _gather(self, file: Path) -> dict[str, _Item]:
+        items: dict[str, _Item] = {}
+        split_column, label_column = self.split_column, self.label_column
+        for number, (where, row) in enumerate(read_rows(file)):
+            if number == 0:
+                split_column = self._column(row, self.split_column, "split", file)
+                label_column = self._column(row, self.label_column, "label", file)
+            for option, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
+                if column not in row:
+                    raise DataError(
+                        f"{where}: no column '{column}', only {_columns(row)}; pass --data.{option} NAME."
+                        f"{did_you_mean(column, map(str, row))}"
+                    )
+            name = str(relative_path(row[self.image_column], where))
+            split = _split_name(row.get(split_column), where) if split_column else None
+            labels = self._labels(row.get(label_column), where) if label_column else None
+            item = items.setdefault(name, _Item(split, labels, where))
+            if (item.split, item.labels) != (split, labels):
+                raise DataError(f"{where}: image {name} has another split or label than at {item.where}")
+            captions = row[self.caption_column]
+            for caption in captions if isinstance(captions, list) else [captions]:
+                item.captions.append(clean_caption(caption, f"{where} ({name})"))
+        if not items:
+            raise DataError(f"{file} has no rows")
+        return items
+
+    def _column(self, row: Row, chosen: str | None, default: str, file: Path) -> str | None:
+        if chosen is None:
+            return default if default in row else None
+        if chosen not in row:
+            hint = did_you_mean(chosen, map(str, row))
+            raise DataError(f"{file} has no column '{chosen}', only {_columns(row)}.{hint}")
+        return chosen
+
+    def _labels(self, value: object, where: str) -> tuple[str, ...]:
+        if isinstance(value, list):
+            parts = [str(part) for part in value]
+        elif self.label_separator:
+            parts = ("" if value is None else str(value)).split(self.label_separator)
+        else:
+            parts = [] if value is None else [str(value)]
+        names = {clean_caption(part, where, "label") for part in parts}
+        if not names:
+            raise DataError(f"{where}: no label; every image needs one, or leave the column out")
+        return tuple(sorted(names))
+
+    def _splits(self, items: Mapping[str, _Item], images: Path, file: Path) -> dict[str, Split]:
+        drawn = seeded_split(list(items), self.split_seed) if next(iter(items.values())).split is None else {}
+        labelled = [item.labels for item in items.values() if item.labels is not None]
+        multi = self.label_separator is not None or any(len(labels) > 1 for labels in labelled)
+        class_names = sorted({label for labels in labelled for label in labels})
+        splits = {}
+        for name in SPLITS:
+            members = {image: item for image, item in items.items() if (item.split or drawn.get(image)) == name}
+            if not members:
+                continue
+            for image, item in members.items():
+                if not item.captions:
+                    raise DataError(f"{item.where}: image {image} has no caption")
+            splits[name] = Split(
+                name=name,
+                image_ids=list(members),
+                image_of_text=np.repeat(np.arange(len(members)), [len(item.captions) for item in members.values()]),
+                text_ids=[f"{image}#{k}" for image, item in members.items() for k in range(len(item.captions))],
+                captions=[caption for item in members.values() for caption in item.captions],
+                image_files=[images / image for image in members],
+                labels=_label_array([item.labels or () for item in members.values()], class_names, multi),
+                class_names=class_names,
+            )
+        return splits
+
+
+def _columns(row: Row) -> str:
+    return ", ".join(" ".join(str(name).split()) for name in row)
+
+
+def _split_name(value: object, where: str) -> str:
+    split = SPLIT_NAMES.get(str(value).strip().lower())
+    if split is None:
+        raise DataError(f"{where}: split {value!r} is none of {', '.join(SPLITS)}")
+    return split
+
+
+def _label_array(
+    labels: Sequence[tuple[str, ...]], class_names: Sequence[str], multi: bool
+) -> npt.NDArray[np.int64] | None:
+    if not class_names:
+        return None
+    index = {name: k for k, name in enumerate(class_names)}
+    if not multi:
+        return np.array([index[names[0]] for names in labels], dtype=np.int64)
+    hot = np.zeros((len(labels), len(class_names)), dtype=np.int64)
+    for row, names in enumerate(labels):
+        hot[row, [index[name] for name in names]] = 1
+    return hot

@@ -1,0 +1,321 @@
+"""Caption data sets in the layout of Karpathy's JSON files, and the reader that they share."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cmr_bench.datamodules import precomputed as precomputed_files
+from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Split, View, ViewKind, locate
+from cmr_bench.errors import DataError, UsageError
+
+PARTS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_GZIP_MAGIC = b"\x1f\x8b"
+_LONGEST_NAME = 255  # bytes in one part of a path, on every common file system
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One image of an annotation file.
+
+    Attributes:
+        part: Split as the file says it: train, restval, val or test.
+        name: File name of the photograph.
+        path: Place of the photograph below the image folder.
+        captions: Its sentences, whitespace collapsed.
+        text_ids: A name for every sentence.
+    """
+
+    part: str
+    name: str
+    path: PurePosixPath
+    captions: tuple[str, ...]
+    text_ids: tuple[str, ...]
+
+
+def relative_path(text: object, where: str) -> PurePosixPath:
+    """Return a path written in an annotation file, if it stays below the folder it is meant for.
+
+    Args:
+        text: The path as it was written.
+        where: What to name in the error: the file and the entry.
+
+    Raises:
+        DataError: If it is no text, is absolute, climbs with ``..`` or cannot be the name of a file.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the path of the image is {_short(text)}, not text")
+    path = PurePosixPath(text)
+    parts = (*path.parts, *PureWindowsPath(text).parts)
+    if path.is_absolute() or PureWindowsPath(text).drive or PureWindowsPath(text).root or ".." in parts:
+        raise DataError(f"{where}: path {_short(text)} leads out of the image folder; write it relative, without '..'")
+    unusable = not path.parts or not _encodes(text) or "\0" in text or text.splitlines() != [text]
+    if unusable or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise DataError(f"{where}: {_short(text)} cannot be the name of a file")
+    return path
+
+
+def clean_caption(text: object, where: str, what: str = "caption") -> str:
+    """Return a sentence with whitespace collapsed to single blanks.
+
+    Args:
+        text: The sentence as it was written.
+        where: What to name in the error: the file and the entry.
+        what: What the text is.
+
+    Raises:
+        DataError: If it is no text, is empty, or holds half a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{where}: a {what} is {_short(text)}, not text")
+    clean = " ".join(text.split())
+    if not clean:
+        raise DataError(f"{where}: empty {what}; remove it from the file or write one")
+    if not _encodes(clean):
+        raise DataError(f"{where}: {what} {_short(text)} is not valid Unicode")
+    return clean
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load_json(file: Path) -> Any:
+    """Read a JSON file, gzip-compressed or not, whatever its suffix.
+
+    Raises:
+        DataError: If it cannot be read or is not JSON.
+    """
+    try:
+        content = file.read_bytes()
+        if content.startswith(_GZIP_MAGIC):
+            content = gzip.decompress(content)
+        return json.loads(content)
+    except RecursionError:
+        raise DataError(f"{file} is not an annotation file: nested too deeply") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"cannot read {file} as JSON: {' '.join(str(error).split())}") from None
+
+
+def read_photos(file: Path) -> list[Photo]:
+    """Read the images and sentences of an annotation file, in its order.
+
+    Args:
+        file: The JSON file: an object with a list ``images``; every image has ``split``, ``filename``, ``sentences``
+            (each with ``raw`` or ``tokens``, and ``sentid``) and maybe ``filepath``.
+
+    Raises:
+        DataError: If something is missing or of the wrong kind; the message names the image.
+    """
+    content = load_json(file)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
+    return [_photo(entry, f"{file}, image {number}") for number, entry in enumerate(images)]
+
+
+def _photo(entry: object, where: str) -> Photo:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: {_short(entry)} is not an object")
+    for key in ("filename", "split", "sentences"):
+        if key not in entry:
+            raise DataError(f"{where}: no '{key}'")
+    name = relative_path(entry["filename"], where)
+    where = f"{where} ({name})"
+    folder = entry.get("filepath") or ""
+    path = relative_path(folder, where) / name if folder else name
+    part = entry["split"]
+    if not isinstance(part, str) or part not in PARTS:
+        raise DataError(f"{where}: split {_short(part)} is none of {', '.join(PARTS)}")
+    sentences = entry["sentences"]
+    if not isinstance(sentences, list) or not sentences:
+        raise DataError(f"{where}: no list 'sentences' with entries, so the image has no caption")
+    captions, text_ids = zip(
+        *(_sentence(s, f"{name}#{k}", f"{where}, sentence {k}") for k, s in enumerate(sentences)), strict=True
+    )
+    return Photo(part, str(name), path, captions, text_ids)
+
+
+def _sentence(entry: object, default_id: str, where: str) -> tuple[str, str]:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: {_short(entry)} is not an object")
+    raw, tokens = entry.get("raw"), entry.get("tokens")
+    if raw is None and isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
+        raw = " ".join(tokens)
+    text_id = entry.get("sentid", default_id)
+    if not isinstance(text_id, int | str) or not _encodes(str(text_id)):
+        raise DataError(f"{where}: sentid {_short(text_id)} is neither a number nor text")
+    return clean_caption(raw, where), str(text_id)
+
+
+def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: bool = True) -> dict[str, Split]:
+    """Sort the images of an annotation file into splits.
+
+    Args:
+        photos: The images in file order.
+        images: Folder of the photographs; an image lies at its ``filepath/filename`` there, or at ``filename`` where
+            the folder ``filepath`` does not exist.
+        source: What to name in an error.
+        restval: Whether the part ``restval`` belongs to the training split; it is left out otherwise.
+
+    Returns:
+        The splits that have images.
+    """
+    used = [photo for photo in photos if restval or photo.part != "restval"]
+    repeated = Counter((PARTS[photo.part], photo.name) for photo in used)
+    by_path = any(count > 1 for count in repeated.values())
+    there = {folder: (images / folder).is_dir() for folder in {photo.path.parent for photo in used}}
+    splits = {}
+    for name in dict.fromkeys(PARTS.values()):
+        members = [photo for photo in used if PARTS[photo.part] == name]
+        if not members:
+            continue
+        # file names are the ids; only where two folders share a name, the folder is needed to tell them apart
+        image_ids = [str(photo.path) if by_path else photo.name for photo in members]
+        twice = [image for image, count in Counter(image_ids).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"{source}: {len(twice)} image(s) stand twice in the {name} split, e.g. {twice[0]}; keep one entry each"
+            )
+        splits[name] = Split(
+            name=name,
+            image_ids=image_ids,
+            image_of_text=np.repeat(np.arange(len(members)), [len(photo.captions) for photo in members]),
+            text_ids=[text_id for photo in members for text_id in photo.text_ids],
+            captions=[caption for photo in members for caption in photo.captions],
+            image_files=[images / (p.path if there[p.path.parent] else p.path.name) for p in members],
+        )
+    return splits
+
+
+def first_captions(split: Split, most: int) -> Split:
+    """Return the split with at most the first ``most`` texts of every image."""
+    seen: Counter[int] = Counter()
+    keep = []
+    for row, image in enumerate(split.image_of_text.tolist()):
+        seen[image] += 1
+        if seen[image] <= most:
+            keep.append(row)
+    return replace(
+        split,
+        image_of_text=split.image_of_text[keep],
+        text_ids=[split.text_ids[row] for row in keep],
+        captions=None if split.captions is None else [split.captions[row] for row in keep],
+    )
+
+
+class CaptionDataModule(RetrievalDataModule):
+    """Photographs with sentences: Karpathy's JSON with an image folder, or a precomputed folder.
+
+    Args:
+        images: Folder of the photographs, below the data folder or absolute; the usual names are tried without it.
+        precomputed: Folder with the arrays and captions of the VSE++/SCAN lineage ({train,dev,test}_ims.npy and
+            _caps.txt), below the data folder or absolute; without it such a folder is used where no JSON is found.
+    """
+
+    annotation_names: ClassVar[tuple[str, ...]] = ()
+    image_folders: ClassVar[tuple[str, ...]] = ("images", "Images")
+    precomputed_folders: ClassVar[tuple[str, ...]] = ()
+    restval = True
+
+    def __init__(self, images: str | None = None, precomputed: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.images, self.precomputed = images, precomputed
+        self.arrays: dict[str, precomputed_files.Part] = {}
+
+    def folder(self) -> Path:
+        """Folder of the data set: where the JSON lies, or the precomputed arrays."""
+        if self.precomputed is not None and Path(self.precomputed).expanduser().is_absolute():
+            return Path(self.precomputed).expanduser()
+        subs = ["", *(f"{name}/" for name in self.precomputed_folders)]
+        return locate(
+            self.root,
+            self.data_name,
+            [f"{name}{suffix}" for name in self.annotation_names for suffix in ("", ".gz")]
+            + [f"{sub}test*_ims.npy" for sub in ([f"{self.precomputed}/"] if self.precomputed else subs)],
+            f"{self.annotation_names[0]} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt",
+        )
+
+    def annotation_file(self) -> Path | None:
+        """The JSON file; None where the data folder holds none."""
+        folder = self.folder()
+        places = [folder / f"{name}{suffix}" for name in self.annotation_names for suffix in ("", ".gz")]
+        return next((place for place in places if place.is_file()), None)
+
+    def precomputed_folder(self) -> Path | None:
+        """The precomputed folder to read; None where the JSON is read."""
+        folder = self.folder()
+        if self.precomputed is not None:
+            return folder / Path(self.precomputed).expanduser()
+        if self.annotation_file() is not None:
+            return None
+        places = [folder, *(folder / name for name in self.precomputed_folders)]
+        return next(place for place in places if any(place.glob("test*_ims.npy")))
+
+    def image_folder(self) -> Path:
+        """Folder of the photographs; where none of the usual ones exists, the first of them."""
+        folder = self.folder()
+        if self.images is not None:
+            return folder / Path(self.images).expanduser()
+        places = [folder / name for name in self.image_folders]
+        return next((place for place in places if place.is_dir()), places[0])
+
+    def read(self) -> Mapping[str, Split]:
+        """Read the splits that the JSON or the precomputed folder holds."""
+        arrays = self.precomputed_folder()
+        if arrays is not None:
+            self.arrays = precomputed_files.read_folder(arrays)
+            return {name: part.split for name, part in self.arrays.items()}
+        self.arrays = {}
+        file = self.annotation_file()
+        assert file is not None
+        return make_splits(read_photos(file), self.image_folder(), str(file), self.restval)
+
+    def missing_images(self, kind: ViewKind, split: Split) -> npt.NDArray[np.bool_]:
+        """Tell which images (n_images,) cannot be delivered; an absent image folder is an error of its own."""
+        if kind == "pixels" and split.image_files is not None and not self.image_folder().is_dir():
+            folder = self.folder()
+            looked = self.images or ", ".join(self.image_folders)
+            raise DataError(
+                f"{self.data_name} has no photographs: looked for {looked} in {folder}; pass --data.images DIR, "
+                "or --data.image_features NAME with a method that reads features"
+            )
+        if kind != "pixels" and self.image_features is None and self.arrays:
+            return np.zeros(split.n_images, dtype=bool)
+        return super().missing_images(kind, split)
+
+    def image_view(self, kind: ViewKind, split: Split) -> View:
+        """Return the images as ``kind``; from the precomputed arrays where they are read and no others are named."""
+        if kind == "pixels" or self.image_features is not None or not self.arrays:
+            return super().image_view(kind, split)
+        view = self.arrays[split.name].view(split.image_ids)
+        if view.spec.kind != kind:
+            raise UsageError(
+                f"the method reads images as '{kind}' but {view.spec.source} holds '{view.spec.kind}' "
+                f"{view.spec.shape}; choose a method or --model.image_view that reads '{view.spec.kind}'"
+            )
+        return view
+
+    def image_arrays(self) -> Mapping[str, Mapping[str, ArrayView]]:
+        """The precomputed arrays, where they are read."""
+        if not self.arrays:
+            return {}
+        return {"ims": {name: part.view(part.split.image_ids) for name, part in self.arrays.items()}}

@@ -1,0 +1,57 @@
+"""MSCOCO captions in Karpathy's split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cmr_bench.datamodules.base import Split
+from cmr_bench.datamodules.karpathy import CaptionDataModule, first_captions
+
+_LINEAGE_CAPTIONS = 5
+
+
+class MSCOCO(CaptionDataModule):
+    """MSCOCO: 113,287 / 5,000 / 5,000 photographs with five or more sentences (Lin et al., ECCV 2014).
+
+    Args:
+        restval: Train on the rest of the validation photographs too; 82,783 instead of 113,287 without.
+        five_captions: Keep the first five sentences of every image, as the SCAN lineage does: 25,000 test sentences
+            instead of 25,010.
+    """
+
+    data_name = "mscoco"
+    folds = 5
+    expected: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "train": (113287, 566747),
+        "val": (5000, 25010),
+        "test": (5000, 25010),
+    }
+    annotation_names = ("dataset_coco.json", "dataset_mscoco.json", "dataset.json")
+    precomputed_folders = ("coco_precomp", "mscoco_precomp")
+
+    def __init__(self, restval: bool = True, five_captions: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.restval, self.five_captions = restval, five_captions
+
+    def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
+        """Images and texts of every split under the options chosen."""
+        counts = dict(self.expected)
+        if not self.restval:
+            counts["train"] = (82783, 414113)
+        if self.five_captions or self.arrays:
+            counts = {name: (images, images * _LINEAGE_CAPTIONS) for name, (images, *_) in counts.items()}
+        return counts
+
+    def image_folder(self) -> Path:
+        """Folder that holds train2014/ and val2014/: the data folder itself where they lie there."""
+        folder = self.folder()
+        return folder if self.images is None and (folder / "val2014").is_dir() else super().image_folder()
+
+    def read(self) -> Mapping[str, Split]:
+        """Read the splits, with all sentences or the first five."""
+        splits = super().read()
+        if not self.five_captions:
+            return splits
+        return {name: first_captions(split, _LINEAGE_CAPTIONS) for name, split in splits.items()}
