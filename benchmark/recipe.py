@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
@@ -17,6 +18,14 @@ from cmr_bench import registry
 from cmr_bench.errors import UsageError, did_you_mean
 
 FIDELITIES = ("paper", "code", "reconstruction")
+
+# Options that say where and how a run is computed, or that the result records in a field of its own.
+_NO_SETTING = {
+    *("data.root", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.seed"),
+    *("data.image_features", "data.text_features"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
+    *("trainer.bootstrap", "trainer.progress"),
+}
 
 
 @dataclass
@@ -204,6 +213,22 @@ def resolve(
     )
 
 
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Return the options that differ from the constructors' defaults, by dotted name.
+
+    Two runs of a method are repetitions of one experiment only where these agree. Options that change no score, such as
+    devices, or that a result records elsewhere, such as features, are left out.
+    """
+    defaults = option_parser(config.method, config.dataset).get_defaults()
+    chosen = {"model": config.model, "data": config.data, "trainer": config.trainer}
+    return {
+        f"{part}.{name}": _json_value(value)
+        for part, options in chosen.items()
+        for name, value in options.items()
+        if f"{part}.{name}" not in _NO_SETTING and _json_value(value) != _json_value(defaults.get(f"{part}.{name}"))
+    }
+
+
 def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
     """Make the method, the data module and the Trainer's options of a resolved configuration."""
     parser = option_parser(config.method, config.dataset)
@@ -219,6 +244,17 @@ def one_line(message: str) -> str:
     """Fold jsonargparse's message, which can run over many lines, into its first telling line."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(lines[:3])[:400] if lines else "wrong option"
+
+
+def _json_value(value: Any) -> Any:
+    """Return what a JSON file would give back for ``value``; what JSON cannot hold becomes text."""
+    value = _plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    plain = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else str(value)
 
 
 def _plain(value: Any) -> Any:

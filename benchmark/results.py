@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from cmr_bench.errors import CmrBenchError
 from cmr_bench.files import write_atomic
@@ -48,6 +48,7 @@ class Result:
         commit: Commit of the code, where known.
         flags: ensemble, transductive, uses_test_groups.
         skipped: Images left out for want of a file, by split.
+        options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
         created: Time of writing, UTC.
         schema: Version of this record.
     """
@@ -77,6 +78,7 @@ class Result:
     commit: str = ""
     flags: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
 
@@ -104,32 +106,70 @@ def read_result(path: Path) -> Result:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CmrBenchError(f"{path} is not a readable result: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+    except (OSError, ValueError, RecursionError) as error:
+        raise CmrBenchError(f"{path} is not a readable result: {' '.join(str(error).split())}") from error
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if not _whole(schema) or schema < 1:
         raise CmrBenchError(f"{path} is not a result: it has no schema version")
-    if record["schema"] > SCHEMA:
-        raise CmrBenchError(f"{path} has schema {record['schema']}, newer than {SCHEMA}: update cmr-bench to read it")
+    if schema > SCHEMA:
+        raise CmrBenchError(f"{path} has schema {schema}, newer than {SCHEMA}: update cmr-bench to read it")
     problem = _malformed(record)
     if problem:
         raise CmrBenchError(f"{path} is not a result: {problem}")
     known = {f.name for f in dataclasses.fields(Result)}
-    return Result(**{name: value for name, value in record.items() if name in known})
+    result = Result(**{name: value for name, value in record.items() if name in known})
+    result.intervals = {name: (low, high) for name, (low, high) in result.intervals.items()}
+    return result
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _list_of(check: Callable[[Any], bool], length: int | None = None) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and length in (None, len(value)) and all(map(check, value))
+
+
+def _table_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+# Annotation of a field -> what its JSON must look like, and how to say so.
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (_text, "text"),
+    "int": (_whole, "a whole number"),
+    "int | None": (lambda value: value is None or _whole(value), "a whole number"),
+    "float": (_number, "a finite number"),
+    "list[str]": (_list_of(_text), "a list of texts"),
+    "dict[str, Any]": (_table_of(lambda value: True), "a table"),
+    "dict[str, str]": (_table_of(_text), "a table of texts"),
+    "dict[str, int]": (_table_of(_whole), "a table of whole numbers"),
+    "dict[str, float]": (_table_of(_number), "a table of finite numbers"),
+    "dict[str, list[int]]": (_table_of(_list_of(_whole)), "a table of lists of whole numbers"),
+    "dict[str, list[float]]": (_table_of(_list_of(_number)), "a table of lists of finite numbers"),
+    "dict[str, tuple[float, float]]": (_table_of(_list_of(_number, 2)), "a table of low and high"),
+}
 
 
 def _malformed(record: Mapping[str, Any]) -> str:
-    for name in ("method", "data"):
-        if not isinstance(record.get(name), str) or not record[name]:
+    for name in ("method", "data", "metrics"):
+        if not record.get(name):
             return f"'{name}' is missing"
-    metrics = record.get("metrics")
-    if not isinstance(metrics, dict) or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in metrics.values()
-    ):
-        return "'metrics' is not a table of finite numbers"
-    fields = {f.name: f.default_factory for f in dataclasses.fields(Result)}
-    for name, factory in fields.items():
-        if name in record and factory in (dict, list) and not isinstance(record[name], factory):
-            return f"'{name}' is not a {factory.__name__}"
+    for field_ in dataclasses.fields(Result):
+        check, words = _SHAPES[str(field_.type)]
+        if field_.name in record and not check(record[field_.name]):
+            return f"'{field_.name}' is not {words}"
     return ""
 
 

@@ -386,6 +386,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         commit=commit(),
         flags=list(evaluation.flags),
         skipped={name: len(ids) for name, ids in data.skipped.items()},
+        options=recipe.settings(config),
     )
     if trainer.is_global_zero:
         found = examples(module, data.splits["test"])

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import lightning as L
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cmr_bench.errors import DataError, UsageError
+from cmr_bench.places import cache_dir as cache_dir
 
 if TYPE_CHECKING:
     from cmr_bench.datamodules.features import FeatureStore
@@ -394,12 +394,6 @@ def text_batch(split: Split, rows: Rows, epoch: int | None = None) -> TextBatch:
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def cache_dir(data: str) -> Path:
-    """Folder for what is made from data set ``data``, under ``CMR_BENCH_CACHE`` or the user's cache folder."""
-    base = os.environ.get("CMR_BENCH_CACHE") or platformdirs.user_cache_dir("cmr-bench", appauthor=False)
-    return Path(base) / data
 
 
 def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: str) -> Path:

@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cmr_bench.datamodules.base import ArrayView, Split, View, cache_dir
+from cmr_bench.datamodules.base import ArrayView, Split, View
 from cmr_bench.errors import DataError, did_you_mean
+from cmr_bench.places import MANIFEST as MANIFEST
+from cmr_bench.places import list_stores as list_stores
+from cmr_bench.places import store_folders as store_folders
 
 SCHEMA = 1
-MANIFEST, ARRAY, PARTIAL = "manifest.json", "features.npy", "features.npy.partial"
+ARRAY, PARTIAL = "features.npy", "features.npy.partial"
 
 
 @dataclass(frozen=True)
@@ -152,18 +155,6 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read features {path}: {error}; make them again") from error
     return array
-
-
-def store_folders(data: str, root: str | Path | None = None) -> list[Path]:
-    """Folders that hold the stores of a data set: beside the data first, then the cache."""
-    base = root or os.environ.get("CMR_BENCH_DATA")
-    beside = [] if not base else [Path(base).expanduser() / data / "features", Path(base).expanduser() / "features"]
-    return [*beside, cache_dir(data) / "features"]
-
-
-def list_stores(data: str, root: str | Path | None = None) -> list[Path]:
-    """Folders of the stores of a data set, complete or not."""
-    return [manifest.parent for place in store_folders(data, root) for manifest in sorted(place.glob(f"*/{MANIFEST}"))]
 
 
 def open_store(name: str, data: str, root: str | Path | None = None) -> FeatureStore:
