@@ -154,6 +154,7 @@ def quiet(silent: bool = True) -> Iterator[None]:
                 ".*isn't a known.*",
                 ".*GPU available but not used.*",
                 ".*could not find the monitored key.*",
+                ".*sync_dist=True.*",
                 ".*treespec.*",
                 ".*LeafSpec.*",
                 ".*Trying to infer the `batch_size`.*",

@@ -26,6 +26,7 @@ from cmr_bench.datamodules.base import (
 from cmr_bench.errors import CmrBenchError, UsageError
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
+from cmr_bench.models.distributed import gather, world_size
 
 Encoded = Tensor | tuple[Tensor, ...]
 """Encoded items: one tensor, or several that share their first dimension, the item."""
@@ -190,6 +191,28 @@ class RetrievalModule(L.LightningModule):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the loss as ``loss`` and its named terms for the log, each a scalar."""
         raise NotImplementedError
+
+    def gather(
+        self, images: Encoded, texts: Encoded, batch: PairBatch
+    ) -> tuple[Encoded, Encoded, Tensor, Tensor | None]:
+        """Widen an encoded batch to the global batch, so that negatives are the same on one device and on many.
+
+        Args:
+            images: Encoded images of this process.
+            texts: Encoded texts of this process.
+            batch: The batch they come from.
+
+        Returns:
+            Images and texts of all processes, with gradient, and the identity and labels of their pairs.
+        """
+        if world_size() == 1:
+            return images, texts, batch.identity, batch.labels
+        sides = [
+            gather(side) if isinstance(side, Tensor) else tuple(gather(part) for part in side)
+            for side in (images, texts)
+        ]
+        labels = None if batch.labels is None else gather(batch.labels)
+        return sides[0], sides[1], gather(batch.identity), labels
 
     def prepare_training(self, train: Split) -> None:
         """See the training split once before training starts, for what cannot be had from batches."""
