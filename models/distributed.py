@@ -56,7 +56,11 @@ def gather(tensor: Tensor) -> Tensor:
     wanted = [most - have for most, have in zip(longest, tensor.shape, strict=False)]
     padding = [0, 0] * max(tensor.ndim - 2, 0) + [n for extra in reversed(wanted) for n in (0, extra)]
     padded = F.pad(tensor, padding)
-    everything = _Gather.apply(padded) if tensor.is_floating_point() else _stack(padded)
+    everything = (
+        _Gather.apply(padded)  # type: ignore[no-untyped-call]
+        if tensor.is_floating_point()
+        else _stack(padded)
+    )
     return torch.cat([everything[rank, : int(sizes[rank, 0])] for rank in range(world)])
 
 
