@@ -18,6 +18,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -30,6 +31,7 @@ DEFAULT_DIM = {"doc2vec": 300, "tfidf": 1000, "lsa": 300}
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _CHUNK = 1024
+_SHOWN = 256
 
 Vectors = npt.NDArray[np.float32]
 Encode = Callable[[Sequence[str]], Vectors]
@@ -267,8 +269,10 @@ def _write_vectors(file: Path, encode: Encode, texts: Sequence[str], title: str,
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     array: Vectors | None = None
     try:
-        for start in track(range(0, len(texts), _CHUNK), description=title, transient=True):
-            part = encode(texts[start : start + _CHUNK])
+        starts = range(0, len(texts), _SHOWN)
+        console = Console(stderr=True)
+        for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
+            part = encode(texts[start : start + _SHOWN])
             if array is None:
                 array = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), (len(texts), part.shape[1]))
             array[start : start + len(part)] = part

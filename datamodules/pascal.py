@@ -1,0 +1,150 @@
+"""Pascal Sentence: photographs of twenty categories, each described by about five people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cmr_bench.datamodules.base import SPLITS, RetrievalDataModule, Split, locate
+from cmr_bench.datamodules.splits import stratified_slice
+from cmr_bench.errors import DataError, did_you_mean
+
+LAYOUT = "dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, test.txt"
+
+
+class Pascal(RetrievalDataModule):
+    """Pascal Sentence (Rashtchian et al. 2010): 1,000 photographs of twenty categories with their sentences, mAP.
+
+    Args:
+        sentences: Take every sentence as a text of its own, instead of an image's sentences together as one document.
+        split_seed: Seed of the 40 / 5 / 5 images a category that are drawn where train.txt, val.txt and test.txt are
+            not there; it does not change with the seed of the run.
+    """
+
+    data_name = "pascal"
+    selection = "map"
+    expected: ClassVar[Mapping[str, tuple[int, ...]]] = {"train": (800, 800), "val": (100, 100), "test": (100, 100)}
+
+    def __init__(self, sentences: bool = False, split_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sentences, self.split_seed = sentences, split_seed
+        self.text_features = self.text_features or "tfidf"
+
+    def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
+        """Images of every split, and texts where one document is one text."""
+        return {name: counts[:1] for name, counts in self.expected.items()} if self.sentences else self.expected
+
+    def folder(self) -> Path:
+        """Folder with the sentences and photographs."""
+        return locate(self.root, self.data_name, ["sentence/*/*.txt"], LAYOUT)
+
+    def read(self) -> Mapping[str, Split]:
+        """Read the split lists or draw a split, and the sentences of every image."""
+        folder = self.folder()
+        categories = sorted(place.name for place in (folder / "sentence").iterdir() if place.is_dir())
+        photos = folder / "dataset" if (folder / "dataset").is_dir() else None
+        lists = [name for name in SPLITS if (folder / f"{name}.txt").is_file()]
+        if lists and len(lists) < len(SPLITS):
+            absent = ", ".join(f"{name}.txt" for name in SPLITS if name not in lists)
+            raise DataError(
+                f"{folder}: {absent} missing beside {lists[0]}.txt; add it, or remove all lists for a drawn split"
+            )
+        parts = read_lists(folder, categories) if lists else draw(all_items(folder, categories), self.split_seed)
+        splits = {}
+        for name, items in parts.items():
+            captions: list[str] = []
+            text_ids: list[str] = []
+            image_of_text: list[int] = []
+            for row, item in enumerate(items):
+                lines = read_sentences(folder / "sentence" / f"{item}.txt")
+                texts = lines if self.sentences else [" ".join(lines)]
+                captions += texts
+                text_ids += [f"{item}#{number}" for number in range(len(texts))] if self.sentences else [item]
+                image_of_text += [row] * len(texts)
+            splits[name] = Split(
+                name,
+                items,
+                np.array(image_of_text, dtype=np.int64),
+                text_ids,
+                captions=captions,
+                image_files=None if photos is None else [photos / f"{item}.jpg" for item in items],
+                labels=np.array([categories.index(item.split("/")[0]) for item in items], dtype=np.int64),
+                class_names=categories,
+            )
+        return splits
+
+
+def all_items(folder: Path, categories: Sequence[str]) -> list[str]:
+    """List every item that has a photograph or a sentence file as ``category/image``."""
+    files = [*folder.glob("dataset/*/*.jpg"), *folder.glob("sentence/*/*.txt")]
+    items = sorted({f"{file.parent.name}/{file.stem}" for file in files})
+    for item in items:
+        _check_category(item, categories, folder / "dataset")
+    return items
+
+
+def draw(items: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """Share items out by category: a tenth is test, a tenth validation, the rest training."""
+    categories = sorted({item.split("/")[0] for item in items})
+    left = np.arange(len(items))
+    labels = np.array([categories.index(item.split("/")[0]) for item in items], dtype=np.int64)
+    parts: dict[str, list[str]] = {"train": []}
+    for name in ("val", "test"):
+        drawn = left[stratified_slice(labels[left], len(items) // 10, seed)]
+        left = np.setdiff1d(left, drawn)
+        parts[name] = [items[row] for row in drawn.tolist()]
+    parts["train"] = [items[row] for row in left.tolist()]
+    return parts
+
+
+def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
+    """Read train.txt, val.txt and test.txt: ``category/image`` on every line, with or without an ending.
+
+    Raises:
+        DataError: If a line is malformed, names an unknown category, or stands in two places.
+    """
+    first: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
+    for name in SPLITS:
+        file = folder / f"{name}.txt"
+        parts[name] = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            item = line.strip().removesuffix(".jpg").removesuffix(".txt")
+            if not item:
+                continue
+            where = f"{file}:{number}"
+            if item.count("/") != 1:
+                raise DataError(f"{where}: expected category/image, found {line[:80]!r}")
+            _check_category(item, categories, where)
+            if item in first:
+                raise DataError(f"{where}: {item} is already listed at {first[item]}")
+            first[item] = where
+            parts[name].append(item)
+    return parts
+
+
+def read_sentences(file: Path) -> list[str]:
+    """Read the sentences of an image, one a line.
+
+    Raises:
+        DataError: If the file is missing or empty.
+    """
+    if not file.is_file():
+        raise DataError(f"pascal: {file} is missing; every image needs its sentences, one a line")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    sentences = [line for line in lines if line]
+    if not sentences:
+        raise DataError(f"pascal: {file} is empty; every image needs its sentences, one a line")
+    return sentences
+
+
+def _check_category(item: str, categories: Sequence[str], where: object) -> None:
+    category = item.split("/")[0]
+    if category not in categories:
+        raise DataError(
+            f"{where}: category '{category}' of {item} has no folder sentence/{category}."
+            f"{did_you_mean(category, categories)}"
+        )
