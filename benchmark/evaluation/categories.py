@@ -60,7 +60,9 @@ class Labels:
         given = as_numpy(labels)
         if given.ndim not in (1, 2) or len(given) != n_images or given.size == 0:
             raise DataError(f"labels are ({n_images},) or multi-hot ({n_images}, n_classes), these have {given.shape}")
-        if given.dtype.kind not in "biuf" or not np.array_equal(given, np.asarray(given, dtype=np.int64)):
+        with np.errstate(invalid="ignore"):
+            whole = given.dtype.kind in "biuf" and np.array_equal(given, given.astype(np.int64))
+        if not whole:
             raise DataError(f"labels are whole numbers or multi-hot 0/1, these are {given.dtype} values that are not")
         if given.ndim == 2 and not np.isin(given, (0, 1)).all():
             raise DataError("labels with two axes are multi-hot: only 0 and 1 are allowed")
@@ -78,7 +80,7 @@ class Labels:
 
 
 def category_scores(
-    scores: ScoreSource, image_of_text: ArrayLike, labels: ArrayLike, *, block: int = 2**22
+    scores: ScoreSource, image_of_text: ArrayLike, labels: ArrayLike | Labels, *, block: int = 2**22
 ) -> tuple[CategoryScores, CategoryScores]:
     """Score both directions: every image against all texts, every text against all images.
 
@@ -95,7 +97,7 @@ def category_scores(
         DataError: for malformed links, labels or scores, and where no query has a relevant item.
     """
     owner = links(image_of_text, scores.n_images, scores.n_texts)
-    classes = Labels(labels, scores.n_images)
+    classes = labels if isinstance(labels, Labels) else Labels(labels, scores.n_images)
     images = np.arange(scores.n_images)
 
     def rows(part: slice) -> Tensor:

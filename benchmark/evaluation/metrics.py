@@ -21,7 +21,7 @@ RECALL_LEVELS = np.linspace(0.0, 1.0, 11)
 
 def recall_at_k(ranks: Floats, k: int) -> float:
     """Percent of the queries whose match ranks at ``k`` or better. For i2t: that *one* of the texts does."""
-    return float(100.0 * np.mean(ranks <= k))
+    return float(100.0 * np.count_nonzero(ranks <= k) / len(ranks))
 
 
 def median_rank(ranks: Floats) -> float:
@@ -171,8 +171,7 @@ def _within(items: RelevantItems, cutoff: NDArray[np.int64]) -> NDArray[np.int64
 
 def _retrieved(items: RelevantItems, cutoff: NDArray[np.int64]) -> Floats:
     """Return the expected number of relevant items within the cutoff."""
-    expected: Floats = np.sum(_within(items, cutoff) / items.group, axis=1)
-    return expected
+    return _row_sums(_within(items, cutoff) / items.group)
 
 
 def _precision_sum(items: RelevantItems, cutoff: NDArray[np.int64]) -> Floats:
@@ -189,8 +188,12 @@ def _precision_sum(items: RelevantItems, cutoff: NDArray[np.int64]) -> Floats:
     )
     share = np.where(items.group > 1, (items.group_relevant - 1) / np.maximum(items.group - 1, 1), 0.0)
     sums = (items.above_relevant + 1) * inverse + share * (places - (items.above + 1) * inverse)
-    total: Floats = np.sum(np.where(items.valid, sums / items.group, 0.0), axis=1)
-    return total
+    return _row_sums(np.where(items.valid, sums / items.group, 0.0))
+
+
+def _row_sums(values: Floats) -> Floats:
+    """Sum from left to right: NumPy's own sum would round differently with other padding, that is, other blocks."""
+    return np.cumsum(values, axis=1)[:, -1] if values.shape[1] else np.zeros(len(values))
 
 
 def _over(values: Floats, count: NDArray[np.int64]) -> Floats:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from cmr_bench.errors import DataError, UsageError
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.bootstrap import Resamples, interval
-from cmr_bench.evaluation.categories import CategoryScores, category_scores
+from cmr_bench.evaluation.categories import CategoryScores, Labels, category_scores
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.postprocess import postprocess
-from cmr_bench.evaluation.ranks import Ranks, links, retrieval_ranks
+from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
 
 # The whole matrix of MSCOCO's 5,000 x 25,000 test scores; below this, protocols that need several passes keep it.
@@ -131,12 +131,14 @@ def evaluate(
     """
     protocol = Protocol() if protocol is None else protocol
     owner = links(image_of_text, scores.n_images, scores.n_texts)
-    with_categories = protocol.category if protocol.category is not None else labels is not None
-    if with_categories and labels is None:
+    classes = None if labels is None or protocol.category is False else Labels(labels, scores.n_images)
+    if protocol.category and classes is None:
         raise DataError("category retrieval needs labels of the images, and this data has none: pass labels")
-    if not with_categories and not protocol.instance:
+    if classes is None and not protocol.instance:
         raise UsageError("nothing to score: instance retrieval is off and there are no labels")
-    if with_categories or protocol.postprocess:
+    if protocol.folds is not None:
+        folds_of_images(scores.n_images, protocol.folds)
+    if classes is not None or protocol.postprocess:
         scores = materialise(scores, _KEPT_BYTES)
     if protocol.postprocess:
         scores = postprocess(protocol.postprocess, scores)
@@ -147,8 +149,8 @@ def evaluate(
         result.ranks = retrieval_ranks(scores, owner, folds=protocol.folds)
         result.tie_rate = result.ranks.tie_rate
         result.metrics |= instance_metrics(result.ranks, owner)
-    if with_categories and labels is not None:
-        result.categories = dict(zip(("i2t", "t2i"), category_scores(scores, owner, labels), strict=True))
+    if classes is not None:
+        result.categories = dict(zip(("i2t", "t2i"), category_scores(scores, owner, classes), strict=True))
         result.metrics |= category_metrics(result.categories)
         result.excluded = {direction: found.excluded for direction, found in result.categories.items()}
         result.curves = {"recall": metrics.RECALL_LEVELS.tolist()}

@@ -25,7 +25,16 @@ from cmr_bench.evaluation.scores import (
     reorder_texts,
 )
 
-__all__ = ["EmbeddingScores", "FunctionScores", "MatrixScores", "Ranks", "ScoreSource", "links", "retrieval_ranks"]
+__all__ = [
+    "EmbeddingScores",
+    "FunctionScores",
+    "MatrixScores",
+    "Ranks",
+    "ScoreSource",
+    "folds_of_images",
+    "links",
+    "retrieval_ranks",
+]
 
 Compute = Callable[[slice, slice], Tensor]
 
@@ -113,7 +122,7 @@ def retrieval_ranks(
     image_index = links(image_of_text, scores.n_images, scores.n_texts)
     order = np.argsort(image_index, kind="stable")
     n_folds = 1 if folds is None else folds
-    fold_of_image = _folds(scores.n_images, n_folds)
+    fold_of_image = folds_of_images(scores.n_images, n_folds)
     owner = image_index[order]
     grid = _grid(np.searchsorted(owner, np.arange(scores.n_images + 1)), n_folds, image_block, text_block)
     in_order = reorder_texts(scores, order)
@@ -141,7 +150,12 @@ def _rank(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return ranks
 
 
-def _folds(n_images: int, folds: int) -> NDArray[np.int64]:
+def folds_of_images(n_images: int, folds: int) -> NDArray[np.int64]:
+    """Return the fold of every image, ``(n_images,)``: equal folds of consecutive images.
+
+    Raises:
+        UsageError: if the images do not divide into the folds.
+    """
     if folds < 1 or n_images % folds:
         raise UsageError(f"{n_images} images do not divide into {folds} equal folds: pass a number that divides them")
     return np.arange(n_images) // (n_images // folds)

@@ -47,7 +47,7 @@ def problems(draw: st.DrawFn) -> tuple[NDArray[np.int64], NDArray[np.int64], NDA
     return images, rng.integers(-spread, spread + 1, (len(image_of_text), 3)), image_of_text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(), st.integers(1, 40), st.integers(1, 70))
 def test_ranks_follow_the_definition_for_any_tile(
     problem: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]], image_block: int, text_block: int
