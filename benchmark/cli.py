@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -60,11 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CmrBenchError as error:
         print(f"cmr-bench {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt:
         print(f"cmr-bench {name}: interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        sys.stderr.close()
+    except Exception as error:
+        if os.environ.get("CMR_BENCH_DEBUG"):
+            raise
+        what = " ".join(str(error).split())[:500]
+        print(
+            f"cmr-bench {name}: {type(error).__name__}: {what} (CMR_BENCH_DEBUG=1 shows the traceback)",
+            file=sys.stderr,
+        )
         return 1
 
 

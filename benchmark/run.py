@@ -178,6 +178,8 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
             return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
         except ModuleNotFoundError as error:
             raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
+    import wandb
+
     logger = WandbLogger(
         project=os.environ.get("WANDB_PROJECT", "cmr-bench"),
         name=f"{config.method}-{config.dataset}-s{config.seed}",
@@ -186,7 +188,12 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
         tags=[family, config.dataset],
         resume="allow",
     )
-    logger.experiment.config.update(config.__dict__, allow_val_change=True)
+    try:
+        logger.experiment.config.update(config.__dict__, allow_val_change=True)
+    except wandb.errors.Error as error:
+        raise CmrBenchError(
+            f"W&B refused the run: {error} Without an account, set WANDB_MODE=offline to log to the run folder."
+        ) from error
     return logger
 
 
