@@ -348,6 +348,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     assert isinstance(data, RetrievalDataModule)
     module.build(data.load(module.image_view, module.text_view, module.tokenizer))
     module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
+    module.selection = data.selection
     with quiet():
         trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
         selection = fit(trainer, module, data, folder)

@@ -154,6 +154,7 @@ class RetrievalModule(L.LightningModule):
         self.test_seconds: dict[str, float] = {}
         self.bootstrap = 0
         self.postprocess: str | None = None
+        self.selection = "rsum"
         self._pieces: tuple[list[Any], list[Any]] = ([], [])
 
     @property

@@ -1,0 +1,107 @@
+"""What stands between the views of a data set and the layers of a method: pooling and standardising."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import ImageBatch, Rows, View, ViewSpec
+from cmr_bench.errors import CmrBenchError
+
+_CHUNK = 1024
+
+
+def pool_regions(regions: Tensor, mask: Tensor | None) -> Tensor:
+    """Average the real regions of each image: (b, R, d) and mask (b, R) to (b, d)."""
+    if mask is None:
+        return regions.mean(1)
+    weight = mask.to(regions).unsqueeze(-1)
+    return (regions * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def fetch_vectors(view: View, rows: Rows | None = None) -> Tensor:
+    """Load items of a view of vectors or regions as one vector each, (n, d), regions averaged; None takes them all."""
+    rows = np.arange(len(view)) if rows is None else rows
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        fields = view.fetch(rows[start : start + _CHUNK])
+        if "vector" in fields:
+            parts.append(fields["vector"])
+        elif "regions" in fields:
+            parts.append(pool_regions(fields["regions"], fields.get("mask")))
+        else:
+            raise CmrBenchError(f"a view of '{view.spec.kind}' holds no feature vectors")
+    return torch.cat(parts)
+
+
+class ImageInput(nn.Module):
+    """One feature vector an image, whatever the view: vectors as they are, regions averaged, pixels through a network.
+
+    Args:
+        spec: The image view.
+        cnn: Network for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        weights: Local weights file of the network, or random; its library's pretrained weights where None.
+        fine_tune: Train the network too.
+    """
+
+    def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
+        super().__init__()
+        self.network: nn.Module | None = None
+        self.dim = spec.shape[-1]
+        if spec.kind == "pixels":
+            PixelEncoder = importlib.import_module("cmr_bench.models.encoders.image").PixelEncoder  # noqa: N806
+            encoder = PixelEncoder(cnn, weights, None, fine_tune)
+            self.network, self.dim = encoder, encoder.dim
+
+    def forward(self, images: ImageBatch) -> Tensor:
+        """Return the features of a batch, (b, dim)."""
+        features = images.vector
+        if self.network is not None:
+            features = self.network(images.pixels)
+        elif images.regions is not None:
+            features = pool_regions(images.regions, images.mask)
+        assert features is not None
+        return features if features.ndim == 2 else features.mean(1)
+
+
+class Standardise(nn.Module):
+    """Takes the mean from every feature and divides it by its standard deviation, both of the training split.
+
+    Until :meth:`fit` has been called it returns its input as it is. A feature that never varies is only centred.
+
+    Args:
+        dim: Number of features.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("deviation", torch.ones(dim))
+
+    def fit(self, view: View, at_most: int = 20000) -> None:
+        """Learn mean and deviation from a view; of a large one from ``at_most`` items evenly spread over it."""
+        rows = np.unique(np.linspace(0, len(view) - 1, min(len(view), at_most)).astype(np.int64))
+        values = fetch_vectors(view, rows).double()
+        deviation = values.std(0, correction=0)
+        self.mean.copy_(values.mean(0))
+        self.deviation.copy_(torch.where(deviation > 1e-8, deviation, 1.0))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Standardise features, (b, dim)."""
+        return (values - self.mean) / self.deviation
+
+
+def with_own_rate(module: nn.Module, part: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Split what is trained of ``module`` into optimiser groups: the rest, and ``part`` with learning rate ``lr``."""
+    own = {id(parameter) for parameter in part.parameters()}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
+    inner = [p for p in trained if id(p) in own]
+    return [*groups, {"params": inner, "lr": lr}] if inner else groups
