@@ -13,6 +13,7 @@ from cmr_bench.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("cmr_bench.run", "train, select on validation, test and store one method on one data set"),
+    "suite": ("cmr_bench.suite", "run many experiments from one YAML, skipping what is stored"),
     "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
     "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
     "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
