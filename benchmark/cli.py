@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from cmr_bench.errors import CmrBenchError, did_you_mean
 from cmr_bench.version import __version__
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cmr-bench: no command '{asked}'.{did_you_mean(asked, COMMANDS)} See cmr-bench --help", file=sys.stderr)
         return 2
     try:
-        return _command(name, words[len(name.split()) :])
+        code = _command(name, words[len(name.split()) :])
+        sys.stdout.flush()
+        return code
     except CmrBenchError as error:
         print(f"cmr-bench {name}: {error}", file=sys.stderr)
         return error.exit_code
@@ -80,11 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a usage error with one line."""
+    """Answers a usage error with one line, and an unknown option with the one that was probably meant."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and fail on what is left over."""
+        parsed, left = self.parse_known_args(args, namespace)
+        if left:
+            option = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            self.error(f"no option '{option}'.{did_you_mean(option, known)}")
+        return parsed
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line and exit with 2."""
-        print(f"{self.prog}: {message}. See {self.prog} --help", file=sys.stderr)
+        end = "" if message.endswith(("?", ".")) else "."
+        print(f"{self.prog}: {message}{end} See {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 

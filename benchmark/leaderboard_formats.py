@@ -1,0 +1,383 @@
+"""The leaderboard as a terminal table, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from cmr_bench.leaderboard import Row, Section, best, columns
+from cmr_bench.published import load_published
+
+# Flag -> mark in a row and its meaning in the legend; a flag that is not here stands in the row in full.
+MARKS = {
+    "transductive": ("t", "transductive: scores were corrected with the whole test set at hand"),
+    "ensemble": ("e", "ensemble of several models"),
+    "uses_test_groups": ("g", "uses which captions of the test set belong together"),
+    "external": ("x", "scored from files that a user brought; the content of the test split is not verified"),
+    "skipped": ("s", "some images were left out for want of a file"),
+}
+_HEADS = {
+    "r1": "R@1",
+    "r5": "R@5",
+    "r10": "R@10",
+    "medr": "MedR",
+    "meanr": "MeanR",
+    "mr": "mR",
+    "map": "mAP",
+    "map_at_50_retrieved": "mAP@50 retrieved",
+    "map_at_r": "mAP@R",
+    "r_precision": "R-Precision",
+}
+_ONE_DECIMAL = ("r1", "r5", "r10", "medr", "meanr", "mr", "rsum")
+_TEXT_WIDTH = 14
+
+
+def head(name: str) -> tuple[str, str]:
+    """Return direction (i2t, t2i or empty) and heading of a metric."""
+    direction = next((way for way in ("i2t", "t2i") if name.startswith(f"{way}_")), "")
+    rest = name.removeprefix(f"{direction}_") if direction else name
+    return direction, _HEADS.get(rest, rest)
+
+
+def number(name: str, value: float) -> str:
+    """Write a value of a metric with the decimals that its unit deserves."""
+    return f"{value:.1f}" if name.removeprefix("i2t_").removeprefix("t2i_") in _ONE_DECIMAL else f"{value:.3f}"
+
+
+def marks(row: Row) -> list[str]:
+    """Return the marks of a row's flags."""
+    return [MARKS[flag][0] if flag in MARKS else flag for flag in row.flags]
+
+
+def legend(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return mark and meaning of every mark in use, in the order of :data:`MARKS`."""
+    used = {flag for row in rows for flag in row.flags}
+    return [MARKS[flag] for flag in MARKS if flag in used]
+
+
+def clean(text: str) -> str:
+    """Return text on one line, without control characters and halves of surrogate pairs."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(printable.split())
+
+
+@dataclass(frozen=True)
+class _Board:
+    """One section, ready to be written: what is shown of it and which values are best."""
+
+    section: Section
+    names: list[str]
+    rows: list[Row]
+    best: Mapping[str, float]
+
+    def is_best(self, row: Row, name: str) -> bool:
+        return row.measured and name in self.best and row.metrics.get(name) == self.best[name]
+
+    def notes(self) -> Iterator[str]:
+        """What a reader must know, beside the legend of marks."""
+        several = [row for row in self.rows if row.measured and row.spread]
+        if several:
+            yield "± is the standard deviation over seeds."
+        left_out = sum(row.superseded for row in self.rows)
+        if left_out:
+            yield f"Left out: {left_out} earlier result{'s' if left_out > 1 else ''} of a seed that was run again."
+        if self.section.remark and any(not row.measured for row in self.rows):
+            yield self.section.remark[0].upper() + self.section.remark[1:] + "."
+
+    def sources(self) -> dict[str, str]:
+        """Keys of the publications in use and what they stand for."""
+        used = [row.source for row in self.rows if row.source]
+        known = load_published().sources if used else {}
+        return {key: known.get(key, key) for key in dict.fromkeys(used)}
+
+
+def _board(section: Section, wanted: Sequence[str] | None) -> _Board:
+    names = columns(section, wanted)
+    rows = [row for row in section.rows if row.measured or any(name in row.metrics for name in names)]
+    return _Board(section, names, rows, best(rows, names))
+
+
+def render(kind: str, found: Sequence[Section], wanted: Sequence[str] | None) -> str:
+    """Write sections as ``table``, ``markdown``, ``csv`` or ``latex``.
+
+    Args:
+        kind: The format.
+        found: The sections.
+        wanted: Names of metrics and groups; None chooses for every section.
+
+    Returns:
+        Text that ends with a line break.
+    """
+    boards = [_board(section, wanted) for section in found]
+    if kind == "csv":
+        return _csv(boards)
+    if kind == "table":
+        console = Console(file=io.StringIO(), width=10_000, color_system=None, highlight=False)
+        with console.capture() as captured:
+            _print(console, boards)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    write = _markdown if kind == "markdown" else _latex
+    return "\n".join(write(board) for board in boards)
+
+
+def show(found: Sequence[Section], wanted: Sequence[str] | None) -> None:
+    """Print sections as tables as wide as the terminal; a pipe has no width, so there they are as wide as they need."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ and "FORCE_COLOR" not in os.environ:
+        print(render("table", found, wanted), end="")
+        return
+    _print(Console(highlight=False), [_board(section, wanted) for section in found])
+
+
+def _print(console: Console, boards: Sequence[_Board]) -> None:
+    for position, board in enumerate(boards):
+        if position:
+            console.print()
+        table, notes = _fitted(board, console)
+        console.print(Text(clean(board.section.title), style="bold"))
+        if board.section.note:
+            console.print(Text(board.section.note, style="yellow"))
+        console.print(table)
+        for note in (*notes, *board.notes()):
+            console.print(Text(note, style="dim"))
+        if console.color_system is None and board.best:
+            console.print("* best of the measured rows")
+        for mark, meaning in legend(board.rows):
+            console.print(Text(f"[{mark}] {meaning}", style="dim"))
+        for key, title in board.sources().items():
+            console.print(Text(f"{key}: {title}", style="dim"))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How much of a board a terminal table shows: the narrower, the less.
+
+    Attributes:
+        stacked: Standard deviations stand below the means.
+        noted: Features and sources are numbered notes below the table.
+        without: Metrics that are left out.
+    """
+
+    stacked: bool = False
+    noted: bool = False
+    without: tuple[str, ...] = ()
+
+
+def _superscript(position: int) -> str:
+    return str(position).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _fitted(board: _Board, console: Console) -> tuple[Table, list[str]]:
+    """Return the table in the fullest layout that fits, whole numbers in every case, and what had to be left out."""
+    dropped: tuple[str, ...] = ()
+    layouts = [_Layout(), _Layout(stacked=True), _Layout(stacked=True, noted=True)]
+    for ending in ("meanr", "medr", "mr", "_r5", "_r10", "_r1", ""):
+        more = tuple(name for name in board.names[:-1] if name.endswith(ending) and name not in dropped)
+        for name in reversed(more):
+            dropped = (*dropped, name)
+            layouts.append(_Layout(stacked=True, noted=True, without=dropped))
+    chosen, table = layouts[-1], None
+    for layout in layouts:
+        table = _table(board, layout, console)
+        if _needed(table, console) <= console.width:
+            chosen = layout
+            break
+    assert table is not None
+    gone = [" ".join(part for part in head(name) if part) for name in board.names if name in chosen.without]
+    notes = [f"Left out for want of width: {', '.join(gone)}. --format csv has all."] if gone else []
+    if chosen.noted:
+        about = dict.fromkeys(text for row in board.rows if (text := clean(row.source or row.features)))
+        notes += [f"{_superscript(at)} {text}" for at, text in enumerate(about, start=1)]
+    return table, notes
+
+
+def _needed(table: Table, console: Console) -> int:
+    """Return the columns that a table needs if its text is folded and its numbers are whole."""
+    options = console.options.update(width=10_000)
+    whole = Measurement.get(console, options, table).maximum
+    folded = 0
+    for column in table.columns:
+        if not column.no_wrap:
+            widest = max(Measurement.get(console, options, cell).maximum for cell in column.cells)
+            folded += max(0, widest - _TEXT_WIDTH)
+    return whole - folded
+
+
+def _table(board: _Board, layout: _Layout, console: Console) -> Table:
+    plain = console.color_system is None
+    notes: dict[str, int] = {}
+    names = [name for name in board.names if name not in layout.without]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    table.add_column("method", overflow="fold")
+    with_features = not layout.noted and any(row.features or row.source for row in board.rows)
+    if with_features:
+        table.add_column("features or source", overflow="fold", style="dim")
+    with_seeds = any(row.n_seeds for row in board.rows)
+    if with_seeds:
+        table.add_column("seeds", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column("\n".join(head(name)).strip(), justify="right", no_wrap=True, vertical="top")
+    for row, following in zip(board.rows, [*board.rows[1:], None], strict=True):
+        about = clean(row.source or row.features)
+        label = Text(clean(row.label))
+        if row.flags:
+            label.append(f" [{','.join(marks(row))}]", style="yellow")
+        if layout.noted and about:
+            label.append(_superscript(notes.setdefault(about, len(notes) + 1)))
+        cells: list[Text] = [label]
+        cells += [Text(about)] if with_features else []
+        cells += [Text(str(row.n_seeds or ""))] if with_seeds else []
+        for name in names:
+            is_best = board.is_best(row, name)
+            text, spread = _cell(row, name)
+            mark = ("*" if is_best else " ") if plain and name in board.best else ""
+            whole = text + (("\n" if layout.stacked else " ") + f"±{spread}" + mark.replace("*", " ") if spread else "")
+            if mark:
+                whole = whole.replace(text, text + mark, 1) if layout.stacked or not spread else whole[:-1] + mark
+            cells.append(Text(whole, style="bold green" if is_best else ""))
+        boundary = following is not None and row.measured and not following.measured
+        table.add_row(*cells, style="" if row.measured else "dim", end_section=boundary)
+    return table
+
+
+def _cell(row: Row, name: str) -> tuple[str, str]:
+    """Return value and spread; both empty where the row lacks the metric, the spread where there is one seed."""
+    if name not in row.metrics:
+        return "", ""
+    spread = number(name, row.spread[name]) if name in row.spread else ""
+    return number(name, row.metrics[name]), spread
+
+
+def _escape_markdown(text: str) -> str:
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", clean(text)).replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+
+
+def _markdown(board: _Board) -> str:
+    heads = [" ".join(part for part in head(name) if part) for name in board.names]
+    lines = [["method", "features or source", "seeds", *heads]]
+    for row in board.rows:
+        label = _escape_markdown(row.label) + "".join(f"<sup>{_escape_markdown(mark)}</sup>" for mark in marks(row))
+        lines.append([label, _escape_markdown(row.source or row.features), str(row.n_seeds or "")])
+        for name in board.names:
+            value, spread = _cell(row, name)
+            text = f"{value} ± {spread}" if spread else value
+            lines[-1].append(f"**{text}**" if board.is_best(row, name) else text)
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * width if at < 2 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    body = [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
+    notes = [_escape_markdown(note) for note in board.notes()]
+    notes += ["Bold: best of the measured rows."] if board.best else []
+    notes += [f"<sup>{mark}</sup> {meaning}." for mark, meaning in legend(board.rows)]
+    notes += [f"{_escape_markdown(key)}: {_escape_markdown(title)}." for key, title in board.sources().items()]
+    parts = [f"### {_escape_markdown(board.section.title)}", "", *body]
+    if board.section.note:
+        parts[1:1] = ["", _escape_markdown(board.section.note)]
+    return "\n".join([*parts, *([""] if notes else []), "  \n".join(notes)]).rstrip("\n") + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in clean(text))
+
+
+def _latex(board: _Board) -> str:
+    groups = [head(name)[0] for name in board.names]
+    spans = [(way, groups.index(way) + 4, groups.count(way)) for way in dict.fromkeys(groups)]
+    contiguous = all(groups[start - 4 : start - 4 + count] == [way] * count for way, start, count in spans)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{_escape_latex(' '.join([board.section.title + '.', board.section.note]))}}}",
+        rf"\begin{{tabular}}{{@{{}}llr{'r' * len(board.names)}@{{}}}}",
+        r"\toprule",
+    ]
+    if contiguous and any(groups):
+        over = [rf"\multicolumn{{{count}}}{{c}}{{{way}}}" for way, _, count in spans]
+        rules = [rf"\cmidrule(lr){{{start}-{start + count - 1}}}" for way, start, count in spans if way]
+        lines += [rf"& & & {' & '.join(over)} \\", " ".join(rules)]
+        heads = [head(name)[1] for name in board.names]
+    else:
+        heads = [" ".join(part for part in head(name) if part) for name in board.names]
+    lines += [" & ".join(["method", "features or source", "seeds", *map(_escape_latex, heads)]) + r" \\", r"\midrule"]
+    for row, previous in zip(board.rows, [None, *board.rows], strict=False):
+        if previous is not None and previous.measured and not row.measured:
+            lines.append(r"\midrule")
+        mark = rf"\textsuperscript{{{_escape_latex(','.join(marks(row)))}}}" if row.flags else ""
+        cells = [_escape_latex(row.label) + mark, _escape_latex(row.source or row.features), str(row.n_seeds or "")]
+        for name in board.names:
+            value, spread = _cell(row, name)
+            text = rf"{value} $\pm$ {spread}" if spread else value
+            cells.append(rf"\textbf{{{text}}}" if board.is_best(row, name) else text)
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    notes = [_escape_latex(note) for note in board.notes()]
+    notes += ["Bold: best of the measured rows."] if board.best else []
+    notes += [rf"\textsuperscript{{{mark}}} {_escape_latex(meaning)}." for mark, meaning in legend(board.rows)]
+    notes += [f"{_escape_latex(key)}: {_escape_latex(title)}." for key, title in board.sources().items()]
+    lines += [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _csv(boards: Sequence[_Board]) -> str:
+    names = list(dict.fromkeys(name for board in boards for name in board.names))
+    about: dict[str, Callable[[Section, Row], object]] = {
+        "data": lambda section, row: section.data,
+        "protocol": lambda section, row: f"mean of {section.folds} folds" if section.folds else "whole",
+        "test_images": lambda section, row: section.n_images or "",
+        "test_texts": lambda section, row: section.n_texts or "",
+        "fingerprint": lambda section, row: section.fingerprint if row.measured else "",
+        "kind": lambda section, row: "measured" if row.measured else "published",
+        "source": lambda section, row: row.source,
+        "family": lambda section, row: row.family,
+        "method": lambda section, row: row.method,
+        "variant": lambda section, row: row.variant,
+        "detail": lambda section, row: row.detail,
+        "features": lambda section, row: row.features,
+        "fidelity": lambda section, row: row.fidelity,
+        "flags": lambda section, row: ";".join(row.flags),
+        "n_seeds": lambda section, row: row.n_seeds if row.n_seeds is not None else "",
+        "seeds": lambda section, row: ";".join("" if seed is None else str(seed) for seed in row.seeds),
+    }
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*about, *(column for name in names for column in (name, f"{name}_sd"))])
+    for board in boards:
+        for row in board.rows:
+            cells = [
+                clean(value) if isinstance(value := tell(board.section, row), str) else value for tell in about.values()
+            ]
+            for name in names:
+                shown = name in board.names
+                cells += [row.metrics.get(name, "") if shown else "", row.spread.get(name, "") if shown else ""]
+            writer.writerow(cells)
+    return text.getvalue()
