@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from cmr_bench.errors import UsageError, did_you_mean
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from cmr_bench.datamodules.base import RetrievalDataModule
     from cmr_bench.models.base import RetrievalModule
 
+Base = TypeVar("Base")
 FAMILIES = ("pairwise", "adversarial", "interaction", "attributes", "subspace")
 
 
@@ -26,13 +30,15 @@ class Method:
         target: Where the class is, ``module:Class``.
         family: Family of the survey, one of :data:`FAMILIES`.
         paper: The paper, as one would cite it in a table.
-        views: Image and text views it reads, for `cmr-bench list`.
+        views: Image views, then text views that it reads, ``a|b, c``, for `cmr-bench list`.
+        labels: Whether it uses category labels: ignored, optional or required.
     """
 
     target: str
     family: str
     paper: str
     views: str
+    labels: str = "ignored"
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,24 @@ class DataSet:
     Attributes:
         target: Where the class is, ``module:Class``.
         about: One line.
+        parts: What `cmr-bench list` looks for: name of a part -> glob patterns below the data set's folder, of which
+            the first that matches counts.
+        needs: Parts of which one is enough to read the data set.
     """
 
     target: str
     about: str
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+def _captioned(name: str, photos: tuple[str, ...], short: str) -> dict[str, tuple[str, ...]]:
+    """Return the parts of a data set in Karpathy's layout or in that of the VSE++/SCAN lineage."""
+    return {
+        "annotations": tuple(f"{stem}.json{end}" for stem in (f"dataset_{name}", "dataset") for end in ("", ".gz")),
+        "photos": tuple(f"{folder}/*.jpg" for folder in photos),
+        "precomputed arrays": tuple(f"{folder}*_ims.npy" for folder in ("", f"{short}_precomp/", f"{name}_precomp/")),
+    }
 
 
 METHODS: dict[str, Method] = {
@@ -53,45 +73,114 @@ METHODS: dict[str, Method] = {
         "cmr_bench.models.pairwise.vsepp:VSEPP",
         "pairwise",
         "Faghri et al., BMVC 2018",
-        "pixels|vector|regions, tokens",
+        "vector|regions|pixels, tokens",
     ),
     "adv_subspace": Method(
         "cmr_bench.models.adversarial.adv_subspace:AdvSubspace",
         "adversarial",
         "Ma et al., JAIMLD 2023",
-        "vector, vector",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
     ),
-    "cca": Method("cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector, vector"),
+    "cca": Method(
+        "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
+    ),
 }
 
 DATASETS: dict[str, DataSet] = {
     "synthetic": DataSet("cmr_bench.datamodules.synthetic:Synthetic", "drawn objects with captions, no files needed"),
-    "flickr8k": DataSet("cmr_bench.datamodules.flickr8k:Flickr8k", "6,000 / 1,000 / 1,000 photographs"),
-    "flickr30k": DataSet("cmr_bench.datamodules.flickr30k:Flickr30k", "29,000 / 1,014 / 1,000 photographs"),
-    "mscoco": DataSet("cmr_bench.datamodules.mscoco:MSCOCO", "113,287 / 5,000 / 5,000 photographs"),
-    "wikipedia": DataSet("cmr_bench.datamodules.wikipedia:Wikipedia", "2,173 / 231 / 462 articles, 10 categories"),
-    "pascal": DataSet("cmr_bench.datamodules.pascal:Pascal", "800 / 100 / 100 photographs, 20 categories"),
-    "custom": DataSet("cmr_bench.datamodules.custom:Custom", "your own images and captions"),
+    "flickr8k": DataSet(
+        "cmr_bench.datamodules.flickr8k:Flickr8k",
+        "6,000 / 1,000 / 1,000 photographs, five sentences each",
+        _captioned("flickr8k", ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"),
+        needs=("annotations", "precomputed arrays"),
+    ),
+    "flickr30k": DataSet(
+        "cmr_bench.datamodules.flickr30k:Flickr30k",
+        "29,000 / 1,014 / 1,000 photographs, five sentences each",
+        _captioned("flickr30k", ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
+        needs=("annotations", "precomputed arrays"),
+    ),
+    "mscoco": DataSet(
+        "cmr_bench.datamodules.mscoco:MSCOCO",
+        "113,287 / 5,000 / 5,000 photographs, five sentences or more each",
+        _captioned("coco", ("*2014", "images/*2014", "images", "Images"), "coco"),
+        needs=("annotations", "precomputed arrays"),
+    ),
+    "wikipedia": DataSet(
+        "cmr_bench.datamodules.wikipedia:Wikipedia",
+        "2,173 / 231 / 462 articles and pictures, 10 categories",
+        {
+            "split lists": ("*set_txt_img_cat.list",),
+            "feature files": ("*.npz", "*.mat"),
+            "texts": ("texts/*.xml",),
+            "photos": ("images/*/*.jpg",),
+        },
+        needs=("split lists",),
+    ),
+    "pascal": DataSet(
+        "cmr_bench.datamodules.pascal:Pascal",
+        "800 / 100 / 100 photographs, 20 categories",
+        {
+            "sentences": ("sentence/*/*.txt",),
+            "photos": ("dataset/*/*.jpg",),
+            "split lists": ("train.txt",),
+        },
+        needs=("sentences",),
+    ),
+    "custom": DataSet(
+        "cmr_bench.datamodules.custom:Custom",
+        "your own images and captions",
+        {"table": tuple(f"*.{end}" for end in ("csv", "tsv", "jsonl", "parquet", "json", "json.gz"))},
+        needs=("table",),
+    ),
 }
 
 
 def _load(target: str) -> type:
-    module, _, name = target.partition(":")
-    if module.endswith(".py"):
-        path = Path(module)
-        if not path.is_file():
-            raise UsageError(f"{module} is not a file; pass FILE.py:Class or a name from `cmr-bench list`")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = loaded
-        spec.loader.exec_module(loaded)
-    else:
-        loaded = importlib.import_module(module)
+    module, _, name = target.rpartition(":")
+    loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
     found = getattr(loaded, name, None)
     if not isinstance(found, type):
-        raise UsageError(f"{module} holds no class '{name}'{did_you_mean(name, vars(loaded))}")
+        classes = [known for known, value in vars(loaded).items() if isinstance(value, type)]
+        raise UsageError(f"{module} holds no class '{name}'.{did_you_mean(name, classes)}")
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; pass FILE.py:Class or a name from `cmr-bench list`")
+    # A user's file may be called like a library; a second import must give the same classes.
+    name = f"cmr_bench_own_{path.stem}_{hashlib.sha1(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    try:
+        spec.loader.exec_module(loaded)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return loaded
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"no module '{error.name}'; pass FILE.py:Class, an installed module:Class or a name from `cmr-bench list`"
+        ) from None
+
+
+def _checked(name: str, found: type, base: type[Base]) -> type[Base]:
+    if not issubclass(found, base):
+        raise UsageError(f"{name} is no {base.__name__}: let the class inherit from {base.__module__}.{base.__name__}")
     return found
 
 
@@ -106,16 +195,20 @@ def method_entry(name: str) -> Method:
 
 def method(name: str) -> type[RetrievalModule]:
     """Import the class of a method by short name, ``module:Class`` or ``FILE.py:Class``."""
-    return _load(method_entry(name).target)
+    found = _load(method_entry(name).target)
+    from cmr_bench.models.base import RetrievalModule
+
+    return _checked(name, found, RetrievalModule)
 
 
 def dataset(name: str) -> type[RetrievalDataModule]:
     """Import the class of a data set by short name, ``module:Class`` or ``FILE.py:Class``."""
-    if name in DATASETS:
-        return _load(DATASETS[name].target)
-    if ":" in name:
-        return _load(name)
-    raise UsageError(f"no data set '{name}'.{did_you_mean(name, DATASETS)} `cmr-bench list` shows all.")
+    if name not in DATASETS and ":" not in name:
+        raise UsageError(f"no data set '{name}'.{did_you_mean(name, DATASETS)} `cmr-bench list` shows all.")
+    found = _load(DATASETS[name].target if name in DATASETS else name)
+    from cmr_bench.datamodules.base import RetrievalDataModule
+
+    return _checked(name, found, RetrievalDataModule)
 
 
 def family(name: str) -> str:
