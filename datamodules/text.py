@@ -353,6 +353,9 @@ def _doc2vec(train: Sequence[str], dim: int, seed: int) -> Encode:
         hashfxn=_stable_hash,
     )
 
+    # Without a buffer of the caller's, the compiled code points to one that is freed before it is used.
+    work, unlocked = np.zeros(model.layer1_size, np.float32), np.ones(1, np.float32)
+
     def infer(text: str) -> Vectors:
         # Doc2Vec.infer_vector starts from hash(text), which Python salts anew in every process.
         words = tokenize(text)
@@ -365,10 +368,11 @@ def _doc2vec(train: Sequence[str], dim: int, seed: int) -> Encode:
                 words,
                 [0],
                 float(alpha),
+                work=work,
                 learn_words=False,
                 learn_hidden=False,
                 doctag_vectors=vector,
-                doctags_lockf=np.ones(1, np.float32),
+                doctags_lockf=unlocked,
             )
         return np.asarray(vector[0])
 
