@@ -39,7 +39,18 @@ class Part:
     def view(self, image_ids: Sequence[str]) -> ArrayView:
         """Return the features of the named images."""
         rows = np.fromiter((self.row_of[image] for image in image_ids), dtype=np.int64, count=len(image_ids))
-        return ArrayView(self.array, self.source, rows)
+        return MappedView(self.array, self.source, rows)
+
+
+class MappedView(ArrayView):
+    """A view of an array on disk that data workers map again instead of receiving a copy of it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "array": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.array = open_array(Path(self.spec.source))
 
 
 def open_array(file: Path) -> npt.NDArray[Any]:

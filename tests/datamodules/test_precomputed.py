@@ -83,8 +83,12 @@ def test_a_named_folder_wins_over_the_json(
 
 
 def test_features_stay_on_disk(tmp_path: Path, write_precomputed: Writer) -> None:
-    part = read_folder(write_precomputed(tmp_path))["train"]
+    part = read_folder(write_precomputed(tmp_path, dim=2000))["train"]
     assert isinstance(part.array, np.memmap)
+    view = part.view(part.split.image_ids[2:])
+    sent = pickle.dumps(view)
+    assert len(sent) < part.array.nbytes / 10
+    np.testing.assert_array_equal(pickle.loads(sent).fetch(np.arange(6))["vector"], view.array[2:])
 
 
 def test_variable_repeats_are_runs_and_twins_are_not_merged() -> None:
