@@ -1,0 +1,124 @@
+"""The terms of the adversarial common subspace, and where their gradients go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmr_bench.errors import UsageError
+from cmr_bench.models.adversarial.adv_subspace import AdvSubspace
+
+
+def built(toy: Callable[..., Any], n_classes: int = 3, **options: Any) -> tuple[AdvSubspace, Any]:
+    torch.manual_seed(0)
+    data, module = toy(n_classes=n_classes), AdvSubspace(hidden=8, dim=6, **options)
+    module.build(data.load(module.image_view, module.text_view))
+    return module, next(iter(data.train_dataloader()))
+
+
+def gradients(module: AdvSubspace, loss: torch.Tensor, encoders: bool = True) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return {
+        name: value.grad.clone()
+        for name, value in module.named_parameters()
+        if value.grad is not None and encoders != name.startswith("discriminator")
+    }
+
+
+def value_function(module: AdvSubspace, batch: Any) -> torch.Tensor:
+    images, texts = (
+        torch.sigmoid(module.discriminator(side)).squeeze(-1)
+        for side in (module.encode_images(batch.images), module.encode_texts(batch.texts))
+    )
+    return images.log().mean() + (1 - texts).log().mean()
+
+
+def test_encoders_descend_the_value_function_and_the_discriminator_climbs_it(toy: Callable[..., Any]) -> None:
+    module, batch = built(toy, beta=0.3)
+    terms = module.loss(batch)
+    rest = module.alpha * terms["triplet"] + terms["label"]
+    without = gradients(module, rest)
+    found = gradients(module, module.loss(batch)["loss"])
+    value = gradients(module, value_function(module, batch))
+    assert any(gradient.abs().max() > 1e-4 for gradient in value.values())
+    for name, gradient in found.items():
+        expected = without.get(name, torch.zeros_like(gradient)) + 0.3 * value.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-6)
+    climbing = gradients(module, module.loss(batch)["loss"], encoders=False)
+    for name, gradient in gradients(module, value_function(module, batch), encoders=False).items():
+        torch.testing.assert_close(climbing[name], -gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_beta_zero_trains_the_encoders_as_without_the_adversary(toy: Callable[..., Any]) -> None:
+    module, batch = built(toy, beta=0.0)
+    plain, _ = built(toy, adversarial=False)
+    plain.load_state_dict({k: v for k, v in module.state_dict().items() if not k.startswith("discriminator")})
+    for (name, one), other in zip(
+        gradients(module, module.loss(batch)["loss"]).items(),
+        gradients(plain, plain.loss(batch)["loss"]).values(),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_triplet_term_is_the_sum_of_four_loops(toy: Callable[..., Any], unit: bool) -> None:
+    module, batch = built(toy, unit_length=unit, margin=0.7)
+    sides = [module.encode_images(batch.images), module.encode_texts(batch.texts)]
+    points = [side.detach().double().numpy() for side in sides]
+    if unit:
+        points = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in points]
+    labels, n, total = batch.labels.tolist(), len(batch), 0.0
+    for a in (0, 1):
+        for b in (0, 1):
+            costs = [
+                max(0.0, 0.7 + math.dist(points[a][k], points[b][p]) - math.dist(points[a][k], points[b][q]))
+                for k in range(n)
+                for p in range(n)
+                for q in range(n)
+                if labels[p] == labels[k] and labels[q] != labels[k] and not (a == b and p == k)
+            ]
+            total += sum(costs) / len(costs)
+    found = module.triplet_loss(sides[0], sides[1], batch.labels).detach()
+    assert float(found) == pytest.approx(total, rel=1e-4)
+
+
+def test_ablations_drop_their_term_and_its_parameters(toy: Callable[..., Any]) -> None:
+    full, batch = built(toy)
+    assert set(full.loss(batch)) == {"triplet", "label", "discriminator", "loss"}
+    for option, term, part in (
+        ("triplet", "triplet", None),
+        ("label_prediction", "label", "classifier"),
+        ("adversarial", "discriminator", "discriminator"),
+    ):
+        module, batch = built(toy, **{option: False})
+        assert set(module.loss(batch)) == {"triplet", "label", "discriminator", "loss"} - {term}
+        assert part is None or not any(name.startswith(part) for name, _ in module.named_parameters())
+    with pytest.raises(UsageError, match="nothing to learn"):
+        AdvSubspace(triplet=False, label_prediction=False)
+
+
+def test_without_categories_the_image_is_the_label(toy: Callable[..., Any]) -> None:
+    module, batch = built(toy, n_classes=0)
+    assert module.label_space == "identity"
+    assert module.identities.shape == (24, 6)
+    assert bool(torch.isfinite(module.loss(batch)["loss"]))
+    chosen, batch = built(toy, label_source="identity")
+    assert chosen.identities.shape == (24, 6)
+    assert bool(torch.isfinite(chosen.loss(batch)["loss"]))
+    with pytest.raises(UsageError, match="label_source"):
+        built(toy, n_classes=0, label_source="category")
+
+
+def test_standardises_by_the_training_split(toy: Callable[..., Any]) -> None:
+    data, module = toy(), AdvSubspace(hidden=8, dim=6, standardise=True)
+    module.build(data.load("vector", "vector"))
+    module.prepare_training(data.splits["train"])
+    np.testing.assert_allclose(module.image_scale.mean, data.content["train"]["vector"].mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(module.text_scale.deviation, data.content["train"]["texts"].std(0), rtol=1e-4)
