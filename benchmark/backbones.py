@@ -409,8 +409,8 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
     if absent:
         source = f"hf:{name}" if file is None else f"weights {file}"
         raise DataError(
-            f"{source} do not fit a {type(net).__name__} of this configuration: {len(absent)} of {len(net.state_dict())} "
-            f"tensors missing or of another shape, e.g. {min(absent)}"
+            f"{source} do not fit a {type(net).__name__} of this configuration: {len(absent)} tensors "
+            f"missing or of another shape, e.g. {min(absent)}"
         )
     vision = net.config
     size = _side(getattr(vision, "image_size", 224))

@@ -115,7 +115,11 @@ def _command(name: str, words: list[str]) -> int:
             return _run(parser, words)
         command = importlib.import_module(target)
         command.add_arguments(parser)
-        return int(command.run(parser.parse_args(words)))
+        args, others = parser.parse_known_args(words)
+        if others and not (name.startswith("data ") and others[0].startswith("--data.")):
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        args.data_options = others
+        return int(command.run(args))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
 

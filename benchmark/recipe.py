@@ -240,6 +240,25 @@ def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
     return made.model, made.data, made.trainer
 
 
+def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:
+    """Make the data module of a data set from command-line words such as ``--data.root DIR``.
+
+    Raises:
+        UsageError: For an unknown data set or option, or a value of the wrong type.
+    """
+    parser = ArgumentParser(prog=f"cmr-bench data {dataset}", exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(registry.dataset(dataset), "data", fail_untyped=True)
+    known = option_names(parser)
+    for word in overrides:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name not in known:
+            raise UsageError(f"no option '--{name}' for {dataset}.{did_you_mean(name, known)}")
+    try:
+        return parser.instantiate(parser.parse_args(list(overrides))).data
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise UsageError(one_line(str(error))) from error
+
+
 def one_line(message: str) -> str:
     """Fold jsonargparse's message, which can run over many lines, into its first telling line."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
