@@ -455,9 +455,7 @@ def _explain(found: Sequence[Section]) -> None:
         if other is section:
             continue
         if (section.n_images, section.n_texts) != (other.n_images, other.n_texts):
-            why = (
-                f"its test split has another size than the {other.n_images:,} images and {other.n_texts:,} texts above"
-            )
+            why = f"its test split has another size than {other.n_images:,} images and {other.n_texts:,} texts"
         elif section.fingerprint != other.fingerprint:
             one, two = (part.fingerprint[:8] or "unknown" for part in (section, other))
             why = f"its test split has the same size but another content (fingerprint {one}, above {two})"

@@ -108,13 +108,14 @@ def _board(section: Section, wanted: Sequence[str] | None) -> _Board:
     return _Board(section, names, rows, best(rows, names))
 
 
-def render(kind: str, found: Sequence[Section], wanted: Sequence[str] | None) -> str:
+def render(kind: str, found: Sequence[Section], wanted: Sequence[str] | None = None, width: int = 10_000) -> str:
     """Write sections as ``table``, ``markdown``, ``csv`` or ``latex``.
 
     Args:
         kind: The format.
         found: The sections.
         wanted: Names of metrics and groups; None chooses for every section.
+        width: Columns that a table may take.
 
     Returns:
         Text that ends with a line break.
@@ -123,7 +124,7 @@ def render(kind: str, found: Sequence[Section], wanted: Sequence[str] | None) ->
     if kind == "csv":
         return _csv(boards)
     if kind == "table":
-        console = Console(file=io.StringIO(), width=10_000, color_system=None, highlight=False)
+        console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
         with console.capture() as captured:
             _print(console, boards)
         return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"

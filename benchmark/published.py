@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,7 @@ def with_sums(metrics: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+@functools.cache
 def load_published() -> Published:
     """Read the figures that come with the package."""
     file = importlib.resources.files("cmr_bench.experiments").joinpath("published.yaml")
