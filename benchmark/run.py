@@ -155,6 +155,7 @@ def quiet(silent: bool = True) -> Iterator[None]:
                 ".*GPU available but not used.*",
                 ".*could not find the monitored key.*",
                 ".*sync_dist=True.*",
+                ".*in eval mode at the start of training.*",
                 ".*treespec.*",
                 ".*LeafSpec.*",
                 ".*Trying to infer the `batch_size`.*",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,8 @@ class ImageInput(nn.Module):
         self.network: nn.Module | None = None
         self.dim = spec.shape[-1]
         if spec.kind == "pixels":
-            PixelEncoder = importlib.import_module("cmr_bench.models.encoders.image").PixelEncoder  # noqa: N806
+            from cmr_bench.models.encoders.image import PixelEncoder
+
             encoder = PixelEncoder(cnn, weights, None, fine_tune)
             self.network, self.dim = encoder, encoder.dim
 

@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "cnn": "timm:test_efficientnet",
     "cnn_weights": "random",
 }
-READABLE = {"vector", "regions", "tokens"}
+READABLE = {"vector", "regions", "pixels", "tokens"}
 METHODS = list(registry.METHODS)
 
 

@@ -47,3 +47,16 @@ def test_hardest_negatives_after_warm_up_do_not_collapse(toy: Callable[..., Any]
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.3
+
+
+def test_the_image_network_is_frozen_or_learns_at_its_own_rate(toy: Callable[..., Any]) -> None:
+    options = {"image_view": "pixels", "cnn": "timm:test_efficientnet", "cnn_weights": "random"}
+    frozen, batch = built(toy, **options)
+    frozen.loss(batch)["loss"].backward()
+    assert all(p.grad is None for p in frozen.image_input.parameters())
+    assert len(frozen.parameter_groups()) == 1
+    tuned, batch = built(toy, **options, fine_tune=True, cnn_lr=1e-6)
+    tuned.loss(batch)["loss"].backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in tuned.image_input.parameters())
+    rates = [group["lr"] for group in tuned.configure_optimizers().param_groups]
+    assert rates == [tuned.lr, 1e-6]
