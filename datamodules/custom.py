@@ -212,7 +212,7 @@ class Custom(RetrievalDataModule):
                         f"{where}: no column '{column}', only {_columns(row)}; pass --data.{option} NAME."
                         f"{did_you_mean(column, map(str, row))}"
                     )
-            name = str(relative_path(row[self.image_column], where))
+            name = relative_path(row[self.image_column], where)
             split = _split_name(row.get(split_column), where) if split_column else None
             labels = self._labels(row.get(label_column), where) if label_column else None
             item = items.setdefault(name, _Item(split, labels, where))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,31 +39,34 @@ class Photo:
 
     part: str
     name: str
-    path: PurePosixPath
+    path: str
     captions: tuple[str, ...]
     text_ids: tuple[str, ...]
 
 
-def relative_path(text: object, where: str) -> PurePosixPath:
+def relative_path(text: object, where: str) -> str:
     """Return a path written in an annotation file, if it stays below the folder it is meant for.
 
     Args:
         text: The path as it was written.
         where: What to name in the error: the file and the entry.
 
+    Returns:
+        The path with ``/`` between its parts and without empty ones.
+
     Raises:
         DataError: If it is no text, is absolute, climbs with ``..`` or cannot be the name of a file.
     """
     if not isinstance(text, str):
         raise DataError(f"{where}: the path of the image is {_short(text)}, not text")
-    path = PurePosixPath(text)
-    parts = (*path.parts, *PureWindowsPath(text).parts)
-    if path.is_absolute() or PureWindowsPath(text).drive or PureWindowsPath(text).root or ".." in parts:
+    # a file may be written on one system and read on another: a backslash and a drive count everywhere
+    if text[:1] in ("/", "\\") or text[1:2] == ":" or ".." in text.replace("\\", "/").split("/"):
         raise DataError(f"{where}: path {_short(text)} leads out of the image folder; write it relative, without '..'")
-    unusable = not path.parts or not _encodes(text) or "\0" in text or text.splitlines() != [text]
-    if unusable or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    unusable = not parts or not _encodes(text) or "\0" in text or text.splitlines() != [text]
+    if unusable or any(len(part.encode()) > _LONGEST_NAME for part in parts):
         raise DataError(f"{where}: {_short(text)} cannot be the name of a file")
-    return path
+    return "/".join(parts)
 
 
 def clean_caption(text: object, where: str, what: str = "caption") -> str:
@@ -86,6 +91,8 @@ def clean_caption(text: object, where: str, what: str = "caption") -> str:
 
 
 def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -96,6 +103,18 @@ def _encodes(text: str) -> bool:
 def _short(value: object) -> str:
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    # a large file makes millions of small objects that all stay: searching them for garbage takes longer than reading
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def load_json(file: Path) -> Any:
@@ -125,11 +144,12 @@ def read_photos(file: Path) -> list[Photo]:
     Raises:
         DataError: If something is missing or of the wrong kind; the message names the image.
     """
-    content = load_json(file)
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list) or not images:
-        raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
-    return [_photo(entry, f"{file}, image {number}") for number, entry in enumerate(images)]
+    with _no_garbage_collection():
+        content = load_json(file)
+        images = content.get("images") if isinstance(content, dict) else None
+        if not isinstance(images, list) or not images:
+            raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
+        return [_photo(entry, f"{file}, image {number}") for number, entry in enumerate(images)]
 
 
 def _photo(entry: object, where: str) -> Photo:
@@ -141,29 +161,28 @@ def _photo(entry: object, where: str) -> Photo:
     name = relative_path(entry["filename"], where)
     where = f"{where} ({name})"
     folder = entry.get("filepath") or ""
-    path = relative_path(folder, where) / name if folder else name
+    path = f"{relative_path(folder, where)}/{name}" if folder else name
     part = entry["split"]
     if not isinstance(part, str) or part not in PARTS:
         raise DataError(f"{where}: split {_short(part)} is none of {', '.join(PARTS)}")
     sentences = entry["sentences"]
     if not isinstance(sentences, list) or not sentences:
         raise DataError(f"{where}: no list 'sentences' with entries, so the image has no caption")
-    captions, text_ids = zip(
-        *(_sentence(s, f"{name}#{k}", f"{where}, sentence {k}") for k, s in enumerate(sentences)), strict=True
-    )
-    return Photo(part, str(name), path, captions, text_ids)
+    pairs = [_sentence(sentence, k, name, where) for k, sentence in enumerate(sentences)]
+    captions, text_ids = zip(*pairs, strict=True)
+    return Photo(part, name, path, captions, text_ids)
 
 
-def _sentence(entry: object, default_id: str, where: str) -> tuple[str, str]:
+def _sentence(entry: object, number: int, image: str, where: str) -> tuple[str, str]:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: {_short(entry)} is not an object")
+        raise DataError(f"{where}, sentence {number}: {_short(entry)} is not an object")
     raw, tokens = entry.get("raw"), entry.get("tokens")
     if raw is None and isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
         raw = " ".join(tokens)
-    text_id = entry.get("sentid", default_id)
+    text_id = entry.get("sentid", f"{image}#{number}")
     if not isinstance(text_id, int | str) or not _encodes(str(text_id)):
-        raise DataError(f"{where}: sentid {_short(text_id)} is neither a number nor text")
-    return clean_caption(raw, where), str(text_id)
+        raise DataError(f"{where}, sentence {number}: sentid {_short(text_id)} is neither a number nor text")
+    return clean_caption(raw, f"{where}, sentence {number}"), str(text_id)
 
 
 def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: bool = True) -> dict[str, Split]:
@@ -182,14 +201,14 @@ def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: boo
     used = [photo for photo in photos if restval or photo.part != "restval"]
     repeated = Counter((PARTS[photo.part], photo.name) for photo in used)
     by_path = any(count > 1 for count in repeated.values())
-    there = {folder: (images / folder).is_dir() for folder in {photo.path.parent for photo in used}}
+    there = {folder: (images / folder).is_dir() for folder in {_parent(photo.path) for photo in used}}
     splits = {}
     for name in dict.fromkeys(PARTS.values()):
         members = [photo for photo in used if PARTS[photo.part] == name]
         if not members:
             continue
         # file names are the ids; only where two folders share a name, the folder is needed to tell them apart
-        image_ids = [str(photo.path) if by_path else photo.name for photo in members]
+        image_ids = [photo.path if by_path else photo.name for photo in members]
         twice = [image for image, count in Counter(image_ids).items() if count > 1]
         if twice:
             raise DataError(
@@ -201,9 +220,13 @@ def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: boo
             image_of_text=np.repeat(np.arange(len(members)), [len(photo.captions) for photo in members]),
             text_ids=[text_id for photo in members for text_id in photo.text_ids],
             captions=[caption for photo in members for caption in photo.captions],
-            image_files=[images / (p.path if there[p.path.parent] else p.path.name) for p in members],
+            image_files=[images / (p.path if there[_parent(p.path)] else p.path.rpartition("/")[2]) for p in members],
         )
     return splits
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def first_captions(split: Split, most: int) -> Split:
