@@ -99,8 +99,8 @@ def retrieval_ranks(
     image_of_text: ArrayLike,
     *,
     folds: int | None = None,
-    image_block: int = 512,
-    text_block: int = 4096,
+    image_block: int = 1024,
+    text_block: int = 8192,
 ) -> Ranks:
     """Rank every image's best text and every text's image.
 

@@ -100,7 +100,9 @@ class MatrixScores:
             tile = self.similarity[images]
             return _widen(tile[:, torch.as_tensor(columns)] if isinstance(columns, np.ndarray) else tile[:, columns])
         values = self.similarity[images, columns]
-        return torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype)))
+        # Only memory that can be written and runs forward can be shared, a memory-mapped file is copied tile by tile.
+        shared = values.flags.writeable and min(values.strides) >= 0
+        return torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype), copy=None if shared else True))
 
     def take_texts(self, order: NDArray[np.int64]) -> MatrixScores:
         """Return the source whose text ``j`` is this source's text ``order[j]``."""
@@ -203,7 +205,9 @@ def full_precision() -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                stack.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
         torch.set_float32_matmul_precision(before)

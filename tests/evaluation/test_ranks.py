@@ -182,6 +182,8 @@ def test_sources_agree_with_each_other(tmp_path) -> None:  # type: ignore[no-unt
         EmbeddingScores(torch.from_numpy(images).bfloat16(), texts.astype(np.float16), normalize=False),
         MatrixScores(np.load(tmp_path / "s.npy", mmap_mode="r")),
         MatrixScores(torch.from_numpy(images @ texts.T)),
+        MatrixScores((images @ texts.T).astype(np.float32)[::-1, ::-1].copy()[::-1, ::-1]),
+        MatrixScores(np.asfortranarray(images @ texts.T, dtype=np.float64)),
         MatrixScores((images @ texts.T).astype(">i4")),
         FunctionScores(torch.from_numpy(images).float(), torch.from_numpy(texts).float(), lambda a, b: a @ b.T),
         _Bare((images @ texts.T).astype(float)),
