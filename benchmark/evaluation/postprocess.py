@@ -76,7 +76,7 @@ def inverted_softmax(scores: ScoreSource, beta: float = 30.0) -> ScoreSource:
 def _reduce(scores: ScoreSource, merge: Callable[[Tensor | None, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Fold ``merge(so far, tile)`` along the rows of the score matrix and along its columns, tile by tile."""
     images: list[Tensor] = []
-    texts: list[Tensor | None] = [None] * len(list(slices(scores.n_texts, _TEXT_BLOCK)))
+    texts: list[Tensor | None] = [None] * len(slices(scores.n_texts, _TEXT_BLOCK))
     with full_precision():
         for rows in slices(scores.n_images, _IMAGE_BLOCK):
             row: Tensor | None = None

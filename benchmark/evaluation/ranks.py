@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cmr_bench.errors import DataError, UsageError
 from cmr_bench.evaluation.scores import (
@@ -23,7 +22,9 @@ from cmr_bench.evaluation.scores import (
     checked_block,
     full_precision,
     reorder_texts,
+    slices,
 )
+from cmr_bench.evaluation.tally import tally
 
 __all__ = [
     "EmbeddingScores",
@@ -36,7 +37,7 @@ __all__ = [
     "retrieval_ranks",
 ]
 
-Compute = Callable[[slice, slice], Tensor]
+Compute = Callable[[slice, slice], NDArray[Any]]
 
 # Tiles on the diagonal are wanted twice; up to this much of them is kept instead of computed again.
 _KEPT_BYTES = 256 * 2**20
@@ -127,11 +128,11 @@ def retrieval_ranks(
     grid = _grid(np.searchsorted(owner, np.arange(scores.n_images + 1)), n_folds, image_block, text_block)
     in_order = reorder_texts(scores, order)
 
-    def compute(images: slice, texts: slice) -> Tensor:
-        return checked_block(in_order, images, texts, order)
+    def compute(images: slice, texts: slice) -> NDArray[Any]:
+        return as_numpy(checked_block(in_order, images, texts, order))
 
     with full_precision():
-        counts = _count(compute, torch.from_numpy(owner), grid)
+        counts = _count(compute, owner, grid)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return Ranks(
@@ -187,8 +188,9 @@ def _grid(first_text: NDArray[np.int64], n_folds: int, image_block: int, text_bl
     per_fold = n_images // n_folds
     grid = _Grid([], [], [], [])
     for fold in range(n_folds):
-        for piece in _even(fold * per_fold, (fold + 1) * per_fold, image_block):
-            texts = _even(int(first_text[piece.start]), int(first_text[piece.stop]), text_block)
+        for piece in slices(per_fold, image_block, fold * per_fold):
+            first, last = int(first_text[piece.start]), int(first_text[piece.stop])
+            texts = slices(last - first, text_block, first)
             grid.texts.extend(texts)
             grid.owner.extend([len(grid.images)] * len(texts))
             grid.images.append(piece)
@@ -196,98 +198,56 @@ def _grid(first_text: NDArray[np.int64], n_folds: int, image_block: int, text_bl
     return grid
 
 
-def _even(start: int, stop: int, size: int) -> list[slice]:
-    pieces = -(-(stop - start) // size)
-    cuts = [start + (stop - start) * piece // pieces for piece in range(pieces + 1)]
-    return [slice(low, high) for low, high in itertools.pairwise(cuts)]
+def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid) -> _Counts:
+    """Count the items that reach and beat the match of every query; texts are in the order of their images."""
+    diagonal = _Diagonal(compute, owner, grid)
+    match = diagonal.match
+    best = np.maximum.reduceat(match, np.flatnonzero(np.diff(owner, prepend=-1)))
+    images, images_in_fold = np.zeros((2, 2, len(best)), dtype=np.int64)
+    texts, texts_in_fold = np.zeros((2, 2, len(match)), dtype=np.int64)
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers) as pool:
+        for row, rows in enumerate(grid.images):
+            for column, columns in enumerate(grid.texts):
+                mine = grid.owner[column] == row
+                tile = diagonal.without_matches(column) if mine else compute(rows, columns)
+                of_images, of_texts = tally(pool, workers, tile, best[rows], match[columns])
+                images[:, rows] += of_images
+                texts[:, columns] += of_texts
+                if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
+                    images_in_fold[:, rows] += of_images
+                    texts_in_fold[:, columns] += of_texts
+    return _Counts(images, texts, images_in_fold, texts_in_fold)
 
 
-def _count(compute: Compute, owner: Tensor, grid: _Grid) -> _Counts:
-    """Count the items that beat or equal the match of every query; texts are in the order of their images."""
-    n_images, n_texts = grid.images[-1].stop, grid.texts[-1].stop
-    tiles = _DiagonalTiles(compute, grid, owner)
-    device = tiles.match.device
-    lowest = tiles.match.new_full((n_images,), -torch.inf)
-    best = lowest.scatter_reduce(0, owner.to(device), tiles.match, "amax")
-    images = torch.zeros(2, n_images, dtype=torch.int64, device=device)
-    texts = torch.zeros(2, n_texts, dtype=torch.int64, device=device)
-    images_in_fold, texts_in_fold = images.clone(), texts.clone()
-    for row, rows in enumerate(grid.images):
-        for column, columns in enumerate(grid.texts):
-            diagonal = grid.owner[column] == row
-            tile = tiles.without_matches(column) if diagonal else compute(rows, columns)
-            flags = _flags_like(tile)
-            of_image, of_text = best[rows, None], tiles.match[columns]
-            row_counts = torch.stack([_count_rows(_compare(op, tile, of_image, flags)) for op in (torch.ge, torch.gt)])
-            column_counts = torch.stack(
-                [_count_columns(_compare(op, tile, of_text, flags)) for op in (torch.ge, torch.gt)]
-            )[:, : tile.shape[1]]
-            images[:, rows] += row_counts
-            texts[:, columns] += column_counts
-            if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
-                images_in_fold[:, rows] += row_counts
-                texts_in_fold[:, columns] += column_counts
-    return _Counts(*(counts.cpu().numpy() for counts in (images, texts, images_in_fold, texts_in_fold)))
+class _Diagonal:
+    """The tiles that hold matches: the scores of the matches, and the tiles again with the matches taken out."""
 
-
-class _DiagonalTiles:
-    """The tiles that hold matches: their matches' scores, and the tiles again with the matches taken out."""
-
-    def __init__(self, compute: Compute, grid: _Grid, owner: Tensor) -> None:
-        self.compute, self.grid, self.owner = compute, grid, owner
-        self.kept: dict[int, Tensor] = {}
+    def __init__(self, compute: Compute, owner: NDArray[np.int64], grid: _Grid) -> None:
+        self.compute, self.owner, self.grid = compute, owner, grid
+        self.kept: dict[int, NDArray[Any]] = {}
         room = _KEPT_BYTES
-        found: list[Tensor] = []
+        found: list[NDArray[Any]] = []
         for column in range(len(grid.texts)):
-            tile = self._compute(column)
-            found.append(tile[self._matches(column, tile.device)].clone())
+            tile = self._tile(column)
+            found.append(tile[self._matches(column)])
             room -= tile.nbytes
             if room >= 0:
                 self.kept[column] = tile
-        self.match = torch.cat(found)
+        self.match = np.concatenate(found)
 
-    def without_matches(self, column: int) -> Tensor:
-        """Return the tile with NaN for the matches: a NaN neither beats nor equals anything."""
+    def without_matches(self, column: int) -> NDArray[Any]:
+        """Return the tile with NaN for the matches: a NaN neither reaches nor beats anything."""
         tile = self.kept.pop(column, None)
         # A source may hand out a view of its own memory, which is not ours to write to.
-        tile = (self._compute(column) if tile is None else tile).clone()
-        tile[self._matches(column, tile.device)] = torch.nan
+        tile = (self._tile(column) if tile is None else tile).copy()
+        tile[self._matches(column)] = np.nan
         return tile
 
-    def _compute(self, column: int) -> Tensor:
+    def _tile(self, column: int) -> NDArray[Any]:
         return self.compute(self.grid.images[self.grid.owner[column]], self.grid.texts[column])
 
-    def _matches(self, column: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _matches(self, column: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         texts = self.grid.texts[column]
         first = self.grid.images[self.grid.owner[column]].start
-        return self.owner[texts].to(device) - first, torch.arange(texts.stop - texts.start, device=device)
-
-
-def _flags_like(tile: Tensor) -> Tensor:
-    """Return room for one flag a score, rows padded with zeros to whole machine words."""
-    flags = torch.empty(tile.shape[0], -(-tile.shape[1] // 8) * 8, dtype=torch.bool, device=tile.device)
-    flags[:, tile.shape[1] :] = False
-    return flags
-
-
-def _compare(op: Any, tile: Tensor, threshold: Tensor, flags: Tensor) -> Tensor:
-    op(tile, threshold, out=flags[:, : tile.shape[1]])
-    return flags
-
-
-def _count_rows(flags: Tensor) -> Tensor:
-    """Count the set flags of every row.
-
-    Eight flags are added at once as the bytes of a 64-bit word, which is many times faster than a sum of booleans; a
-    byte holds up to 255 of them.
-    """
-    partial = [words.sum(dim=1) for words in torch.split(flags.view(torch.int64), 255, dim=1)]
-    return torch.stack(partial, dim=1).view(torch.uint8).sum(dim=1, dtype=torch.int64)
-
-
-def _count_columns(flags: Tensor) -> Tensor:
-    """Count the set flags of every column, eight columns at once as in :func:`_count_rows`."""
-    total = torch.zeros(flags.shape[1], dtype=torch.int64, device=flags.device)
-    for words in torch.split(flags.view(torch.int64), 255, dim=0):
-        total += words.sum(dim=0).view(torch.uint8)
-    return total
+        return self.owner[texts] - first, np.arange(texts.stop - texts.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -172,11 +173,11 @@ def materialise(scores: ScoreSource, max_bytes: int, block: int = 1024) -> Score
     return scores if matrix is None else MatrixScores(matrix)
 
 
-def slices(length: int, size: int) -> Iterator[slice]:
-    """Yield consecutive slices of at most ``size`` that cover ``range(length)``, as equal as they can be."""
+def slices(length: int, size: int, start: int = 0) -> list[slice]:
+    """Return consecutive slices of at most ``size`` that cover ``length`` places, as equal as they can be."""
     pieces = -(-length // size)
-    for piece in range(pieces):
-        yield slice(length * piece // pieces, length * (piece + 1) // pieces)
+    cuts = [start + length * piece // pieces for piece in range(pieces + 1)] if pieces else []
+    return [slice(low, high) for low, high in itertools.pairwise(cuts)]
 
 
 def checked_block(scores: ScoreSource, images: slice, texts: slice, order: NDArray[np.int64] | None = None) -> Tensor:

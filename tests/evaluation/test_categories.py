@@ -23,7 +23,7 @@ def slow_relevance(labels: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArr
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.integers(1, 300))
 def test_average_precision_of_all_queries_agrees_with_scikit_learn(seed: int, multi: bool, block: int) -> None:
     rng = np.random.default_rng(seed)
