@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from cmr_bench.errors import CmrBenchError, did_you_mean
 from cmr_bench.version import __version__
@@ -85,14 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """Answers a usage error with one line, and an unknown option with the one that was probably meant."""
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and fail on what is left over."""
-        parsed, left = self.parse_known_args(args, namespace)
-        if left:
-            option = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            self.error(f"no option '{option}'.{did_you_mean(option, known)}")
-        return parsed
+    def refuse(self, left: Sequence[str]) -> None:
+        """Fail on words that no option takes, naming the first and the option that was probably meant."""
+        option = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
+        known = [name for action in self._actions for name in action.option_strings]
+        self.error(f"no option '{option}'.{did_you_mean(option, known)}")
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line and exit with 2."""
@@ -117,14 +113,14 @@ def _command(name: str, words: list[str]) -> int:
         command.add_arguments(parser)
         args, others = parser.parse_known_args(words)
         if others and not (name.startswith("data ") and others[0].startswith("--data.")):
-            parser.error(f"unrecognized arguments: {' '.join(others)}")
+            parser.refuse(others)
         args.data_options = others
         return int(command.run(args))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
 
 
-def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
+def _run(parser: _Parser, words: list[str]) -> int:
     from cmr_bench.run_arguments import add_arguments, show_help
 
     add_arguments(parser)
@@ -134,9 +130,7 @@ def _run(parser: argparse.ArgumentParser, words: list[str]) -> int:
         return show_help(parser, args)
     strays = [word for word in overrides if word.startswith("-") and "." not in word.partition("=")[0]]
     if strays or (overrides and not overrides[0].startswith("-")):
-        stray = (strays or overrides)[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        parser.error(f"no option '{stray}'.{did_you_mean(stray, known)}")
+        parser.refuse(strays or overrides)
     from cmr_bench import run
 
     return run.main(args, overrides)

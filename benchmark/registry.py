@@ -59,12 +59,14 @@ class DataSet:
     needs: tuple[str, ...] = ()
 
 
-def _captioned(name: str, photos: tuple[str, ...], short: str) -> dict[str, tuple[str, ...]]:
+def _captioned(names: tuple[str, ...], photos: tuple[str, ...], short: str) -> dict[str, tuple[str, ...]]:
     """Return the parts of a data set in Karpathy's layout or in that of the VSE++/SCAN lineage."""
+    files = (*(f"dataset_{name}.json" for name in names), "dataset.json")
+    folders = ("", *(f"{name}_precomp/" for name in (short, *names)))
     return {
-        "annotations": tuple(f"{stem}.json{end}" for stem in (f"dataset_{name}", "dataset") for end in ("", ".gz")),
+        "annotations": tuple(f"{file}{end}" for file in files for end in ("", ".gz")),
         "photos": tuple(f"{folder}/*.jpg" for folder in photos),
-        "precomputed arrays": tuple(f"{folder}*_ims.npy" for folder in ("", f"{short}_precomp/", f"{name}_precomp/")),
+        "precomputed arrays": tuple(f"{folder}*_ims.npy" for folder in folders),
     }
 
 
@@ -92,19 +94,21 @@ DATASETS: dict[str, DataSet] = {
     "flickr8k": DataSet(
         "cmr_bench.datamodules.flickr8k:Flickr8k",
         "6,000 / 1,000 / 1,000 photographs, five sentences each",
-        _captioned("flickr8k", ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"),
+        _captioned(
+            ("flickr8k",), ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"
+        ),
         needs=("annotations", "precomputed arrays"),
     ),
     "flickr30k": DataSet(
         "cmr_bench.datamodules.flickr30k:Flickr30k",
         "29,000 / 1,014 / 1,000 photographs, five sentences each",
-        _captioned("flickr30k", ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
+        _captioned(("flickr30k",), ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
         needs=("annotations", "precomputed arrays"),
     ),
     "mscoco": DataSet(
         "cmr_bench.datamodules.mscoco:MSCOCO",
         "113,287 / 5,000 / 5,000 photographs, five sentences or more each",
-        _captioned("coco", ("*2014", "images/*2014", "images", "Images"), "coco"),
+        _captioned(("coco", "mscoco"), ("*2014", "images/*2014", "images", "Images"), "coco"),
         needs=("annotations", "precomputed arrays"),
     ),
     "wikipedia": DataSet(

@@ -1,0 +1,209 @@
+"""The front of the command line: fast, and never more than one line where something is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cmr_bench import cli, registry
+from cmr_bench.datamodules.base import RetrievalDataModule
+from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.models.base import RetrievalModule
+from cmr_bench.version import __version__
+
+Capture = pytest.CaptureFixture[str]
+
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["list", "--help"],
+    ["list"],
+    ["run", "--help"],
+    ["eval", "--help"],
+    ["leaderboard", "--help"],
+    ["leaderboard", "--data", "flickr30k"],
+    ["lst"],
+]
+
+
+def test_commands_that_train_nothing_import_neither_torch_nor_lightning(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from cmr_bench.cli import main\n"
+        f"for words in {LIGHT!r}:\n"
+        "    main(words)\n"
+        "    assert not {'torch', 'lightning', 'numpy', 'transformers'} & set(sys.modules), words\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_help_imports_no_command(capsys: Capture) -> None:
+    code = (
+        "import sys\n"
+        "from cmr_bench.cli import main\n"
+        "assert main(['--help']) == 0\n"
+        "print(sorted(name for name in sys.modules if name.startswith('cmr_bench')))\n"
+        "print([name for name in ('rich', 'yaml', 'jsonargparse', 'platformdirs') if name in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
+    *_, ours, theirs = answer.stdout.splitlines()
+    assert ours == str(["cmr_bench", "cmr_bench.cli", "cmr_bench.compat", "cmr_bench.errors", "cmr_bench.version"])
+    assert theirs == "[]"
+
+
+def test_help_names_every_command(capsys: Capture) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name, (_, about) in cli.COMMANDS.items():
+        assert f"  {name} " in out
+        assert about in out
+
+
+def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Capture) -> None:
+    assert cli.main([]) == 2
+    assert "usage: cmr-bench COMMAND" in capsys.readouterr().out
+
+
+def test_version(capsys: Capture) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cmr-bench {__version__}\n"
+
+
+def test_python_dash_m_works_as_the_command_does(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "cmr_bench", "--version"], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert answer.stdout == f"cmr-bench {__version__}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "run"])
+def test_every_command_has_its_module_and_help(name: str, capsys: Capture) -> None:
+    module = importlib.import_module(cli.COMMANDS[name][0])
+    assert callable(module.add_arguments)
+    assert callable(module.run)
+    assert cli.main([*name.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: cmr-bench {name} " in out
+    assert cli.COMMANDS[name][1][1:] in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["leaderbord"], "no command 'leaderbord'. Did you mean 'leaderboard'?"),
+        (["data", "chekc"], "no command 'data chekc'. Did you mean 'data check'?"),
+        (["data"], "no command 'data'."),
+        (["xyzzy"], "no command 'xyzzy'."),
+        (["run"], "--model is missing: pass one of vsepp"),
+        (["run", "--model"], "expected one argument"),
+        (["run", "--modle", "vsepp"], "no option '--modle'. Did you mean '--model'?"),
+        (["run", "vsepp"], "no option 'vsepp'."),
+        (["run", "--model", "vsep"], "no method 'vsep'. Did you mean 'vsepp'?"),
+        (["run", "--model", "cca", "--data", "flicker8k"], "no data set 'flicker8k'. Did you mean 'flickr8k'?"),
+        (["run", "--model", "cca", "--data", "flickr8k", "--data.rot", "x"], "Did you mean 'data.root'?"),
+        (["run", "--model", "cca", "--data", "flickr8k", "--data.batch_size", "many"], "batch_size"),
+        (["run", "--model", "cca", "--seed", "x"], "--seed: invalid int value: 'x'"),
+        (["run", "--model", "mine.py:Mine"], "mine.py is not a file"),
+        (["run", "--model", "no_such_module:Mine"], "no module 'no_such_module'"),
+        (["list", "--rot"], "no option '--rot'. Did you mean '--root'?"),
+        (["list", "everything"], "invalid choice: 'everything'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], message: str, capsys: Capture) -> None:
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("cmr-bench")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (CmrBenchError("it broke"), 1, "cmr-bench list: it broke\n"),
+        (UsageError("wrong"), 2, "cmr-bench list: wrong\n"),
+        (KeyboardInterrupt(), 1, "cmr-bench list: interrupted\n"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr("cmr_bench.listing.run", fail)
+    assert cli.main(["list"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
+    code = "import sys; from cmr_bench.cli import main; sys.exit(main(['list', '--format', 'json'] ))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+METHOD = """
+from cmr_bench.models.base import RetrievalModule
+from cmr_bench.datamodules.base import RetrievalDataModule
+
+class Mine(RetrievalModule):
+    family = "subspace"
+
+class MyData(RetrievalDataModule):
+    pass
+
+class Neither:
+    pass
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    file = tmp_path / "random.py"
+    file.write_text(METHOD)
+    return file
+
+
+def test_a_class_of_the_user_is_loaded_once_and_hides_no_library(own: Path) -> None:
+    import random
+
+    found = registry.method(f"{own}:Mine")
+    assert issubclass(found, RetrievalModule)
+    assert registry.method(f"{own}:Mine") is found
+    assert sys.modules["random"] is random
+    assert registry.family(f"{own}:Mine") == "subspace"
+    assert issubclass(registry.dataset(f"{own}:MyData"), RetrievalDataModule)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Min", "holds no class 'Min'. Did you mean 'Mine'?"),
+        ("Neither", "is no RetrievalModule: let the class inherit from cmr_bench.models.base.RetrievalModule"),
+        ("MyData", "is no RetrievalModule"),
+    ],
+)
+def test_a_class_that_is_not_there_or_no_method_is_wrong_usage(own: Path, name: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        registry.method(f"{own}:{name}")
+    assert message in str(caught.value)
+
+
+def test_an_error_inside_the_file_of_the_user_is_shown_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_library\n")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+            registry.method(f"{tmp_path / 'mine.py'}:Mine")
