@@ -77,6 +77,30 @@ METHODS: dict[str, Method] = {
         "Faghri et al., BMVC 2018",
         "vector|regions|pixels, tokens",
     ),
+    "cmpm": Method(
+        "cmr_bench.models.pairwise.cmpm:CMPM",
+        "pairwise",
+        "Zhang and Lu, ECCV 2018",
+        "vector|regions|pixels, tokens|vector",
+    ),
+    "cmpm_cmpc": Method(
+        "cmr_bench.models.pairwise.cmpm:CMPMCMPC",
+        "pairwise",
+        "Zhang and Lu, ECCV 2018",
+        "vector|regions|pixels, tokens|vector",
+    ),
+    "dscmr": Method(
+        "cmr_bench.models.pairwise.dscmr:DSCMR",
+        "pairwise",
+        "Zhen et al., CVPR 2019",
+        "vector|regions|pixels, vector|tokens",
+    ),
+    "drsl": Method(
+        "cmr_bench.models.pairwise.drsl:DRSL",
+        "pairwise",
+        "Wang et al., Inf. Sci. 2021",
+        "vector|regions|pixels, vector|tokens",
+    ),
     "adv_subspace": Method(
         "cmr_bench.models.adversarial.adv_subspace:AdvSubspace",
         "adversarial",

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 
 from cmr_bench.datamodules.base import (
@@ -226,10 +227,14 @@ class RetrievalModule(L.LightningModule):
         """Parameters for the optimiser; a method with several learning rates overrides it."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
+    def make_optimizer(self) -> Optimizer:
+        """Return the optimiser, Adam unless overridden."""
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        return kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
     def configure_optimizers(self) -> Any:
         """Adam with a stepwise learning rate, the common setting of the field."""
-        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        optimizer = kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        optimizer = self.make_optimizer()
         if not self.lr_decay_every:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, self.lr_decay_every, self.lr_decay)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, ParamSpec, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,19 @@ from torch import Tensor
 
 Negatives = Literal["hardest", "mean", "sum"]
 Mining = Literal["all", "hardest"]
+P = ParamSpec("P")
+
+
+def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Leave autocast inside ``function``: it would bring matrix products back to half precision behind ``float()``."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        device = next(value.device.type for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def same(labels: Tensor, others: Tensor | None = None) -> Tensor:
@@ -95,13 +110,14 @@ def label_regression(predictions: Tensor, targets: Tensor) -> Tensor:
     return norm / len(predictions)
 
 
+@full_precision
 def norm_softmax(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
     """Cross-entropy of a softmax classifier whose class vectors have unit length (Zhang & Lu, ECCV 2018, eq. 9).
 
     Args:
         features: Features, (b, d).
         weight: One vector a class, (n_classes, d), of any length.
-        classes: Class of each item, (b,).
+        classes: Class of each item, (b,), or its shares in all classes, (b, n_classes).
     """
     return F.cross_entropy(F.linear(features.float(), F.normalize(weight.float(), dim=1)), classes)
 
@@ -125,3 +141,72 @@ class _Reverse(torch.autograd.Function):
 def reverse_gradient(values: Tensor, scale: float = 1.0) -> Tensor:
     """Return the values as they are; their gradient comes back multiplied by ``-scale`` (Ganin & Lempitsky 2015)."""
     return cast(Tensor, _Reverse.apply(values, scale))  # type: ignore[no-untyped-call]
+
+
+@full_precision
+def projection_matching(images: Tensor, texts: Tensor, match: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Cross-modal projection matching: KL divergence from the true to the projected matching, both directions.
+
+    With ``p_ij = softmax_j(x_i . z_j / |z_j|)`` and ``q_ij`` the matches of i shared out evenly, one direction costs
+    ``(1/b) sum_ij p_ij log(p_ij / (q_ij + epsilon))``; the other exchanges x and z (Zhang & Lu, ECCV 2018, eq. 4 to 6).
+
+    Args:
+        images: Image features of any length, (b, d).
+        texts: Text features of any length, (b, d).
+        match: True where image i and text j belong together, (b, b); the diagonal always does.
+        epsilon: Keeps the logarithm of pairs that do not match finite.
+
+    Returns:
+        The sum of both directions, a scalar.
+    """
+    images, texts = images.float(), texts.float()
+    truth = (match | torch.eye(len(match), dtype=torch.bool, device=match.device)).float()
+    total = images.new_zeros(())
+    for queries, others, target in ((images, texts, truth), (texts, images, truth.T)):
+        log_p = F.log_softmax(queries @ F.normalize(others, dim=1).T, dim=1)
+        log_q = (target / target.sum(1, keepdim=True) + epsilon).log()
+        total = total + (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    return total
+
+
+def project_onto(features: Tensor, others: Tensor) -> Tensor:
+    """Project every feature onto the direction of its partner, (b, d): ``(x_i . z_i) z_i`` with z_i of unit length."""
+    unit = F.normalize(others.float(), dim=1)
+    return (features.float() * unit).sum(1, keepdim=True) * unit
+
+
+@full_precision
+def cosine_likelihood(a: Tensor, b: Tensor, match: Tensor) -> Tensor:
+    """Negative log likelihood of the matches given cosines, averaged over all pairs.
+
+    A pair matches with the probability ``sigmoid(cos(a_i, b_j) / 2)`` (Zhen et al., DSCMR, CVPR 2019, eq. 8).
+
+    Args:
+        a: Features, (n, d).
+        b: Features, (m, d).
+        match: True where the items share a label, (n, m).
+    """
+    half = F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T / 2
+    return (F.softplus(half) - torch.where(match, half, 0.0)).mean()
+
+
+def mean_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance of row i of a to row i of b, (b, d) each, averaged over the rows."""
+    distance: Tensor = torch.linalg.vector_norm(a.float() - b.float(), dim=1)
+    return distance.mean()
+
+
+def relation_error(logits: Tensor, match: Tensor, balanced: bool = False) -> Tensor:
+    """Squared error of ``sigmoid(logits)`` to 1 for matching pairs and 0 for others (Wang et al., Inf. Sci. 2021).
+
+    Args:
+        logits: Relation of every image to every text, (n_images, n_texts).
+        match: True where they belong together, (n_images, n_texts).
+        balanced: Average over the matching and the other pairs apart and take the mean of the two; else all pairs
+            count the same.
+    """
+    error = (logits.float().sigmoid() - match.float()).square()
+    if not balanced:
+        return error.mean()
+    parts = [torch.where(kind, error, 0.0).sum() / kind.sum().clamp(min=1) for kind in (match, ~match)]
+    return (parts[0] + parts[1]) / 2

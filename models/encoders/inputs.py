@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import ImageBatch, Rows, View, ViewSpec
+from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View, ViewSpec
 from cmr_bench.errors import CmrBenchError
+from cmr_bench.models.encoders.text import WordEncoder
 
 _CHUNK = 1024
 
@@ -68,6 +70,26 @@ class ImageInput(nn.Module):
         return features if features.ndim == 2 else features.mean(1)
 
 
+class TextInput(nn.Module):
+    """One feature vector a text, whatever the view: vectors as they are, words through a recurrent network.
+
+    Args:
+        spec: The text view.
+        words: Makes the network for words, given the size of the vocabulary.
+    """
+
+    def __init__(self, spec: ViewSpec, words: Callable[[int], WordEncoder]) -> None:
+        super().__init__()
+        self.network = words(spec.vocab_size) if spec.kind == "tokens" else None
+        self.dim = spec.shape[-1] if self.network is None else self.network.dim
+
+    def forward(self, texts: TextBatch) -> Tensor:
+        """Return the features of a batch, (b, dim)."""
+        features = texts.vector if self.network is None else self.network(texts.tokens, texts.lengths)
+        assert features is not None
+        return features
+
+
 class Standardise(nn.Module):
     """Takes the mean from every feature and divides it by its standard deviation, both of the training split.
 
@@ -96,6 +118,19 @@ class Standardise(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Standardise features, (b, dim)."""
         return (values - self.mean) / self.deviation
+
+
+def standardiser(spec: ViewSpec, dim: int, wanted: bool) -> nn.Module:
+    """Return a :class:`Standardise` for views of stored features where it is wanted, else the identity."""
+    return Standardise(dim) if wanted and spec.kind in ("vector", "regions") else nn.Identity()
+
+
+def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Module) -> None:
+    """Let the standardisers of both sides learn from the training split; identities stay as they are."""
+    for module, view in ((image_scale, train.images), (text_scale, train.texts)):
+        if isinstance(module, Standardise):
+            assert view is not None
+            module.fit(view)
 
 
 def with_own_rate(module: nn.Module, part: nn.Module, lr: float) -> list[dict[str, Any]]:

@@ -1,0 +1,165 @@
+"""Deep relational similarity learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
+from cmr_bench.models.base import Encoded, RetrievalModule
+from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.losses import full_precision, relation_error, same
+
+# Hidden values computed at once; a piece of this size (4 MB) stays in the cache of one processor core.
+_PIECE = 2**20
+# Hidden values kept for the backward pass before they are computed twice instead.
+_KEPT = 2**26
+
+
+class DRSL(RetrievalModule):
+    """Deep relational similarity learning (Wang et al., Information Sciences 2021): a network scores every pair.
+
+    Each modality has two layers; the relation network reads both features one after the other. Its score ranks, taken
+    before the sigmoid: the order is the same, without the ties that a saturated sigmoid makes. Its first layer is the
+    sum of what it makes of the image and of the text, so items are encoded as these two halves and a pair costs one
+    addition a hidden unit.
+
+    Args:
+        hidden: Width of the hidden layer of each modality.
+        dim: Width of the features of each modality.
+        relation: Width of the hidden layer of the relation network.
+        balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
+        standardise: Standardise the features of vector and region views by the training split.
+        word_dim: Width of the word embeddings, for texts as tokens.
+        cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
+        fine_tune: Train that network too.
+        cnn_lr: Learning rate of that network.
+        image_view: View of the images: vector, regions (averaged) or pixels.
+        text_view: View of the texts: vector or tokens.
+        lr: Learning rate of Adam.
+        lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
+        lr_decay: Factor of the learning rate at each decay.
+    """
+
+    labels = "optional"
+    image_views = ("vector", "regions", "pixels")
+    text_views = ("vector", "tokens")
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        dim: int = 300,
+        relation: int = 1024,
+        balanced: bool = False,
+        standardise: bool = False,
+        word_dim: int = 300,
+        cnn: str = "torchvision:vgg19",
+        cnn_weights: str | None = None,
+        fine_tune: bool = False,
+        cnn_lr: float = 2e-5,
+        image_view: ViewKind = "vector",
+        text_view: ViewKind = "vector",
+        lr: float = 1e-4,
+        lr_decay_every: int = 1,
+        lr_decay: float = 0.98,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            image_view=image_view,
+            text_view=text_view,
+            lr=lr,
+            lr_decay_every=lr_decay_every,
+            lr_decay=lr_decay,
+            **kwargs,
+        )
+        self.hidden, self.dim, self.relation_dim, self.balanced = hidden, dim, relation, balanced
+        self.standardise, self.word_dim = standardise, word_dim
+        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers."""
+        super().build(spec)
+        self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
+        self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise)
+        self.image_net = self._net(self.image_input.dim)
+        self.text_input = TextInput(spec.text, lambda size: WordEncoder(size, self.word_dim, self.hidden))
+        self.text_scale = standardiser(spec.text, self.text_input.dim, self.standardise)
+        self.text_net = self._net(self.text_input.dim)
+        self.relation = nn.Linear(2 * self.dim, self.relation_dim)
+        self.score = nn.Linear(self.relation_dim, 1)
+
+    def _net(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.dim))
+
+    def prepare_training(self, train: Split) -> None:
+        """Learn the means and deviations of the features."""
+        fit_standardisers(train, self.image_scale, self.text_scale)
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Return the images' halves of the relation network's first layer, (b, relation)."""
+        features = self.image_net(self.image_scale(self.image_input(images)))
+        return nn.functional.linear(features, self.relation.weight[:, : self.dim], self.relation.bias)
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Return the texts' halves of the relation network's first layer, (b, relation)."""
+        features = self.text_net(self.text_scale(self.text_input(texts)))
+        return nn.functional.linear(features, self.relation.weight[:, self.dim :])
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Score every image with every text by the relation network, before its sigmoid, (n_images, n_texts)."""
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        return relate(images, texts, self.score.weight[0], self.score.bias)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Squared error of the relation of every pair of the batch."""
+        images, texts, identity, labels = self.gather(
+            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
+        )
+        match = same(identity if labels is None else labels)
+        return {"loss": relation_error(self.similarity(images, texts), match, self.balanced)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the image network its own learning rate."""
+        return with_own_rate(self, self.image_input, self.cnn_lr)
+
+
+@full_precision
+def relate(images: Tensor, texts: Tensor, weight: Tensor, bias: Tensor, piece: int = _PIECE) -> Tensor:
+    """Score every pair by a layer of ReLUs over the sum of its halves: ``bias + weight . relu(images_i + texts_j)``.
+
+    The hidden values of all pairs never exist at once: they are made in pieces, and for a large backward pass anew.
+
+    Args:
+        images: The images' halves, (n_images, width).
+        texts: The texts' halves, (n_texts, width).
+        weight: Weights of the second layer, (width,).
+        bias: Its bias, (1,).
+        piece: Hidden values computed at once, if at least one row of images or texts fits.
+
+    Returns:
+        Scores, (n_images, n_texts).
+    """
+    images, texts = images.float(), texts.float()
+    width = images.shape[1]
+    columns = max(1, piece // width)
+    rows = max(1, piece // (width * min(columns, max(1, len(texts)))))
+    again = torch.is_grad_enabled() and len(images) * len(texts) * width > _KEPT
+
+    def score(part: Tensor, others: Tensor) -> Tensor:
+        if again:
+            made: Tensor = checkpoint(_relate_piece, part, others, weight, use_reentrant=False)
+            return made
+        return _relate_piece(part, others, weight)
+
+    bands = [torch.cat([score(part, o) for o in texts.split(columns)], dim=1) for part in images.split(rows)]
+    return torch.cat(bands) + bias
+
+
+def _relate_piece(images: Tensor, texts: Tensor, weight: Tensor) -> Tensor:
+    return torch.relu_(images[:, None] + texts[None]) @ weight
