@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -29,7 +30,9 @@ LIBRARIES = ("timm", "torchvision", "hf")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RANDOM = "random"
 
-Maps = Callable[[Tensor], Tensor]
+# Takes the network and normalised pixels (b, 3, H, W). A function of the module, not a closure: a copied or unpickled
+# backbone must read its own network.
+Features = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class BackboneSpec:
 @dataclass
 class _Loaded:
     net: nn.Module
-    features: Maps
+    features: Features
     size: int = 224
     fixed_size: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -79,7 +82,7 @@ class Backbone(nn.Module):
 
     Args:
         net: The network.
-        features: Computes the feature from normalised pixels: (b, dim), (b, dim, h, w) or (b, R, dim).
+        features: Computes the feature from network and normalised pixels: (b, dim), (b, dim, h, w) or (b, R, dim).
         spec: What the network is and how its input is prepared.
 
     Attributes:
@@ -89,7 +92,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, features: Maps, spec: BackboneSpec) -> None:
+    def __init__(self, net: nn.Module, features: Features, spec: BackboneSpec) -> None:
         super().__init__()
         self.net, self.spec, self._features = net, spec, features
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
@@ -101,7 +104,7 @@ class Backbone(nn.Module):
         if self.spec.fixed_size and pixels.shape[-1] != self.spec.size:
             side = (self.spec.size, self.spec.size)
             pixels = F.interpolate(pixels, side, mode="bilinear", antialias=True, align_corners=False)
-        values = self._features((pixels - self.mean) / self.std)
+        values = self._features(self.net, (pixels - self.mean) / self.std)
         return values.flatten(2).transpose(1, 2) if values.ndim == 4 else values
 
     @torch.no_grad()
@@ -299,19 +302,10 @@ def _load_timm(name: str, layer: str, pretrained: bool) -> _Loaded:
     if layer == "fc7" and not hidden:
         raise UsageError(f"timm:{name} has no layer fc7: choose pool or grid")
 
-    def cells(pixels: Tensor) -> Tensor:
-        maps: Tensor = net.forward_features(pixels)
-        if maps.ndim == 4:
-            return maps.permute(0, 3, 1, 2) if getattr(net, "output_fmt", "NCHW") == "NHWC" else maps
-        return maps[:, getattr(net, "num_prefix_tokens", 0) :]
-
-    def pooled(pixels: Tensor) -> Tensor:
-        return cells(pixels).mean((2, 3)) if hidden else net(pixels)
-
     config = net.pretrained_cfg
     return _Loaded(
         net,
-        {"grid": cells, "pool": pooled, "fc7": net}[layer],
+        _timm_cells if layer == "grid" else _timm_pooled_cells if layer == "pool" and hidden else _call,
         size=config["input_size"][-1],
         # Transformers say so only through their patch embedding, which refuses every other size.
         fixed_size=bool(config.get("fixed_input_size")) or getattr(net, "patch_embed", None) is not None,
@@ -320,6 +314,22 @@ def _load_timm(name: str, layer: str, pretrained: bool) -> _Loaded:
         interpolation=config.get("interpolation", "bicubic"),
         crop_fraction=config.get("crop_pct") or 0.875,
     )
+
+
+def _call(net: Any, pixels: Tensor) -> Tensor:
+    vectors: Tensor = net(pixels)
+    return vectors
+
+
+def _timm_cells(net: Any, pixels: Tensor) -> Tensor:
+    maps: Tensor = net.forward_features(pixels)
+    if maps.ndim == 4:
+        return maps.permute(0, 3, 1, 2) if getattr(net, "output_fmt", "NCHW") == "NHWC" else maps
+    return maps[:, getattr(net, "num_prefix_tokens", 0) :]
+
+
+def _timm_pooled_cells(net: Any, pixels: Tensor) -> Tensor:
+    return _timm_cells(net, pixels).mean((2, 3))
 
 
 def _load_torchvision(name: str, layer: str, pretrained: bool) -> _Loaded:
@@ -340,22 +350,6 @@ def _load_torchvision(name: str, layer: str, pretrained: bool) -> _Loaded:
     if not residual and (not hasattr(net, "features") or hasattr(net, "permute")):
         raise UsageError(f"torchvision:{name} cannot be cut at a feature map here; take it from timm: timm:NAME")
 
-    def cells(pixels: Tensor) -> Tensor:
-        if residual:
-            maps: Tensor = net.maxpool(net.relu(net.bn1(net.conv1(pixels))))
-            for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-                maps = stage(maps)
-            return maps
-        maps = net.features(pixels)
-        return F.relu(maps) if name.startswith("densenet") else maps
-
-    def pooled(pixels: Tensor) -> Tensor:
-        return cells(pixels).mean((2, 3))
-
-    def hidden(pixels: Tensor) -> Tensor:
-        vectors: Tensor = net.classifier(torch.flatten(net.avgpool(net.features(pixels)), 1))
-        return vectors
-
     if layer == "fc7":
         if not name.startswith(("vgg", "alexnet")):
             raise UsageError(f"torchvision:{name} has no layer fc7: choose pool or grid")
@@ -368,13 +362,33 @@ def _load_torchvision(name: str, layer: str, pretrained: bool) -> _Loaded:
     size = prepare.crop_size[0]
     return _Loaded(
         net,
-        {"grid": cells, "pool": pooled, "fc7": hidden}[layer],
+        {"grid": _torchvision_cells, "pool": _torchvision_pooled, "fc7": _torchvision_hidden}[layer],
         size=size,
         mean=tuple(prepare.mean),
         std=tuple(prepare.std),
         interpolation=prepare.interpolation.value,
         crop_fraction=size / prepare.resize_size[0],
     )
+
+
+def _torchvision_cells(net: Any, pixels: Tensor) -> Tensor:
+    if hasattr(net, "layer4"):
+        maps: Tensor = net.maxpool(net.relu(net.bn1(net.conv1(pixels))))
+        for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+            maps = stage(maps)
+        return maps
+    maps = net.features(pixels)
+    # DenseNet leaves its last activation to the forward method.
+    return F.relu(maps) if hasattr(net.features, "denseblock1") else maps
+
+
+def _torchvision_pooled(net: Any, pixels: Tensor) -> Tensor:
+    return _torchvision_cells(net, pixels).mean((2, 3))
+
+
+def _torchvision_hidden(net: Any, pixels: Tensor) -> Tensor:
+    vectors: Tensor = net.classifier(torch.flatten(net.avgpool(net.features(pixels)), 1))
+    return vectors
 
 
 def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | None) -> _Loaded:
@@ -416,24 +430,12 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
     size = _side(getattr(vision, "image_size", 224))
     patches = (size // _side(vision.patch_size)) ** 2 if hasattr(vision, "patch_size") else 0
 
-    def cells(pixels: Tensor) -> Tensor:
-        tokens: Tensor = net(pixel_values=pixels).last_hidden_state
-        return tokens if tokens.ndim == 4 else tokens[:, tokens.shape[1] - patches :]
-
-    def pooled(pixels: Tensor) -> Tensor:
-        output = net(pixel_values=pixels)
-        embedded = getattr(output, "image_embeds", None)
-        if embedded is None:
-            embedded = getattr(output, "pooler_output", None)
-        vectors: Tensor = output.last_hidden_state[:, 0] if embedded is None else embedded
-        return vectors.flatten(1)
-
     clip = config.model_type.startswith("clip")
     default_mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)
     default_std = (0.26862954, 0.26130258, 0.27577711) if clip else (0.5, 0.5, 0.5)
     return _Loaded(
         net,
-        {"grid": cells, "pool": pooled}[layer],
+        partial(_transformers_cells, patches=patches) if layer == "grid" else _transformers_pooled,
         size=size,
         fixed_size=patches > 0,
         mean=tuple(prepare.get("image_mean") or default_mean),
@@ -447,6 +449,21 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
 
 def _side(size: Any) -> int:
     return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def _transformers_cells(net: Any, pixels: Tensor, patches: int) -> Tensor:
+    tokens: Tensor = net(pixel_values=pixels).last_hidden_state
+    return tokens if tokens.ndim == 4 else tokens[:, tokens.shape[1] - patches :]
+
+
+def _transformers_pooled(net: Any, pixels: Tensor) -> Tensor:
+    output = net(pixel_values=pixels)
+    for name in ("image_embeds", "pooler_output"):
+        if getattr(output, name, None) is not None:
+            vectors: Tensor = getattr(output, name).flatten(1)
+            return vectors
+    first: Tensor = output.last_hidden_state[:, 0]
+    return first
 
 
 @contextmanager

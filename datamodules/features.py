@@ -109,7 +109,10 @@ def read_manifest(folder: Path) -> Manifest:
             raise DataError(
                 f"{path} has schema {values['schema']}, newer than this program reads ({SCHEMA}); update it"
             )
-        return Manifest(**values)
+        manifest = Manifest(**values)
+        if not all(isinstance(name, str) for name in manifest.ids) or len(manifest.shape) not in (2, 3):
+            raise ValueError("ids are not text, or the shape is not that of vectors or regions")
+        return replace(manifest, ids=list(manifest.ids), rows_done=int(manifest.rows_done))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {path}: {error}; remove the folder and make the features again") from error
 
@@ -310,12 +313,15 @@ def extract(
     if len(absent) == len(files):
         raise DataError(f"{data}: none of {len(files)} photos is there, e.g. {next(iter(files.values()))}")
     planned = _plan(encoder, data, [name for name in files if name not in set(absent)], absent, options, command)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(folder):
-        manifest = _begin(folder, planned, options.overwrite)
-        if not manifest.complete:
-            manifest = _fill(encoder, files, folder, manifest, options)
-            _finish(folder, manifest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _sole_writer(folder):
+            manifest = _begin(folder, planned, options.overwrite)
+            if not manifest.complete:
+                manifest = _fill(encoder, files, folder, manifest, options)
+                _finish(folder, manifest)
+    except OSError as error:
+        raise DataError(f"cannot write features in {folder}: {error.strerror or error}") from error
     return FeatureStore(folder)
 
 
@@ -405,43 +411,40 @@ def _fill(
     encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's annotations
     row_bytes = int(np.prod(manifest.shape[1:])) * np.dtype(manifest.dtype).itemsize
     decoded = _decoded([files[name] for name in manifest.ids[done:]], manifest.preprocessing, options)
-    try:
-        with (
-            closing(decoded) as batches,
-            (folder / PARTIAL).open("r+b") as stream,
-            _progress(manifest, options) as advance,
-        ):
-            np.lib.format.read_magic(stream)
-            np.lib.format.read_array_header_1_0(stream)
-            stream.seek(stream.tell() + done * row_bytes)
+    with (
+        closing(decoded) as batches,
+        (folder / PARTIAL).open("r+b") as stream,
+        _progress(manifest, options) as advance,
+    ):
+        np.lib.format.read_magic(stream)
+        np.lib.format.read_array_header_1_0(stream)
+        stream.seek(stream.tell() + done * row_bytes)
 
-            def checkpoint() -> Manifest:
-                stream.flush()
-                os.fsync(stream.fileno())
-                state = replace(manifest, rows_done=done, skipped=skipped)
-                write_manifest(folder, state)
-                return state
+        def checkpoint() -> Manifest:
+            stream.flush()
+            os.fsync(stream.fileno())
+            state = replace(manifest, rows_done=done, skipped=skipped)
+            write_manifest(folder, state)
+            return state
 
-            saved = time.monotonic()
-            try:
-                for batch in batches:
-                    here = [files[name] for name in manifest.ids[done : done + len(batch)]]
-                    values, broken = _encode(encoder, batch, here, manifest)
-                    if broken and not options.skip_missing:
-                        raise DataError(
-                            f"{batch[broken[0]]}, or pass --skip-missing; the command then goes on where it stopped"
-                        )
-                    stream.write(values.tobytes())
-                    skipped += [manifest.ids[done + at] for at in broken]
-                    done += len(batch)
-                    advance(len(batch))
-                    if time.monotonic() - saved > FLUSH_SECONDS:
-                        checkpoint()
-                        saved = time.monotonic()
-            finally:
-                state = checkpoint()
-    except OSError as error:
-        raise DataError(f"cannot write features in {folder}: {error.strerror or error}") from error
+        saved = time.monotonic()
+        try:
+            for batch in batches:
+                here = [files[name] for name in manifest.ids[done : done + len(batch)]]
+                values, broken = _encode(encoder, batch, here, manifest)
+                if broken and not options.skip_missing:
+                    raise DataError(
+                        f"{batch[broken[0]]}, or pass --skip-missing; the command then goes on where it stopped"
+                    )
+                stream.write(values.tobytes())
+                skipped += [manifest.ids[done + at] for at in broken]
+                done += len(batch)
+                advance(len(batch))
+                if time.monotonic() - saved > FLUSH_SECONDS:
+                    checkpoint()
+                    saved = time.monotonic()
+        finally:
+            state = checkpoint()
     return state
 
 
