@@ -1,0 +1,69 @@
+# make demo and make test are for everybody; the rest is for who works on the suite.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LIST := $(VENV)/.files
+DEMO := runs/demo
+
+# The installation is links to the files: without its folder of links it has to be made again.
+ifeq ($(wildcard build/__editable__*),)
+$(shell rm -f $(STAMP))
+endif
+
+.PHONY: setup demo test test-all lint format typecheck help FORCE
+
+help:
+	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
+	@echo "make demo       train three methods on the built-in data and print their leaderboard"
+	@echo "make test       run the tests; make test-all runs the slow ones too"
+	@echo "make lint format typecheck"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt $(LIST)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "cmr-bench needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+			"Name another: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -e $(STAMP) || echo "Installing into $(VENV) (once; some minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@rm -rf build
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		--config-settings editable_mode=strict -e '.[dev]'
+	@touch $(STAMP)
+
+# Changes only when a file of the package was added or removed, as only then new links are needed.
+$(LIST): FORCE
+	@mkdir -p $(VENV)
+	@find benchmark models datamodules experiments -name '*.py' -o -name '*.yaml' -o -name py.typed \
+		| LC_ALL=C sort > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+demo: setup
+	@for method in vsepp adv_subspace cca; do \
+		if ls $(DEMO)/synthetic/$$method/*/result.json >/dev/null 2>&1; then \
+			echo "$$method is trained; to train it again, remove $(DEMO)/synthetic/$$method"; \
+		else \
+			$(BIN)/cmr-bench run --model $$method --runs $(DEMO) || exit $$?; \
+		fi; \
+	done
+	@$(BIN)/cmr-bench leaderboard --runs $(DEMO) --data synthetic
+
+test: setup
+	$(BIN)/pytest -n 2 -m 'not slow'
+
+test-all: setup
+	$(BIN)/pytest -n 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: setup
+	$(BIN)/python -m mypy
