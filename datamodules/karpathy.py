@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import json
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.datamodules import features
 from cmr_bench.datamodules import precomputed as precomputed_files
 from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Split, View, ViewKind, locate
 from cmr_bench.errors import DataError, UsageError
@@ -263,6 +265,7 @@ class CaptionDataModule(RetrievalDataModule):
         super().__init__(**kwargs)
         self.images, self.precomputed = images, precomputed
         self.arrays: dict[str, precomputed_files.Part] = {}
+        self._told = False
 
     def folder(self) -> Path:
         """Folder of the data set: where the JSON lies, or the precomputed arrays."""
@@ -312,6 +315,23 @@ class CaptionDataModule(RetrievalDataModule):
         assert file is not None
         return make_splits(read_photos(file), self.image_folder(), str(file), self.restval)
 
+    def _reads_arrays(self) -> bool:
+        """Tell whether image features come from the precomputed arrays: unless stored features are named and there."""
+        if not self.arrays or self.image_features is None:
+            return bool(self.arrays)
+        there = [store.name for store in features.list_stores(self.data_name, self.root)]
+        if self.image_features in there or (Path(self.image_features).expanduser() / features.MANIFEST).is_file():
+            return False
+        # recipes name features made from photographs, which a precomputed folder does not have
+        if not self._told:
+            warnings.warn(
+                f"{self.data_name}: no stored features '{self.image_features}'; reading the precomputed arrays in "
+                f"{self.precomputed_folder()} (pass --data.image_features null to say so)",
+                stacklevel=3,
+            )
+        self._told = True
+        return True
+
     def missing_images(self, kind: ViewKind, split: Split) -> npt.NDArray[np.bool_]:
         """Tell which images (n_images,) cannot be delivered; an absent image folder is an error of its own."""
         if kind == "pixels" and split.image_files is not None and not self.image_folder().is_dir():
@@ -321,13 +341,13 @@ class CaptionDataModule(RetrievalDataModule):
                 f"{self.data_name} has no photographs: looked for {looked} in {folder}; pass --data.images DIR, "
                 "or --data.image_features NAME with a method that reads features"
             )
-        if kind != "pixels" and self.image_features is None and self.arrays:
+        if kind != "pixels" and self._reads_arrays():
             return np.zeros(split.n_images, dtype=bool)
         return super().missing_images(kind, split)
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return the images as ``kind``; from the precomputed arrays where they are read and no others are named."""
-        if kind == "pixels" or self.image_features is not None or not self.arrays:
+        if kind == "pixels" or not self._reads_arrays():
             return super().image_view(kind, split)
         view = self.arrays[split.name].view(split.image_ids)
         if view.spec.kind != kind:

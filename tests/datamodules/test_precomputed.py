@@ -63,6 +63,20 @@ def test_the_wrong_view_is_a_usage_error(tmp_path: Path, write_precomputed: Writ
         dm.image_view("pixels", split)
 
 
+def test_stored_features_are_read_only_where_they_exist(tmp_path: Path, write_precomputed: Writer) -> None:
+    write_precomputed(tmp_path)
+    dm = Flickr30k(root=str(tmp_path), image_features="resnet152-pool")
+    split = dm.read()["val"]
+    with pytest.warns(UserWarning, match="no stored features 'resnet152-pool'; reading the precomputed arrays"):
+        assert not dm.missing_images("vector", split).any()
+    assert dm.image_view("vector", split).spec.source == str(tmp_path / "dev_ims.npy")
+    store = tmp_path / "features" / "resnet152-pool"
+    store.mkdir(parents=True)
+    (store / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="manifest"):
+        dm.missing_images("vector", split)
+
+
 def test_the_whole_test_part_of_coco_is_preferred(tmp_path: Path, write_precomputed: Writer) -> None:
     write_precomputed(tmp_path / "coco_precomp", {"train": 3, "dev": 2, "test": 2, "testall": 6})
     dm = MSCOCO(root=str(tmp_path))
