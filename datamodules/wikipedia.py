@@ -249,7 +249,7 @@ def check_order(archive: Path, items: Sequence[Listed], parts: Mapping[str, Rows
     }
     try:
         with np.load(archive, allow_pickle=False) as content:
-            for key in told.keys() & set(content.files):
+            for key in sorted(told.keys() & set(content.files)):
                 values = content[key]
                 if key == "labels":
                     values = values - values.min()
