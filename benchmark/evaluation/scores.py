@@ -226,7 +226,9 @@ def _embedding(values: ArrayLike, kind: str, normalize: bool) -> Tensor:
         rows = _widen(values.detach())
     else:
         rows = torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype)))
-    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    # Part by part, because float64 takes twice the room.
+    parts = [rows[part] for part in slices(len(rows), 8192)]
+    norms = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
     if not bool(torch.isfinite(norms).all()):
         row = int((~torch.isfinite(norms)).nonzero()[0])
         raise DataError(f"the embedding of {kind} {row} is not finite")
