@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from itertools import permutations
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -515,15 +516,11 @@ def _pooled(pixels: Bytes, bank: Floats) -> Floats:
     np.abs(responses[:, :N_EDGE], out=responses[:, :N_EDGE])
     np.maximum(responses[:, N_EDGE:], 0, out=responses[:, N_EDGE:])
     responses = responses.reshape(n, half - 2, half - 2, -1)
-    cells = _window_sums(_window_sums(responses, 1), 2)
-    return np.sqrt(cells.reshape(n, GRID * GRID, -1) / np.float32(2**16))
-
-
-def _window_sums(values: Floats, axis: int) -> Floats:
-    """Add up each run of WINDOW neighbours along an axis, starting at every STEP-th."""
     last = (GRID - 1) * STEP + 1
-    parts = [values.take(range(at, at + last, STEP), axis=axis) for at in range(WINDOW)]
-    return np.add.reduce(parts)
+    rows = reduce(np.add, (responses[:, at : at + last : STEP] for at in range(WINDOW)))
+    cells: Floats = reduce(np.add, (rows[:, :, at : at + last : STEP] for at in range(WINDOW)))
+    scaled: Floats = np.sqrt(cells.reshape(n, GRID * GRID, -1) / np.float32(2**16))
+    return scaled
 
 
 def grid_boxes() -> Floats:
