@@ -33,6 +33,9 @@ Encoded = Tensor | tuple[Tensor, ...]
 """Encoded items: one tensor, or several that share their first dimension, the item."""
 
 
+LabelSource = Literal["auto", "category", "identity"]
+
+
 class PairScores:
     """Scores blocks of encoded items with a method's own similarity, on the method's device.
 
@@ -129,6 +132,7 @@ class RetrievalModule(L.LightningModule):
     image_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
     text_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    label_source: LabelSource = "auto"
 
     def __init__(
         self,
@@ -168,13 +172,24 @@ class RetrievalModule(L.LightningModule):
         """What the method takes as label: ``none``, ``category`` or ``identity`` (of the image)."""
         if self.labels == "ignored":
             return "none"
+        if self.label_source != "auto":
+            return self.label_source
         return "category" if self.spec is not None and self.spec.n_classes else "identity"
+
+    def labels_of(self, identity: Tensor, labels: Tensor | None) -> Tensor:
+        """Return what the method takes as label of each pair: its image (b,), or its categories."""
+        if self.label_space == "identity":
+            return identity
+        assert labels is not None
+        return labels
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers, now that the widths of the views are known; call ``super().build(spec)`` first."""
         self.spec = spec
         if self.labels == "required" and spec.n_classes == 0:
             raise UsageError(f"{type(self).__name__} learns from category labels and this data set has none")
+        if self.label_source == "category" and spec.n_classes == 0:
+            raise UsageError("--model.label_source category: this data set has none; pass identity")
 
     def encode_images(self, images: ImageBatch) -> Encoded:
         """Encode images, (b, d)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
-from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.base import LabelSource, RetrievalModule
 from cmr_bench.models.encoders.inputs import ImageInput, Standardise, with_own_rate
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (
@@ -78,7 +78,7 @@ class AdvSubspace(RetrievalModule):
         label_prediction: bool = True,
         adversarial: bool = True,
         triplet: bool = True,
-        label_source: Literal["auto", "category", "identity"] = "auto",
+        label_source: LabelSource = "auto",
         standardise: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -104,16 +104,9 @@ class AdvSubspace(RetrievalModule):
         self.dropout, self.input_dropout, self.word_dim = dropout, input_dropout, word_dim
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
 
-    @property
-    def label_space(self) -> str:
-        """What serves as label: ``category`` or ``identity`` of the image."""
-        return super().label_space if self.label_source == "auto" else self.label_source
-
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        if self.label_source == "category" and spec.n_classes == 0:
-            raise UsageError("--model.label_source category: this data set has none; pass identity")
         self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
         image_dim = self.image_input.dim
         scaled = self.standardise and spec.image.kind != "pixels"
@@ -172,9 +165,7 @@ class AdvSubspace(RetrievalModule):
         )
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
-        if self.label_space == "identity":
-            labels = identity
-        assert labels is not None
+        labels = self.labels_of(identity, labels)
         terms: dict[str, Tensor] = {}
         total = images.new_zeros((), dtype=torch.float32)
         if self.triplet:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.base import LabelSource, RetrievalModule
 from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import norm_softmax, project_onto, projection_matching, same
@@ -32,6 +32,7 @@ class CMPM(RetrievalModule):
         word_dim: Width of the word embeddings.
         dropout: Share of the word embeddings and of the text's pooled states that is dropped in training.
         batch_norm: Normalise the common features by the batch.
+        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
         standardise: Standardise the features of vector and region views by the training split.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
         cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
@@ -53,6 +54,7 @@ class CMPM(RetrievalModule):
         word_dim: int = 512,
         dropout: float = 0.3,
         batch_norm: bool = True,
+        label_source: LabelSource = "auto",
         standardise: bool = False,
         cnn: str = "torchvision:resnet152",
         cnn_weights: str | None = None,
@@ -64,6 +66,7 @@ class CMPM(RetrievalModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, **kwargs)
+        self.label_source = label_source
         self.hidden, self.dim, self.word_dim = hidden, dim, word_dim
         self.dropout, self.batch_norm, self.standardise = dropout, batch_norm, standardise
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
@@ -114,7 +117,7 @@ class CMPM(RetrievalModule):
         images, texts, identity, labels = self.gather(self._image(batch.images), self._text(batch.texts), batch)
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
-        labels = identity if labels is None else labels
+        labels = self.labels_of(identity, labels)
         terms = self.terms(normalise(self.image_norm, images), normalise(self.text_norm, texts), labels)
         return terms | {"loss": torch.stack(list(terms.values())).sum()}
 

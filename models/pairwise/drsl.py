@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.models.base import Encoded, RetrievalModule
+from cmr_bench.models.base import Encoded, LabelSource, RetrievalModule
 from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import full_precision, relation_error, same
@@ -33,6 +33,7 @@ class DRSL(RetrievalModule):
         dim: Width of the features of each modality.
         relation: Width of the hidden layer of the relation network.
         balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
+        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
         standardise: Standardise the features of vector and region views by the training split.
         word_dim: Width of the word embeddings, for texts as tokens.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
@@ -56,6 +57,7 @@ class DRSL(RetrievalModule):
         dim: int = 300,
         relation: int = 1024,
         balanced: bool = False,
+        label_source: LabelSource = "auto",
         standardise: bool = False,
         word_dim: int = 300,
         cnn: str = "torchvision:vgg19",
@@ -77,6 +79,7 @@ class DRSL(RetrievalModule):
             lr_decay=lr_decay,
             **kwargs,
         )
+        self.label_source = label_source
         self.hidden, self.dim, self.relation_dim, self.balanced = hidden, dim, relation, balanced
         self.standardise, self.word_dim = standardise, word_dim
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
@@ -121,7 +124,7 @@ class DRSL(RetrievalModule):
         images, texts, identity, labels = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
-        match = same(identity if labels is None else labels)
+        match = same(self.labels_of(identity, labels))
         return {"loss": relation_error(self.similarity(images, texts), match, self.balanced)}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

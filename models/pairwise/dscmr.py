@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.base import LabelSource, RetrievalModule
 from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import cosine_likelihood, label_regression, mean_distance, norm_softmax, same
@@ -32,6 +32,7 @@ class DSCMR(RetrievalModule):
         beta: Weight of the distance term.
         norm: Norm of the first and third term: frobenius, the matrix norm of the batch divided by its size, as in the
             paper; or rows, the mean norm of its rows, as in the authors' program.
+        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
         standardise: Standardise the features of vector and region views by the training split.
         word_dim: Width of the word embeddings, for texts as tokens.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
@@ -55,6 +56,7 @@ class DSCMR(RetrievalModule):
         alpha: float = 1e-3,
         beta: float = 1e-1,
         norm: Literal["frobenius", "rows"] = "frobenius",
+        label_source: LabelSource = "auto",
         standardise: bool = False,
         word_dim: int = 300,
         cnn: str = "torchvision:vgg19",
@@ -67,6 +69,7 @@ class DSCMR(RetrievalModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, lr=lr, **kwargs)
+        self.label_source = label_source
         self.hidden, self.dim, self.alpha, self.beta, self.norm = hidden, dim, alpha, beta, norm
         self.standardise, self.word_dim = standardise, word_dim
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
@@ -107,7 +110,7 @@ class DSCMR(RetrievalModule):
         )
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
-        labels = identity if labels is None else labels
+        labels = self.labels_of(identity, labels)
         match = same(labels)
         pairings = ((images, texts), (images, images), (texts, texts))
         label = self.label_loss(images, labels) + self.label_loss(texts, labels)

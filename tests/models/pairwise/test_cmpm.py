@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewSpec
+from cmr_bench.errors import UsageError
 from cmr_bench.models.losses import project_onto
 from cmr_bench.models.pairwise.cmpm import CMPM, CMPMCMPC
 
@@ -101,3 +102,12 @@ def test_normalises_and_compares_the_batch_of_all_processes() -> None:
         torch.testing.assert_close(found.grad, expected.grad, msg=name)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(part.state_dict()[name], value, msg=name)
+
+
+def test_image_can_be_the_label_where_there_are_categories_too() -> None:
+    module = made(spec=LABELLED, label_source="identity")
+    labels = torch.ones(7, 3, dtype=torch.long)
+    assert module.label_space == "identity"
+    torch.testing.assert_close(module.loss(batch(labels=labels))["loss"], made().loss(batch())["loss"])
+    with pytest.raises(UsageError, match="this data set has none"):
+        made(label_source="category")
