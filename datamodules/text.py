@@ -27,7 +27,7 @@ from cmr_bench.errors import DataError, UsageError, did_you_mean
 
 PAD, UNKNOWN = 0, 1
 FITTED = ("doc2vec", "tfidf", "lsa")
-DEFAULT_DIM = {"doc2vec": 300, "tfidf": 1000, "lsa": 300}
+DEFAULT_DIM = {"doc2vec": 300, "tfidf": 2000, "lsa": 300}
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _CHUNK = 1024
@@ -192,7 +192,7 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
             unit length).
         train: Texts of the training split; ``hf:`` does not look at them.
         texts: Texts to encode, (n_texts,).
-        dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 1,000 most frequent words for
+        dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 2,000 most frequent words for
             ``tfidf``; ``hf:`` has the width of its model.
         seed: Seed of what is random in the fit.
         cache: Folder in which the vectors are kept; equal arguments are computed once.
@@ -293,7 +293,7 @@ def _software(name: str) -> str:
 
     if name in FITTED:
         package = "gensim" if name == "doc2vec" else "scikit-learn"
-        return f"1 {package} {version(package)}"
+        return f"2 {package} {version(package)}"
     folder = Path(name.removeprefix("hf:")).expanduser()
     files = sorted(folder.glob("*")) if folder.is_dir() else []
     return "1 " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
@@ -339,15 +339,17 @@ def _doc2vec(train: Sequence[str], dim: int, seed: int) -> Encode:
     documents = [doc2vec.TaggedDocument(tokenize(text), [row]) for row, text in enumerate(train)]
     if not any(document.words for document in documents):
         raise DataError(f"doc2vec finds no words in the {len(train)} training texts")
-    # Two workers would update the weights in an order that differs from run to run.
+    # Passes and down-sampling as selected on folds of Pascal's training and validation documents, where CCA on these
+    # vectors reached an mAP of .58; with 40 passes and 1e-3 it fell to .44. Two workers would update the weights in an
+    # order that differs from run to run.
     model = doc2vec.Doc2Vec(
         documents,
         vector_size=dim,
         dm=0,
         min_count=2 if len(train) > 100 else 1,
         negative=5,
-        sample=1e-3,
-        epochs=40,
+        sample=3e-4,
+        epochs=20,
         workers=1,
         seed=seed,
         hashfxn=_stable_hash,
