@@ -8,21 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmr_bench.errors import DataError, UsageError, did_you_mean
+from cmr_bench.hub import do_not_wait_for_hub, quiet_transformers
 
 Layer = Literal["fc7", "pool", "grid"]
 LAYERS: tuple[str, ...] = get_args(Layer)
@@ -264,7 +262,7 @@ def _tensors_sha256(net: nn.Module) -> str:
 @contextmanager
 def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
     if not local:
-        _do_not_wait_for_hub()
+        do_not_wait_for_hub()
     try:
         yield
     except Exception as error:  # urllib, requests, httpx and the hub each raise their own
@@ -274,18 +272,6 @@ def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
             f"cannot download the pretrained weights of {encoder} ({_first_line(error)[:160]}); "
             "without network give a local file: --weights FILE (safetensors or .pth)"
         ) from error
-
-
-def _do_not_wait_for_hub() -> None:
-    """Switch the hub's client to its cache where its host has no address: it retries for half a minute otherwise."""
-    from huggingface_hub import constants
-
-    if any(key.lower() in ("https_proxy", "all_proxy") for key in os.environ):
-        return
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
 
 
 def _load_timm(name: str, layer: str, pretrained: bool) -> _Loaded:
@@ -404,7 +390,7 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
     place = str(folder) if local else name
     state = None if file is None else read_weights(file)
     report: dict[str, Any] = {}
-    with _downloading(f"hf:{name}", local), _quiet(library):
+    with _downloading(f"hf:{name}", local), quiet_transformers():
         config: Any = library.AutoConfig.from_pretrained(place)
         prepare = _preprocessor(place)
         model, vision = _vision_part(library, config)
@@ -415,7 +401,7 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
     if state is not None:
         # Unlike load_state_dict this knows the names that older versions of the library gave to the tensors.
         options = {"config": vision, "state_dict": state, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        with _quiet(library):
+        with quiet_transformers():
             net, report = type(net).from_pretrained(None, **options)
     if net.main_input_name != "pixel_values":
         raise UsageError(f"hf:{name} is no image encoder: a {type(net).__name__} reads {net.main_input_name}")
@@ -464,19 +450,6 @@ def _transformers_pooled(net: Any, pixels: Tensor) -> Tensor:
             return vectors
     first: Tensor = output.last_hidden_state[:, 0]
     return first
-
-
-@contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Hide the report on tensors that are left out on purpose, such as the text half of CLIP."""
-    level = library.logging.get_verbosity()
-    library.logging.set_verbosity_error()
-    library.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.logging.set_verbosity(level)
-        library.logging.enable_progress_bar()
 
 
 def _vision_part(library: Any, config: Any) -> tuple[Any, Any]:

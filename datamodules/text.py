@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.base import Rows, View, ViewSpec
 from cmr_bench.errors import DataError, UsageError, did_you_mean
+from cmr_bench.hub import do_not_wait_for_hub, quiet_transformers
 
 PAD, UNKNOWN = 0, 1
 FITTED = ("doc2vec", "tfidf", "lsa")
@@ -391,8 +392,11 @@ def _loaded(load: Callable[..., Any], what: str, name: str) -> Any:
     local = bool(name) and folder.is_dir()
     if not local and (name.startswith((".", "/", "~")) or not name):
         raise DataError(f"no {what} '{name}': there is no such folder")
+    if not local:
+        do_not_wait_for_hub()
     try:
-        return load(str(folder) if local else name, local_files_only=local)
+        with quiet_transformers():
+            return load(str(folder) if local else name, local_files_only=local)
     except Exception as error:
         hint = (
             "the folder must hold what save_pretrained writes"

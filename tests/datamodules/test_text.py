@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,23 @@ def test_tokenizer_folder_that_is_not_there(name: str) -> None:
         text.SubwordView(["a"], name, 4)
 
 
+def test_name_on_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    def no_address(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(
+        DataError, match="no tokenizer 'cmr-bench/none': it must be a name on the Hugging Face hub"
+    ) as caught:
+        text.SubwordView(["a"], "cmr-bench/none", 4)
+    assert "\n" not in str(caught.value)
+
+
 def test_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="save_pretrained") as caught:
         text.SubwordView(["a"], str(tmp_path), 4)
@@ -134,6 +152,16 @@ def test_vectors_do_not_depend_on_the_other_texts(name: str, tmp_path: Path) -> 
     assert np.abs(whole[0] - whole[2]).max() > 1e-3
 
 
+def test_doc2vec_does_not_start_from_a_salted_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gensim.models import doc2vec
+
+    monkeypatch.setattr(doc2vec, "pseudorandom_weak_vector", lambda *_, **__: pytest.fail("differs between processes"))
+    first = np.array(_vectors("doc2vec", tmp_path / "a", seed=2))
+    text._fit.cache_clear()
+    np.testing.assert_allclose(_vectors("doc2vec", tmp_path / "b", seed=2), first, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_doc2vec_is_the_same_in_another_process(tmp_path: Path) -> None:
     code = (
         "import sys, json, pathlib; from cmr_bench.datamodules import text; c = json.loads(sys.argv[1]);"
