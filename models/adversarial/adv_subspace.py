@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
 from cmr_bench.models.base import LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import ImageInput, Standardise, with_own_rate
+from cmr_bench.models.encoders.inputs import (
+    ImageInput,
+    Scaling,
+    TextInput,
+    fit_standardisers,
+    standardiser,
+    with_own_rate,
+)
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (
     euclidean,
@@ -48,7 +55,8 @@ class AdvSubspace(RetrievalModule):
         adversarial: Train with the adversarial term.
         triplet: Train with the triplet term.
         label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Standardise the features of vector and region views by the training split.
+        standardise: Centre the features of vector and region views and divide each by its deviation in the training
+            split (each), or all by one number (overall); none leaves them as they are.
         dropout: Share of the hidden units that is dropped in training.
         input_dropout: Share of the input features that is dropped in training.
         word_dim: Width of the word embeddings, for texts as tokens.
@@ -79,7 +87,7 @@ class AdvSubspace(RetrievalModule):
         adversarial: bool = True,
         triplet: bool = True,
         label_source: LabelSource = "auto",
-        standardise: bool = False,
+        standardise: Scaling = "none",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         word_dim: int = 300,
@@ -108,17 +116,11 @@ class AdvSubspace(RetrievalModule):
         """Make the layers."""
         super().build(spec)
         self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
-        image_dim = self.image_input.dim
-        scaled = self.standardise and spec.image.kind != "pixels"
-        self.image_scale = Standardise(image_dim) if scaled else nn.Identity()
-        self.image_net = self._net(image_dim)
-        self.text_encoder = (
-            WordEncoder(spec.text.vocab_size, self.word_dim, self.hidden) if spec.text.kind == "tokens" else None
-        )
-        text_dim = self.hidden if spec.text.kind == "tokens" else spec.text.shape[-1]
-        scaled = self.standardise and spec.text.kind == "vector"
-        self.text_scale = Standardise(text_dim) if scaled else nn.Identity()
-        self.text_net = self._net(text_dim)
+        self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise)
+        self.image_net = self._net(self.image_input.dim)
+        self.text_input = TextInput(spec.text, lambda words: WordEncoder(words, self.word_dim, self.hidden))
+        self.text_scale = standardiser(spec.text, self.text_input.dim, self.standardise)
+        self.text_net = self._net(self.text_input.dim)
         layers: list[nn.Module] = []
         for _ in range(self.shared_layers - 1):
             layers += [nn.Linear(self.hidden, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)]
@@ -140,10 +142,7 @@ class AdvSubspace(RetrievalModule):
 
     def prepare_training(self, train: Split) -> None:
         """Learn the means and deviations of the features."""
-        for module, view in ((self.image_scale, train.images), (self.text_scale, train.texts)):
-            if isinstance(module, Standardise):
-                assert view is not None
-                module.fit(view)
+        fit_standardisers(train, self.image_scale, self.text_scale)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Map images into the common space, (b, dim)."""
@@ -152,10 +151,7 @@ class AdvSubspace(RetrievalModule):
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
         """Map texts into the common space, (b, dim)."""
-        features = texts.vector
-        if self.text_encoder is not None:
-            features = self.text_encoder(texts.tokens, texts.lengths)
-        encoded: Tensor = self.shared(self.text_net(self.text_scale(features)))
+        encoded: Tensor = self.shared(self.text_net(self.text_scale(self.text_input(texts))))
         return encoded
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View,
 from cmr_bench.errors import CmrBenchError
 from cmr_bench.models.encoders.text import WordEncoder
 
+Scaling = Literal["none", "each", "overall"]
 _CHUNK = 1024
 
 
@@ -91,19 +92,22 @@ class TextInput(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Takes the mean from every feature and divides it by its standard deviation, both of the training split.
+    """Centres every feature and divides by standard deviations, all learned from the training split.
 
     Until :meth:`fit` has been called it returns its input as it is. A feature that never varies is only centred.
 
     Args:
         dim: Number of features.
+        scaling: ``each`` divides every feature by its own deviation, ``overall`` all of them by one number, their root
+            mean square deviation, which keeps rare words and late principal components small.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, scaling: Scaling = "each") -> None:
         super().__init__()
+        self.scaling = scaling
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("deviation", torch.ones(dim))
 
@@ -112,6 +116,8 @@ class Standardise(nn.Module):
         rows = np.unique(np.linspace(0, len(view) - 1, min(len(view), at_most)).astype(np.int64))
         values = fetch_vectors(view, rows).double()
         deviation = values.std(0, correction=0)
+        if self.scaling == "overall":
+            deviation = deviation.square().mean().sqrt().expand_as(deviation)
         self.mean.copy_(values.mean(0))
         self.deviation.copy_(torch.where(deviation > 1e-8, deviation, 1.0))
 
@@ -120,9 +126,10 @@ class Standardise(nn.Module):
         return (values - self.mean) / self.deviation
 
 
-def standardiser(spec: ViewSpec, dim: int, wanted: bool) -> nn.Module:
-    """Return a :class:`Standardise` for views of stored features where it is wanted, else the identity."""
-    return Standardise(dim) if wanted and spec.kind in ("vector", "regions") else nn.Identity()
+def standardiser(spec: ViewSpec, dim: int, scaling: Scaling) -> nn.Module:
+    """Return a :class:`Standardise` for views of stored features where one is wanted, else the identity."""
+    stored = spec.kind in ("vector", "regions")
+    return Standardise(dim, scaling) if stored and scaling != "none" else nn.Identity()
 
 
 def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Module) -> None:

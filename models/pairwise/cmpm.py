@@ -13,7 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.models.base import LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.inputs import (
+    ImageInput,
+    Scaling,
+    TextInput,
+    fit_standardisers,
+    standardiser,
+    with_own_rate,
+)
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import norm_softmax, project_onto, projection_matching, same
 
@@ -33,7 +40,8 @@ class CMPM(RetrievalModule):
         dropout: Share of the word embeddings and of the text's pooled states that is dropped in training.
         batch_norm: Normalise the common features by the batch.
         label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Standardise the features of vector and region views by the training split.
+        standardise: Centre the features of vector and region views and divide each by its deviation in the training
+            split (each), or all by one number (overall); none leaves them as they are.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
         cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
         fine_tune: Train that network too.
@@ -55,7 +63,7 @@ class CMPM(RetrievalModule):
         dropout: float = 0.3,
         batch_norm: bool = True,
         label_source: LabelSource = "auto",
-        standardise: bool = False,
+        standardise: Scaling = "none",
         cnn: str = "torchvision:resnet152",
         cnn_weights: str | None = None,
         fine_tune: bool = False,

@@ -10,7 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.models.base import Encoded, LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.inputs import (
+    ImageInput,
+    Scaling,
+    TextInput,
+    fit_standardisers,
+    standardiser,
+    with_own_rate,
+)
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import full_precision, relation_error, same
 
@@ -34,7 +41,8 @@ class DRSL(RetrievalModule):
         relation: Width of the hidden layer of the relation network.
         balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
         label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Standardise the features of vector and region views by the training split.
+        standardise: Centre the features of vector and region views and divide each by its deviation in the training
+            split (each), or all by one number (overall); none leaves them as they are.
         word_dim: Width of the word embeddings, for texts as tokens.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
         cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
@@ -58,7 +66,7 @@ class DRSL(RetrievalModule):
         relation: int = 1024,
         balanced: bool = False,
         label_source: LabelSource = "auto",
-        standardise: bool = False,
+        standardise: Scaling = "none",
         word_dim: int = 300,
         cnn: str = "torchvision:vgg19",
         cnn_weights: str | None = None,

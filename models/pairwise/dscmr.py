@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.models.base import LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import ImageInput, TextInput, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.inputs import (
+    ImageInput,
+    Scaling,
+    TextInput,
+    fit_standardisers,
+    standardiser,
+    with_own_rate,
+)
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import cosine_likelihood, label_regression, mean_distance, norm_softmax, same
 
@@ -33,7 +40,8 @@ class DSCMR(RetrievalModule):
         norm: Norm of the first and third term: frobenius, the matrix norm of the batch divided by its size, as in the
             paper; or rows, the mean norm of its rows, as in the authors' program.
         label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Standardise the features of vector and region views by the training split.
+        standardise: Centre the features of vector and region views and divide each by its deviation in the training
+            split (each), or all by one number (overall); none leaves them as they are.
         word_dim: Width of the word embeddings, for texts as tokens.
         cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
         cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
@@ -57,7 +65,7 @@ class DSCMR(RetrievalModule):
         beta: float = 1e-1,
         norm: Literal["frobenius", "rows"] = "frobenius",
         label_source: LabelSource = "auto",
-        standardise: bool = False,
+        standardise: Scaling = "none",
         word_dim: int = 300,
         cnn: str = "torchvision:vgg19",
         cnn_weights: str | None = None,

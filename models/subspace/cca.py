@@ -20,7 +20,7 @@ from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.encoders.inputs import fetch_vectors, pool_regions
 
 Matrix = NDArray[np.float64]
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,14 @@ class CCA(RetrievalModule):
     """Canonical correlation analysis (Hotelling, 1936) with a ridge, ranked by cosine in the canonical space.
 
     An image with several texts makes a pair with each. What is 0 is chosen on the validation split by the data set's
-    own criterion: the number of components among powers of two, each side's ridge from 1e-4 to 10 mean eigenvalues.
+    own criterion: the number of components among powers of two, each side's ridge from 0.001 to 100 mean eigenvalues.
 
     Args:
         n_components: Width of the canonical space; 0 chooses on the validation split.
         image_ridge: Ridge of the images' covariance in units of its mean eigenvalue; 0 chooses on the validation split.
         text_ridge: Ridge of the texts' covariance in units of its mean eigenvalue; 0 chooses on the validation split.
         weighting: Scale of the components: none leaves unit variance, correlation multiplies each by its correlation.
-        standardise: Divide every feature by its standard deviation in the training split first.
+        standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
         image_view: View of the images: vector or regions (averaged).
         text_view: View of the texts: vector.
     """
@@ -136,7 +136,7 @@ class CCA(RetrievalModule):
         image_ridge: float = 0.0,
         text_ridge: float = 0.0,
         weighting: Literal["none", "correlation"] = "none",
-        standardise: bool = False,
+        standardise: Literal["none", "each"] = "none",
         image_view: ViewKind = "vector",
         text_view: ViewKind = "vector",
         **kwargs: Any,
@@ -158,7 +158,7 @@ class CCA(RetrievalModule):
             if view is not None
         )
         scales = [np.ones(x.shape[1]) for x in (images, texts)]
-        if self.standardise:
+        if self.standardise == "each":
             scales = [np.where(s > 1e-8, s, 1.0) for s in (images.std(0), texts.std(0))]
         found = covariances(images / scales[0], texts / scales[1], train.image_of_text)
         image, text = Whitened(found.image), Whitened(found.text)

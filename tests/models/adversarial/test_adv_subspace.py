@@ -117,7 +117,7 @@ def test_without_categories_the_image_is_the_label(toy: Callable[..., Any]) -> N
 
 
 def test_standardises_by_the_training_split(toy: Callable[..., Any]) -> None:
-    data, module = toy(), AdvSubspace(hidden=8, dim=6, standardise=True)
+    data, module = toy(), AdvSubspace(hidden=8, dim=6, standardise="each")
     module.build(data.load("vector", "vector"))
     module.prepare_training(data.splits["train"])
     np.testing.assert_allclose(module.image_scale.mean, data.content["train"]["vector"].mean(0), rtol=1e-4, atol=1e-5)

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from cmr_bench.datamodules.base import ArrayView, ImageBatch, ViewSpec
-from cmr_bench.models.encoders.inputs import ImageInput, Standardise, fetch_vectors, pool_regions, with_own_rate
+from cmr_bench.models.encoders.inputs import (
+    ImageInput,
+    Standardise,
+    fetch_vectors,
+    pool_regions,
+    standardiser,
+    with_own_rate,
+)
 
 
 def test_only_real_regions_are_averaged() -> None:
@@ -40,6 +47,22 @@ def test_standardise_learns_mean_and_deviation_and_leaves_constants() -> None:
     np.testing.assert_allclose(found.std(0, correction=0), [1, 1, 0, 1], atol=1e-4)
     scale.fit(ArrayView(values, "made up"), at_most=500)
     np.testing.assert_allclose(scale.deviation, values.std(0) + np.array([0, 0, 1, 0]), rtol=0.1)
+
+
+def test_overall_scale_keeps_the_proportions_of_the_features() -> None:
+    values = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * [1, 10, 0.1] + 4
+    scale = Standardise(3, "overall")
+    scale.fit(ArrayView(values.astype(np.float32), "made up"))
+    found = scale(torch.from_numpy(values.astype(np.float32))).numpy()
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(found.std(0) / found.std(0)[0], values.std(0) / values.std(0)[0], rtol=1e-4)
+    assert np.square(found).mean() == pytest.approx(1, rel=1e-4)
+
+
+def test_only_stored_features_are_standardised() -> None:
+    assert isinstance(standardiser(ViewSpec("regions", (4, 3)), 3, "each"), Standardise)
+    assert not isinstance(standardiser(ViewSpec("regions", (4, 3)), 3, "none"), Standardise)
+    assert not isinstance(standardiser(ViewSpec("tokens", (9,)), 3, "each"), Standardise)
 
 
 def test_optimiser_groups_hold_every_trained_parameter_once() -> None:
