@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 LIST := $(VENV)/.files
 DEMO := runs/demo
 
+# Most modules of the libraries are never imported: compiling them all doubles the time of the installation.
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
+
 # The installation is links to the files: without its folder of links it has to be made again.
 ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
@@ -26,12 +29,11 @@ $(STAMP): pyproject.toml constraints.txt $(LIST)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "cmr-bench needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
 			"Name another: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@test -e $(STAMP) || echo "Installing into $(VENV) (once; some minutes) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools
+	@$(PIP) setuptools
 	@rm -rf build
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		--config-settings editable_mode=strict -e '.[dev]'
+	@$(PIP) --no-build-isolation --config-settings editable_mode=strict -e '.[dev]'
 	@touch $(STAMP)
 
 # Changes only when a file of the package was added or removed, as only then new links are needed.
