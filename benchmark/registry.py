@@ -82,24 +82,28 @@ METHODS: dict[str, Method] = {
         "pairwise",
         "Zhang and Lu, ECCV 2018",
         "vector|regions|pixels, tokens|vector",
+        labels="optional",
     ),
     "cmpm_cmpc": Method(
         "cmr_bench.models.pairwise.cmpm:CMPMCMPC",
         "pairwise",
         "Zhang and Lu, ECCV 2018",
         "vector|regions|pixels, tokens|vector",
+        labels="optional",
     ),
     "dscmr": Method(
         "cmr_bench.models.pairwise.dscmr:DSCMR",
         "pairwise",
         "Zhen et al., CVPR 2019",
         "vector|regions|pixels, vector|tokens",
+        labels="optional",
     ),
     "drsl": Method(
         "cmr_bench.models.pairwise.drsl:DRSL",
         "pairwise",
         "Wang et al., Inf. Sci. 2021",
         "vector|regions|pixels, vector|tokens",
+        labels="optional",
     ),
     "adv_subspace": Method(
         "cmr_bench.models.adversarial.adv_subspace:AdvSubspace",
