@@ -57,17 +57,19 @@ class Stored:
         """Read the array; an ``.npy`` file is memory-mapped.
 
         Raises:
-            DataError: If it cannot be read or holds NaN or infinity.
+            DataError: If it cannot be read.
         """
         parts = [_load_part(file, key) for file, key in self.parts]
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def require_finite(self, array: npt.NDArray[Any]) -> None:
+        """Raise DataError where the array, as :meth:`load` returned it, holds NaN or infinity."""
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
             bad = np.flatnonzero(~finite)
             raise DataError(
                 f"{self.parts[0][0]}: array '{self.name}' holds NaN or infinity in {len(bad)} rows, first {bad[0]}"
             )
-        return array
 
 
 def find_arrays(folder: Path) -> dict[str, Stored]:

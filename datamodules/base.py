@@ -435,8 +435,9 @@ class RetrievalDataModule(L.LightningDataModule):
         batch_size: Pairs a training batch, over all devices together.
         num_workers: Processes that load data; 0 loads in the main process.
         image_features: Name of stored image features (made by `cmr-bench data features`), or a folder with them.
-        text_features: Text vectors: doc2vec, tfidf, hf:NAME_OR_FOLDER, or the name of an array that the data set ships.
-        text_dim: Width of fitted text vectors (doc2vec, tfidf); 0 takes the default of each.
+        text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array that the
+            data set ships.
+        text_dim: Width of fitted text vectors (doc2vec, tfidf, lsa); 0 takes the default of each.
         image_size: Side of the square photographs in pixels, for methods that read pixels.
         augment: Crop and flip the training photographs at random, for methods that read pixels.
         max_words: Longer texts are cut here, for methods that read words.

@@ -62,7 +62,7 @@ class Wikipedia(RetrievalDataModule):
         self._last: dict[str, Split] = {}
         self._image_row: dict[str, int] = {}
         self._text_row: dict[str, int] = {}
-        self._found: Mapping[str, Stored] | None = None
+        self._found: Mapping[str, Stored] = {}
         self._loaded: dict[str, npt.NDArray[Any]] = {}
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
@@ -95,7 +95,10 @@ class Wikipedia(RetrievalDataModule):
         self._image_row = {item.image_id: row for row, item in enumerate(items)}
         self._text_row = {item.text_id: row for row, item in enumerate(items)}
         self._loaded.clear()
-        self._found = None
+        self._found = find_arrays(folder)
+        by_source = {stored.source: name for name, stored in self._found.items()}
+        self.image_features = by_source.get(self.image_features or "", self.image_features)
+        self.text_features = by_source.get(self.text_features or "", self.text_features)
         self._last = {}
         for name, rows in parts.items():
             members = [items[row] for row in rows]
@@ -132,7 +135,7 @@ class Wikipedia(RetrievalDataModule):
         try:
             return super().feature_store()
         except DataError as error:
-            raise DataError(f"{error}; arrays in {self.folder()}: {listing(self._arrays(), 'image')}") from error
+            raise DataError(f"{error}; arrays in {self.folder()}: {listing(self._found, 'image')}") from error
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return the images as ``kind``; vectors and regions from an array of the folder or from stored features."""
@@ -140,10 +143,11 @@ class Wikipedia(RetrievalDataModule):
         if kind == "pixels" or stored is None:
             return super().image_view(kind, split)
         view = self._view(stored, "image", split)
+        stored.require_finite(view.array)
         if view.spec.kind != kind:
             raise UsageError(
                 f"the method reads images as '{kind}' but '{stored.name}' holds '{view.spec.kind}' {view.spec.shape}; "
-                f"choose among {listing(self._arrays(), 'image')}"
+                f"choose among {listing(self._found, 'image')}"
             )
         return view
 
@@ -152,32 +156,30 @@ class Wikipedia(RetrievalDataModule):
         if kind == "vector":
             stored = self._chosen("text")
             if stored is not None:
-                return self._view(stored, "text", split)
+                vectors = self._view(stored, "text", split)
+                stored.require_finite(vectors.array)
+                return vectors
             if split.captions is None:
                 raise DataError(
                     f"text vectors '{self.text_features or 'tfidf'}' are computed from the articles and there is no "
-                    f"folder {self.folder() / 'texts'}; choose among {listing(self._arrays(), 'text')}"
+                    f"folder {self.folder() / 'texts'}; choose among {listing(self._found, 'text')}"
                 )
             self.text_features = self.text_features or "tfidf"
         elif split.captions is None:
             raise DataError(
                 f"the method reads texts as '{kind}' and there are no articles in {self.folder() / 'texts'}; "
-                f"as vectors there are {listing(self._arrays(), 'text')}"
+                f"as vectors there are {listing(self._found, 'text')}"
             )
         return super().text_view(kind, split, tokenizer)
 
-    def _arrays(self) -> Mapping[str, Stored]:
-        self._found = find_arrays(self.folder()) if self._found is None else self._found
-        return self._found
-
     def _chosen(self, side: Side) -> Stored | None:
         """The array that an option names, or the default; None where the features come from elsewhere."""
-        arrays, folder = self._arrays(), self.folder()
+        arrays, folder = self._found, self.folder()
         name = self.image_features if side == "image" else self.text_features
         if name is None:
             there = [n for n in DEFAULTS[side] if n in arrays] + [n for n in arrays if arrays[n].holds(side)]
             return arrays[there[0]] if there else None
-        if name in arrays or any(name == stored.source for stored in arrays.values()):
+        if name in arrays:
             return pick(arrays, name, folder, side)
         if side == "text" and name not in text.FITTED and not name.startswith("hf:"):
             return pick(arrays, name, folder, side)
@@ -198,8 +200,8 @@ class Wikipedia(RetrievalDataModule):
 
     def _all(self, side: Side) -> Mapping[str, Mapping[str, ArrayView]]:
         return {
-            stored.source: {name: self._view(stored, side, split) for name, split in self._last.items()}
-            for stored in self._arrays().values()
+            name: {split.name: self._view(stored, side, split) for split in self._last.values()}
+            for name, stored in self._found.items()
             if stored.holds(side)
         }
 

@@ -76,7 +76,7 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     array[2, 1] = np.nan
     np.save(tmp_path / "x.npy", array)
     with pytest.raises(DataError, match=r"x\.npy: array 'x' holds NaN or infinity in 1 rows, first 2"):
-        find_arrays(tmp_path)["x"].load()
+        find_arrays(tmp_path)["x"].require_finite(array)
 
 
 def test_file_cut_short_after_it_was_listed(tmp_path: Path) -> None:

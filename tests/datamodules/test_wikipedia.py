@@ -136,11 +136,18 @@ def test_arrays_for_the_data_check(root: Path) -> None:
     data = Wikipedia(root=str(root))
     data.read()
     images, texts = data.image_arrays(), data.text_arrays()
-    assert list(images) == ["deep", "img_cnnpca128", "raw_features.mat:I"]
-    assert list(texts) == ["deep", "txt_tfidf1000", "txt_lda10", "raw_features.mat:T"]
+    assert list(images) == ["deep", "img_cnnpca128", "I"]
+    assert list(texts) == ["deep", "txt_tfidf1000", "txt_lda10", "T"]
     view = texts["txt_lda10"]["val"]
     assert isinstance(view, ArrayView)
     np.testing.assert_array_equal(view.fetch(np.arange(4))["vector"].numpy(), _values(3, 4)[20:24])
+
+
+def test_arrays_with_nan_are_left_to_the_data_check(root: Path) -> None:
+    _nan(root)
+    data = Wikipedia(root=str(root))
+    data.read()
+    assert np.isinf(data.image_arrays()["img_cnnpca128"]["val"].array[21]).all()
 
 
 def test_articles_and_photographs(with_articles: Path) -> None:
@@ -259,7 +266,7 @@ def test_real_counts_and_alignment(data_root: Path) -> None:
     arrays = data.image_arrays()
     rows = np.arange(693)
     np.testing.assert_allclose(
-        arrays["raw_features.mat:I"]["test"].fetch(rows)["vector"].numpy(),
+        arrays["I"]["test"].fetch(rows)["vector"].numpy(),
         arrays["img_sift128"]["test"].fetch(rows)["vector"].numpy(),
         atol=1e-6,
     )
