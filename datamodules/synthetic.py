@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from itertools import permutations
@@ -105,7 +105,8 @@ GROUND_RGB = np.array(
         (150, 130, 105),
     ]
 )
-RADII = ((5, 6), (8, 10))  # of small and large objects, pixels, both ends included
+RADII = ((6, 7), (9, 10))  # of small and large objects, pixels, both ends included
+JITTER = 20  # largest change of a colour's red, green and blue from picture to picture
 COUNTS = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4)  # drawn from uniformly
 
 ATTRIBUTES = (
@@ -236,8 +237,8 @@ def draw_scenes(n: int, rng: np.random.Generator) -> Scenes:
         cell=cell,
         centre=centre,
         radius=radius,
-        rgb=np.clip(OBJECT_RGB[colour] + rng.integers(-30, 31, (n, MAX_OBJECTS, 3)), 0, 255),
-        ground=np.clip(GROUND_RGB[setting] + rng.integers(-30, 31, (n, 3)), 0, 255),
+        rgb=np.clip(OBJECT_RGB[colour] + rng.integers(-JITTER, JITTER + 1, (n, MAX_OBJECTS, 3)), 0, 255),
+        ground=np.clip(GROUND_RGB[setting] + rng.integers(-JITTER, JITTER + 1, (n, 3)), 0, 255),
         offset=rng.integers(SIDE, size=(n, 2)),
         twin=np.full(n, -1),
     )
@@ -338,8 +339,8 @@ def _pick(options: Sequence[T], chance: Iterator[float]) -> T:
 def choose_meaning(things: Sequence[Thing], setting: int, chance: Iterator[float]) -> Meaning:
     """Choose what a caption says of a picture: part of its things, part of what is true of each."""
     order = sorted(things, key=lambda _: next(chance))
-    said = order[: _pick((1, 2, 2, 3, 3), chance)]
-    where = setting if len(said) == 1 or next(chance) < 0.4 else None
+    said = order[: _pick((1, 2, 2, 2, 3, 3, 3), chance)]
+    where = setting if len(said) == 1 or next(chance) < 0.5 else None
     if len(said) == 2 and next(chance) < 0.4:
         for relation in sorted(RELATIONS, key=lambda _: next(chance)):
             for first, second in (said, said[::-1]):
@@ -350,7 +351,7 @@ def choose_meaning(things: Sequence[Thing], setting: int, chance: Iterator[float
 
 def _describe(thing: Thing, chance: Iterator[float], place: float) -> Thing:
     """Keep part of what is true of a thing; its place with probability ``place``."""
-    keep = _pick(("both",) * 14 + ("colour", "shape"), chance)
+    keep = _pick(("both",) * 18 + ("colour", "shape"), chance)
     row: int | None = None
     column: int | None = None
     if next(chance) < place:
@@ -497,13 +498,18 @@ def filter_bank() -> Floats:
     pattern = 9 * rng.integers(-2, 3, (N_EDGE, 9))
     pattern -= pattern.sum(axis=1, keepdims=True) // 9
     edges = pattern[:, :, None] * rng.integers(-2, 3, (N_EDGE, 3))[:, None]
+    wanted = 9 * rng.integers(-2, 3, (N_COLOUR, 3))
+    wanted *= np.where((wanted <= 0).all(axis=1, keepdims=True), -1, 1)  # no picture has less than no colour
     colours = np.zeros((N_COLOUR, 9, 3), dtype=np.int64)
-    colours[:, 4] = 9 * rng.integers(-2, 3, (N_COLOUR, 3))
+    colours[:, 4] = wanted
     return np.concatenate([edges, colours]).reshape(-1, 27).T.astype(np.float32)
 
 
 def region_features(pixels: Bytes) -> Floats:
-    """Filter the pictures and average the rectified responses over a grid of windows, (n, GRID * GRID, n_filters)."""
+    """Filter the pictures and pool the responses over a grid of overlapping windows, (n, GRID * GRID, n_filters).
+
+    A feature is the root of the summed size of a filter's responses in the window, of the positive ones for colours.
+    """
     bank = filter_bank()
     return np.concatenate([_pooled(pixels[start : start + 32], bank) for start in range(0, len(pixels), 32)])
 
@@ -521,6 +527,20 @@ def _pooled(pixels: Bytes, bank: Floats) -> Floats:
     cells: Floats = reduce(np.add, (rows[:, :, at : at + last : STEP] for at in range(WINDOW)))
     scaled: Floats = np.sqrt(cells.reshape(n, GRID * GRID, -1) / np.float32(2**16))
     return scaled
+
+
+def vector_features(pictures: Bytes) -> Floats:
+    """Pool the regions of a picture to mean and spread, (n, 2 * n_filters): what is there, not what goes together."""
+    regions = region_features(pictures)
+    return np.concatenate([regions.mean(axis=1), regions.std(axis=1)], axis=1)
+
+
+def scaled_features(compute: Callable[[Bytes], Floats], pictures: Mapping[str, Bytes]) -> dict[str, Floats]:
+    """Compute features of every split, each number with mean 0 and deviation 1 over the training split."""
+    parts = {name: compute(part) for name, part in pictures.items()}
+    axes = tuple(range(parts["train"].ndim - 1))
+    centre, spread = (f(axes, dtype=np.float64).astype(np.float32) for f in (parts["train"].mean, parts["train"].std))
+    return {name: (part - centre) / np.maximum(spread, 1e-6) for name, part in parts.items()}
 
 
 def grid_boxes() -> Floats:
@@ -557,7 +577,7 @@ class PictureView(View):
 class Synthetic(RetrievalDataModule):
     """Drawn pictures of coloured shapes with captions; needs no files and is the same on every machine.
 
-    The category of a picture is its setting (meadow, lake, beach, ...): seen in the background, named in half of the
+    The category of a picture is its setting (meadow, lake, beach, ...): seen in the background, named in most
     captions and hinted at by the shapes and colours that are typical of it. Half of the pictures with two or more
     objects come with a twin that differs only in which of two objects has which colour. By split, ``scenes`` holds the
     contents of the pictures with boxes and attributes, ``meanings`` what captions claim and ``pictures`` the pixels.
@@ -613,6 +633,7 @@ class Synthetic(RetrievalDataModule):
         self.scenes: dict[str, Scenes] = {}
         self.meanings: dict[str, list[Meaning]] = {}
         self.pictures: dict[str, Bytes] = {}
+        self._features: dict[str, dict[str, Floats]] = {}
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images of every split."""
@@ -620,6 +641,7 @@ class Synthetic(RetrievalDataModule):
 
     def read(self) -> Mapping[str, Split]:
         """Draw everything."""
+        self._features = {}
         splits: dict[str, Split] = {}
         seen: set[Key] = set()
         # The test split comes first, so that it does not change with the number of training images.
@@ -651,13 +673,15 @@ class Synthetic(RetrievalDataModule):
         return np.zeros(split.n_images, dtype=bool)
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
-        """Return pixels, 7x7 regions of local features, or their mean over the picture as vector."""
+        """Return pixels, 7x7 regions of local features, or a vector pooled from them; scaled by the training split."""
         pictures = self.pictures[split.name]
         if kind == "pixels":
             return PictureView(pictures, self.image_size)
         if self.image_features is not None or kind not in ("regions", "vector"):
             return super().image_view(kind, split)
-        regions = region_features(pictures)
-        if kind == "regions":
-            return ArrayView(regions, "synthetic:grid", boxes=grid_boxes())
-        return ArrayView(regions.mean(axis=1), "synthetic:pool")
+        if kind not in self._features:
+            self._features[kind] = scaled_features(
+                region_features if kind == "regions" else vector_features, self.pictures
+            )
+        boxes = grid_boxes() if kind == "regions" else None
+        return ArrayView(self._features[kind][split.name], f"synthetic:{kind}", boxes=boxes)

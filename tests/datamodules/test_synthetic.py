@@ -33,7 +33,7 @@ def content(data: Synthetic) -> str:
 
 
 def test_the_seed_alone_decides_the_content() -> None:
-    golden = "c2cac6e7edc3ed1351fd8a2dd625a9ad2c077b187e5aa065c85be5fc93cb989d"
+    golden = "f4dd85482f1942eabad7b69207ac0433be6388743781c9333a6be23515ca822b"
     assert content(Synthetic(**SMALL)) == golden
     assert content(Synthetic(**SMALL, seed=3)) == golden
     assert content(Synthetic(**SMALL, content_seed=1)) != golden
@@ -234,7 +234,7 @@ def test_converse_relations_name_the_things_in_the_other_order() -> None:
     assert synthetic.say(meaning, always(0.0)) == "a cross right of a diamond"
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("pixels", (3, 64, 64)), ("regions", (49, 128)), ("vector", (128,))])
+@pytest.mark.parametrize(("kind", "shape"), [("pixels", (3, 64, 64)), ("regions", (49, 128)), ("vector", (256,))])
 def test_image_views(kind: str, shape: tuple[int, ...]) -> None:
     data = Synthetic(**SMALL, batch_size=16)
     spec = data.load(kind, "tokens")  # type: ignore[arg-type]
