@@ -25,4 +25,4 @@ class DataError(CmrBenchError):
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
     nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f" Did you mean '{' '.join(nearest[0].split())}'?" if nearest else ""

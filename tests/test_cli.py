@@ -11,7 +11,7 @@ import pytest
 
 from cmr_bench import cli, registry
 from cmr_bench.datamodules.base import RetrievalDataModule
-from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.errors import CmrBenchError, UsageError, did_you_mean
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.version import __version__
 
@@ -207,3 +207,8 @@ def test_an_error_inside_the_file_of_the_user_is_shown_as_it_is(tmp_path: Path) 
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_library"):
             registry.method(f"{tmp_path / 'mine.py'}:Mine")
+
+
+def test_a_suggestion_stays_on_one_line() -> None:
+    assert did_you_mean("image", ["\nimage\u2028s"]) == " Did you mean 'image s'?"
+    assert did_you_mean("image", []) == ""
