@@ -132,3 +132,37 @@ def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
     assert process.returncode == 1
     assert b"--resume" in error
     assert b"Traceback" not in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("logger", "left"), [("wandb", "wandb/offline-run-*/*.wandb"), ("tensorboard", "tensorboard/*")]
+)
+def test_loggers_write_into_the_run_folder(
+    own: list[str], tmp_path: Path, logger: str, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = subprocess.run(
+        [sys.executable, "-m", "cmr_bench.cli", *own, "--logger", logger],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    assert (folder / "result.json").is_file()
+    assert [path for path in folder.glob(left) if path.stat().st_size]
+
+
+@pytest.mark.slow
+def test_two_processes_leave_one_run(own: list[str], tmp_path: Path) -> None:
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cmr_bench.cli", *own, *ddp], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = read_result(only_run(tmp_path) / "result.json")
+    assert result.device.startswith("2 x ")
+    assert result.metrics["t2i_r5"] > 35  # chance is 25
+    assert done.stdout.count("stored in") == 1
