@@ -240,9 +240,9 @@ def main() -> None:
     elif args.large:
         measure_slice(args)
     else:
-        compare(args)
-        # A process of its own: the peak of this one belongs to the loops.
+        # A process of its own, before the loops: Linux hands the peak of a large parent on to its children.
         subprocess.run([sys.executable, __file__, "--memory", *sys.argv[1:]], check=True)
+        compare(args)
 
 
 if __name__ == "__main__":
