@@ -13,12 +13,15 @@ import os
 import platform
 import random
 import resource
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -105,6 +108,35 @@ class Resume(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the epoch starts."""
         self._stored = state_dict
+
+
+class Interrupts(Callback):
+    """Makes Ctrl-C certain: one that Python drops, inside a finaliser, is raised again by the next batch."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember interrupts from now on, unless they are ignored or this is not the main thread."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._press)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise an interrupt that was dropped."""
+        if self.pressed:
+            raise KeyboardInterrupt
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signal back."""
+        if signal.getsignal(signal.SIGINT) == self._press:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _random_state() -> dict[str, Any]:
@@ -263,6 +295,7 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, s
             enable_version_counter=False,
         ),
         Resume(checkpoints / "last.ckpt"),
+        Interrupts(),
         History(folder / "history.csv"),
     ]
     if options.patience:

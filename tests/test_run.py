@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmr_bench import run
 from cmr_bench.cli import main
 from cmr_bench.results import read_result
 
@@ -114,6 +116,24 @@ def test_wrong_options_are_one_line_and_exit_2(
     assert told in error
     assert len(error.strip().splitlines()) == 1
     assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+def test_an_interrupt_that_python_drops_stops_the_next_batch(
+    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def drop(self: run.History, trainer: object, pl_module: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(run.History, "on_train_epoch_start", drop)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        assert main(own) == 1
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
