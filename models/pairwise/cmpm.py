@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,21 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.models.base import LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import (
-    ImageInput,
-    Scaling,
-    TextInput,
-    fit_standardisers,
-    standardiser,
-    with_own_rate,
-)
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
 from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import norm_softmax, project_onto, projection_matching, same
 
 
-class CMPM(RetrievalModule):
+class CMPM(LabelledFeatureModule):
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018): image features and max-pooled BiLSTM states.
 
     Pairs that share a category match, or on data without categories those of the same image. Dropout and batch
@@ -39,21 +30,8 @@ class CMPM(RetrievalModule):
         word_dim: Width of the word embeddings.
         dropout: Share of the word embeddings and of the text's pooled states that is dropped in training.
         batch_norm: Normalise the common features by the batch.
-        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Centre the features of vector and region views and divide each by its deviation in the training
-            split (each), or all by one number (overall); none leaves them as they are.
-        cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
-        fine_tune: Train that network too.
-        cnn_lr: Learning rate of that network, and of everything once it learns.
         frozen_epochs: First epochs, in which that network does not learn.
-        image_view: View of the images: vector, regions (averaged) or pixels.
-        text_view: View of the texts: tokens or vector.
     """
-
-    labels = "optional"
-    image_views = ("vector", "regions", "pixels")
-    text_views = ("tokens", "vector")
 
     def __init__(
         self,
@@ -62,53 +40,38 @@ class CMPM(RetrievalModule):
         word_dim: int = 512,
         dropout: float = 0.3,
         batch_norm: bool = True,
-        label_source: LabelSource = "auto",
-        standardise: Scaling = "none",
-        cnn: str = "torchvision:resnet152",
-        cnn_weights: str | None = None,
-        fine_tune: bool = False,
-        cnn_lr: float = 2e-5,
         frozen_epochs: int = 15,
-        image_view: ViewKind = "vector",
+        cnn: str = "torchvision:resnet152",
         text_view: ViewKind = "tokens",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_view=image_view, text_view=text_view, **kwargs)
-        self.label_source = label_source
-        self.hidden, self.dim, self.word_dim = hidden, dim, word_dim
-        self.dropout, self.batch_norm, self.standardise = dropout, batch_norm, standardise
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+        super().__init__(word_dim=word_dim, cnn=cnn, text_view=text_view, **kwargs)
+        self.hidden, self.dim = hidden, dim
+        self.dropout, self.batch_norm = dropout, batch_norm
         self.frozen_epochs = frozen_epochs
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
-        self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise)
-        self.image_layer = nn.Linear(self.image_input.dim, self.dim)
-        self.text_input = TextInput(spec.text, self._words)
-        self.text_scale = standardiser(spec.text, self.text_input.dim, self.standardise)
+        self.image_layer = nn.Linear(self.image_dim, self.dim)
         width = 2 * self.hidden
-        before = [] if spec.text.kind == "tokens" else [nn.Linear(self.text_input.dim, width), nn.ReLU()]
+        before = [] if spec.text.kind == "tokens" else [nn.Linear(self.text_dim, width), nn.ReLU()]
         self.text_layer = nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(width, self.dim))
         self.image_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
         self.text_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
 
-    def _words(self, vocab_size: int) -> WordEncoder:
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with a BiLSTM and take the largest value of each unit."""
         return WordEncoder(
             vocab_size, self.word_dim, self.hidden, True, "max", self.dropout, cell="lstm", merge="concatenate"
         )
 
-    def prepare_training(self, train: Split) -> None:
-        """Learn the means and deviations of the features."""
-        fit_standardisers(train, self.image_scale, self.text_scale)
-
     def _image(self, images: ImageBatch) -> Tensor:
-        embedded: Tensor = self.image_layer(self.image_scale(self.image_input(images)))
+        embedded: Tensor = self.image_layer(self.image_features(images))
         return embedded
 
     def _text(self, texts: TextBatch) -> Tensor:
-        embedded: Tensor = self.text_layer(self.text_scale(self.text_input(texts)))
+        embedded: Tensor = self.text_layer(self.text_features(texts))
         return embedded
 
     def encode_images(self, images: ImageBatch) -> Tensor:
@@ -122,20 +85,13 @@ class CMPM(RetrievalModule):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sum of the terms of the batch."""
         # Gathered before they are normalised, so that the statistics are those of the global batch.
-        images, texts, identity, labels = self.gather(self._image(batch.images), self._text(batch.texts), batch)
-        assert isinstance(images, Tensor)
-        assert isinstance(texts, Tensor)
-        labels = self.labels_of(identity, labels)
+        images, texts, labels = self.gather_labelled(self._image(batch.images), self._text(batch.texts), batch)
         terms = self.terms(normalise(self.image_norm, images), normalise(self.text_norm, texts), labels)
         return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss, given features (b, dim) and the labels that say what matches."""
         return {"matching": projection_matching(images, texts, same(labels))}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network its own learning rate."""
-        return with_own_rate(self, self.image_input, self.cnn_lr)
 
     def configure_optimizers(self) -> Any:
         """Adam; where the image network is trained, in two stages."""
@@ -175,8 +131,7 @@ class CMPMCMPC(CMPM):
     def build(self, spec: DataSpec) -> None:
         """Make the layers and the class vectors."""
         super().build(spec)
-        n_classes = spec.n_train_images if self.label_space == "identity" else spec.n_classes
-        self.classes = nn.Parameter(torch.randn(n_classes, self.dim) / math.sqrt(self.dim))
+        self.classes = self.class_vectors(self.dim)
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss, given features (b, dim) and the labels that say what matches."""

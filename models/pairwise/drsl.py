@@ -8,17 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.models.base import Encoded, LabelSource, RetrievalModule
-from cmr_bench.models.encoders.inputs import (
-    ImageInput,
-    Scaling,
-    TextInput,
-    fit_standardisers,
-    standardiser,
-    with_own_rate,
-)
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
+from cmr_bench.models.base import Encoded
 from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import full_precision, relation_error, same
 
 # Hidden values computed at once; a piece of this size (4 MB) stays in the cache of one processor core.
@@ -27,7 +20,7 @@ _PIECE = 2**20
 _KEPT = 2**26
 
 
-class DRSL(RetrievalModule):
+class DRSL(LabelledFeatureModule):
     """Deep relational similarity learning (Wang et al., Information Sciences 2021): a network scores every pair.
 
     Each modality has two layers; the relation network reads both features one after the other. Its score ranks, taken
@@ -40,24 +33,10 @@ class DRSL(RetrievalModule):
         dim: Width of the features of each modality.
         relation: Width of the hidden layer of the relation network.
         balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
-        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Centre the features of vector and region views and divide each by its deviation in the training
-            split (each), or all by one number (overall); none leaves them as they are.
-        word_dim: Width of the word embeddings, for texts as tokens.
-        cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
-        fine_tune: Train that network too.
-        cnn_lr: Learning rate of that network.
-        image_view: View of the images: vector, regions (averaged) or pixels.
-        text_view: View of the texts: vector or tokens.
         lr: Learning rate of Adam.
         lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
         lr_decay: Factor of the learning rate at each decay.
     """
-
-    labels = "optional"
-    image_views = ("vector", "regions", "pixels")
-    text_views = ("vector", "tokens")
 
     def __init__(
         self,
@@ -65,60 +44,36 @@ class DRSL(RetrievalModule):
         dim: int = 300,
         relation: int = 1024,
         balanced: bool = False,
-        label_source: LabelSource = "auto",
-        standardise: Scaling = "none",
-        word_dim: int = 300,
-        cnn: str = "torchvision:vgg19",
-        cnn_weights: str | None = None,
-        fine_tune: bool = False,
-        cnn_lr: float = 2e-5,
-        image_view: ViewKind = "vector",
-        text_view: ViewKind = "vector",
         lr: float = 1e-4,
         lr_decay_every: int = 1,
         lr_decay: float = 0.98,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_view=image_view,
-            text_view=text_view,
-            lr=lr,
-            lr_decay_every=lr_decay_every,
-            lr_decay=lr_decay,
-            **kwargs,
-        )
-        self.label_source = label_source
+        super().__init__(lr=lr, lr_decay_every=lr_decay_every, lr_decay=lr_decay, **kwargs)
         self.hidden, self.dim, self.relation_dim, self.balanced = hidden, dim, relation, balanced
-        self.standardise, self.word_dim = standardise, word_dim
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with a GRU, whose last state is the feature."""
+        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
-        self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise)
-        self.image_net = self._net(self.image_input.dim)
-        self.text_input = TextInput(spec.text, lambda size: WordEncoder(size, self.word_dim, self.hidden))
-        self.text_scale = standardiser(spec.text, self.text_input.dim, self.standardise)
-        self.text_net = self._net(self.text_input.dim)
+        self.image_net, self.text_net = self._net(self.image_dim), self._net(self.text_dim)
         self.relation = nn.Linear(2 * self.dim, self.relation_dim)
         self.score = nn.Linear(self.relation_dim, 1)
 
     def _net(self, width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.dim))
 
-    def prepare_training(self, train: Split) -> None:
-        """Learn the means and deviations of the features."""
-        fit_standardisers(train, self.image_scale, self.text_scale)
-
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Return the images' halves of the relation network's first layer, (b, relation)."""
-        features = self.image_net(self.image_scale(self.image_input(images)))
+        features = self.image_net(self.image_features(images))
         return nn.functional.linear(features, self.relation.weight[:, : self.dim], self.relation.bias)
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
         """Return the texts' halves of the relation network's first layer, (b, relation)."""
-        features = self.text_net(self.text_scale(self.text_input(texts)))
+        features = self.text_net(self.text_features(texts))
         return nn.functional.linear(features, self.relation.weight[:, self.dim :])
 
     def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
@@ -129,15 +84,11 @@ class DRSL(RetrievalModule):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Squared error of the relation of every pair of the batch."""
-        images, texts, identity, labels = self.gather(
+        images, texts, labels = self.gather_labelled(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
-        match = same(self.labels_of(identity, labels))
+        match = same(labels)
         return {"loss": relation_error(self.similarity(images, texts), match, self.balanced)}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network its own learning rate."""
-        return with_own_rate(self, self.image_input, self.cnn_lr)
 
 
 @full_precision

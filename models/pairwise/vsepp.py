@@ -7,13 +7,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
-from cmr_bench.models.base import RetrievalModule
-from cmr_bench.models.encoders.inputs import ImageInput, with_own_rate
 from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.feature_module import FeatureModule
 from cmr_bench.models.losses import hinge_ranking, same
 
 
-class VSEPP(RetrievalModule):
+class VSEPP(FeatureModule):
     """VSE++ (Faghri et al., BMVC 2018): linear image embedding, GRU sentence embedding, hardest negatives.
 
     The loss is the mean over the pairs of a batch, where the paper sums. Captions of the same image are never
@@ -22,67 +21,53 @@ class VSEPP(RetrievalModule):
 
     Args:
         dim: Width of the common space.
-        word_dim: Width of the word embeddings.
         bidirectional: Read the words in both directions and average the two last states.
         margin: Least difference wanted between the cosine of a pair and that of a negative.
         negatives: Negatives that count: hardest of the batch, or the mean or sum over all of them.
         warmup_epochs: First epochs, in which the mean over all negatives replaces the hardest.
         dropout: Share of the entries of image features and word embeddings that is dropped in training.
-        cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
-        fine_tune: Train that network too.
-        cnn_lr: Learning rate of that network.
-        image_view: View of the images: vector, regions (averaged) or pixels.
         text_view: View of the texts: tokens.
     """
 
-    image_views = ("vector", "regions", "pixels")
     text_views = ("tokens",)
 
     def __init__(
         self,
         dim: int = 1024,
-        word_dim: int = 300,
         bidirectional: bool = False,
         margin: float = 0.2,
         negatives: Literal["hardest", "mean", "sum"] = "hardest",
         warmup_epochs: int = 1,
         dropout: float = 0.0,
         cnn: str = "torchvision:resnet152",
-        cnn_weights: str | None = None,
-        fine_tune: bool = False,
-        cnn_lr: float = 2e-5,
-        image_view: ViewKind = "vector",
         text_view: ViewKind = "tokens",
         **kwargs: Any,
     ) -> None:
-        super().__init__(image_view=image_view, text_view=text_view, **kwargs)
-        self.dim, self.word_dim, self.bidirectional = dim, word_dim, bidirectional
+        super().__init__(cnn=cnn, text_view=text_view, **kwargs)
+        self.dim, self.bidirectional = dim, bidirectional
         self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
         self.dropout = dropout
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with a GRU, whose last state is the embedding."""
+        return WordEncoder(vocab_size, self.word_dim, self.dim, self.bidirectional, dropout=self.dropout)
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
-        linear = nn.Linear(self.image_input.dim, self.dim)
+        linear = nn.Linear(self.image_dim, self.dim)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
         self.image_layer = nn.Sequential(nn.Dropout(self.dropout), linear)
-        self.text_encoder = WordEncoder(
-            spec.text.vocab_size, self.word_dim, self.dim, self.bidirectional, dropout=self.dropout
-        )
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Embed images, (b, dim)."""
-        embedded: Tensor = self.image_layer(self.image_input(images))
+        embedded: Tensor = self.image_layer(self.image_features(images))
         return embedded
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
         """Embed texts, (b, dim)."""
-        embedded: Tensor = self.text_encoder(texts.tokens, texts.lengths)
-        return embedded
+        return self.text_features(texts)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Hinge ranking loss of the cosines of the batch."""
@@ -92,7 +77,3 @@ class VSEPP(RetrievalModule):
         warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
         kind = "mean" if warming else self.negatives
         return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, kind)}
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network its own learning rate."""
-        return with_own_rate(self, self.image_input, self.cnn_lr)

@@ -94,7 +94,7 @@ def test_ablations_drop_their_term_and_its_parameters(toy: Callable[..., Any]) -
     assert set(full.loss(batch)) == {"triplet", "label", "discriminator", "loss"}
     for option, term, part in (
         ("triplet", "triplet", None),
-        ("label_prediction", "label", "classifier"),
+        ("label_prediction", "label", "classes"),
         ("adversarial", "discriminator", "discriminator"),
     ):
         module, batch = built(toy, **{option: False})
@@ -107,10 +107,10 @@ def test_ablations_drop_their_term_and_its_parameters(toy: Callable[..., Any]) -
 def test_without_categories_the_image_is_the_label(toy: Callable[..., Any]) -> None:
     module, batch = built(toy, n_classes=0)
     assert module.label_space == "identity"
-    assert module.identities.shape == (24, 6)
+    assert module.classes.shape == (24, 6)
     assert bool(torch.isfinite(module.loss(batch)["loss"]))
     chosen, batch = built(toy, label_source="identity")
-    assert chosen.identities.shape == (24, 6)
+    assert chosen.classes.shape == (24, 6)
     assert bool(torch.isfinite(chosen.loss(batch)["loss"]))
     with pytest.raises(UsageError, match="label_source"):
         built(toy, n_classes=0, label_source="category")

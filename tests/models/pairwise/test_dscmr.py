@@ -36,7 +36,7 @@ def test_loss_is_the_equation(norm: Any, multi: bool) -> None:
     pairs = batch(labels if multi else labels.argmax(1))
     u = module.encode_images(pairs.images).detach().double().numpy()
     v = module.encode_texts(pairs.texts).detach().double().numpy()
-    p, y, n = module.classifier.weight.detach().double().numpy(), labels.double().numpy(), 5
+    p, y, n = module.classes.detach().double().numpy(), labels.double().numpy(), 5
 
     def size(difference: Any) -> float:
         rows = [sum(x * x for x in row) for row in difference]
@@ -58,10 +58,10 @@ def test_loss_is_the_equation(norm: Any, multi: bool) -> None:
 def test_image_is_the_label_where_there_are_no_categories() -> None:
     module = made(n_classes=0)
     assert module.label_space == "identity"
-    assert module.identities.shape == (9, 4)
+    assert module.classes.shape == (9, 4)
     pairs = batch(None)
     expected = torch.zeros(())
     for side in (module.encode_images(pairs.images), module.encode_texts(pairs.texts)):
-        logits = side @ torch.nn.functional.normalize(module.identities, dim=1).T
+        logits = side @ torch.nn.functional.normalize(module.classes, dim=1).T
         expected = expected - logits.log_softmax(1)[torch.arange(5), pairs.identity].mean()
     torch.testing.assert_close(module.loss(pairs)["label"], expected)
