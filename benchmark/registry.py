@@ -115,6 +115,13 @@ METHODS: dict[str, Method] = {
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),
+    "gma": Method(
+        "cmr_bench.models.subspace.gma:GMA",
+        "subspace",
+        "Sharma et al., CVPR 2012",
+        "vector|regions, vector",
+        labels="optional",
+    ),
 }
 
 DATASETS: dict[str, DataSet] = {
