@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 import sys
@@ -37,6 +38,7 @@ examples:
   cmr-bench leaderboard --data flickr8k
   cmr-bench leaderboard --metrics recall map --sort i2t_r1
   cmr-bench leaderboard --data pascal --format latex --out table.tex
+  cmr-bench leaderboard --suite adcsl_tables
 """
 
 
@@ -59,6 +61,9 @@ class Row:
         detail: What sets the row apart from others of the same name, features and flags.
         superseded: Results left out because a later one has the same seed.
         criterion: Criterion of model selection, rsum or map, where recorded.
+        title: What a paper's table calls the row; empty for method and variant.
+        published: What the paper reports for this row, where a measured row stands beside it.
+        published_spread: Standard deviation over seeds that the paper reports.
     """
 
     method: str
@@ -75,6 +80,9 @@ class Row:
     detail: str = ""
     superseded: int = 0
     criterion: str = ""
+    title: str = ""
+    published: Mapping[str, float] = field(default_factory=dict)
+    published_spread: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measured(self) -> bool:
@@ -83,9 +91,30 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Method, variant and detail in one text."""
-        inner = ", ".join(part for part in (self.variant, self.detail) if part)
-        return f"{self.method} ({inner})" if inner else self.method
+        """Title, or method and variant, and the detail in one text."""
+        inner = ", ".join(part for part in ("" if self.title else self.variant, self.detail) if part)
+        name = self.title or self.method
+        return f"{name} ({inner})" if inner else name
+
+    def difference(self, name: str) -> float | None:
+        """Return measured minus published, or None where either is missing."""
+        if name not in self.metrics or name not in self.published:
+            return None
+        return self.metrics[name] - self.published[name]
+
+    def inside(self, name: str) -> bool | None:
+        """Tell whether the difference lies inside two standard deviations.
+
+        The variance over the measured seeds and, where the paper gives one, the published variance add up.
+
+        Returns:
+            None where there is no difference or only one seed to judge it by.
+        """
+        difference = self.difference(name)
+        if difference is None or name not in self.spread:
+            return None
+        allowed = 2 * math.hypot(self.spread[name], self.published_spread.get(name, 0.0))
+        return abs(difference) <= allowed or math.isclose(abs(difference), allowed)
 
 
 @dataclass
@@ -102,6 +131,10 @@ class Section:
         rows: The rows, measured ones first.
         note: Why these rows stand apart from others of the data set.
         remark: What to bear in mind with the published rows.
+        heading: What the table is called, where it is one of a suite.
+        paper: Key of the publication whose figures stand beside the measured ones; empty where there are none.
+        columns: Metrics and groups to show; None chooses by what the rows have.
+        left_out: Results left out of a suite's table because they carry a flag.
     """
 
     data: str
@@ -113,10 +146,18 @@ class Section:
     rows: list[Row] = field(default_factory=list)
     note: str = ""
     remark: str = ""
+    heading: str = ""
+    paper: str = ""
+    columns: tuple[str, ...] | None = None
+    left_out: int = 0
 
     @property
     def title(self) -> str:
-        """Data set and protocol in words."""
+        """Heading, data set and protocol in words."""
+        return f"{self.heading}. {self._protocol}" if self.heading else self._protocol
+
+    @property
+    def _protocol(self) -> str:
         if self.folds is None:
             images = f", {self.n_images:,} images" if self.n_images else ""
             texts = f" and {self.n_texts:,} texts" if self.n_texts else ""
@@ -126,7 +167,7 @@ class Section:
 
     def names(self) -> list[str]:
         """Every metric of any row, known ones first."""
-        there = {name for row in self.rows for name in row.metrics}
+        there = {name for row in self.rows for name in (*row.metrics, *row.published)}
         known = [name for group in GROUPS.values() for name in group if name in there]
         return known + sorted(there.difference(known))
 
@@ -135,6 +176,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``cmr-bench leaderboard``."""
     parser.epilog = _EXAMPLES
     parser.add_argument("--data", metavar="NAME", help="one data set; all that have results otherwise")
+    parser.add_argument(
+        "--suite", metavar="NAME|FILE", help="the tables of a suite: rows in its order, published beside measured"
+    )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of results (default: runs)")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument(
@@ -147,6 +191,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", metavar="KEY", help="a metric, method, family or seeds (default: rsum or map, best first)"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="with --suite: as given to `cmr-bench suite`"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
 
 
@@ -157,16 +204,18 @@ def run(args: argparse.Namespace) -> int:
         UsageError: For names that do not exist.
         CmrBenchError: If there is no folder of results and nothing published to show.
     """
-    from cmr_bench import leaderboard_formats as formats
     from cmr_bench.published import load_published
 
     runs = args.runs or Path("runs")
     if args.runs is not None and not runs.is_dir():
         raise UsageError(f"--runs {runs} is no folder; results are looked for in DIR/<data>/<method>/<run>/result.json")
-    results, problems = load_results(runs)
-    for problem in problems:
-        print(f"cmr-bench leaderboard: left out: {problem}", file=sys.stderr)
     published = load_published() if args.published else None
+    if args.suite is not None:
+        return _show(args, *_suite_tables(args, runs, published))
+    if args.set:
+        raise UsageError("--set belongs to --suite: it names the options that its runs were started with")
+    results, problems = load_results(runs)
+    _left_out(problems)
     _check_names(args, results, published)
     found = sections(results, published, data=args.data, family=args.family)
     if not found:
@@ -176,6 +225,42 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args, found)
     for section in found:
         section.rows = order(section.rows, [args.sort] if args.sort else _main_metrics(section, wanted))
+    return _show(args, found, wanted)
+
+
+def _left_out(problems: Iterable[str]) -> None:
+    for problem in problems:
+        print(f"cmr-bench leaderboard: left out: {problem}", file=sys.stderr)
+
+
+def _suite_tables(
+    args: argparse.Namespace, runs: Path, published: Published | None
+) -> tuple[list[Section], list[str] | None]:
+    """Return the tables of a suite and the metrics that the user asks for."""
+    for option in ("sort", "family"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option} does not go with --suite: its tables have the suite's own rows and order")
+    from cmr_bench import suite, suite_tables
+
+    content = suite.read_suite(args.suite)
+    planned = list(suite.jobs(content, None, [f"--{option.removeprefix('--')}" for option in args.set]))
+    results, problems = suite.stored_results(planned, runs)
+    _left_out(problems)
+    if not results:
+        print(f"No results of this suite in {runs}. Make them: cmr-bench suite {args.suite}", file=sys.stderr)
+    tables = suite_tables.read_tables(content, args.suite)
+    if args.data is not None:
+        names = {table.data for table in tables}
+        if args.data not in names:
+            raise UsageError(f"--data {args.data}: the suite has no table of it.{did_you_mean(args.data, names)}")
+        tables = [table for table in tables if table.data == args.data]
+    found = suite_tables.table_sections(tables, results, published)
+    return found, _wanted(args, found) if args.metrics is not None else None
+
+
+def _show(args: argparse.Namespace, found: Sequence[Section], wanted: Sequence[str] | None) -> int:
+    from cmr_bench import leaderboard_formats as formats
+
     if args.out is not None:
         from cmr_bench.files import write_atomic
 
@@ -193,12 +278,15 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
 
     Args:
         section: The rows.
-        wanted: Names of metrics and groups; None takes the group by which the methods were selected.
+        wanted: Names of metrics and groups; None takes the section's own, else the group by which the methods were
+            selected.
 
     Returns:
-        Names of metrics that at least one row has.
+        Names of metrics that at least one row has, or that the section asks for.
     """
     there = section.names()
+    if wanted is None and section.columns is not None:
+        return list(dict.fromkeys(name for word in section.columns for name in GROUPS.get(word, (word,))))
     if wanted is None:
         wanted = ("map",) if "map" in there and (_by_map(section) or "i2t_r1" not in there) else ("recall",)
         if not any(name in there for name in GROUPS[wanted[0]]):
@@ -211,10 +299,14 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
 
 def best(rows: Iterable[Row], names: Iterable[str]) -> dict[str, float]:
     """Return the best value of every metric among the measured rows, where there are at least two to compare."""
-    measured = [row for row in rows if row.measured]
+    return best_of([row.metrics for row in rows if row.measured], names)
+
+
+def best_of(figures: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:
+    """Return the best value of every metric that at least two of the figures have."""
     found = {}
     for name in names:
-        values = [row.metrics[name] for row in measured if name in row.metrics]
+        values = [metrics[name] for metrics in figures if name in metrics]
         if len(values) > 1:
             found[name] = min(values) if name in LOWER_IS_BETTER else max(values)
     return found
@@ -273,7 +365,7 @@ def sections(
         _add_published(found, published, names, family)
     place = {name: number for number, name in enumerate(registry.DATASETS)}
     found.sort(key=lambda section: (place.get(section.data, len(place)), section.data, section.folds or 0))
-    _explain(found)
+    explain(found)
     return found
 
 
@@ -447,7 +539,7 @@ def _published_row(entry: PublishedRow) -> Row:
     )
 
 
-def _explain(found: Sequence[Section]) -> None:
+def explain(found: Sequence[Section]) -> None:
     """Say of each section after the first of its data set and protocol why it stands apart."""
     first: dict[tuple[str, int | None], Section] = {}
     for section in found:

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.resources
 import json
 import os
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cmr_bench import recipe
 from cmr_bench.errors import CmrBenchError, UsageError, did_you_mean
 from cmr_bench.files import write_atomic
 from cmr_bench.recipe import RunConfig
-from cmr_bench.results import RESULT_FILE
+from cmr_bench.results import RESULT_FILE, Result, new_run_folder, read_result
+from cmr_bench.suite_tables import read_tables
 
-_ENTRIES = {"about", "seeds", "options", "runs"}
+_ENTRIES = {"about", "seeds", "options", "runs", "tables"}
 _RUN_ENTRIES = {"method", "data", "variants", "seeds", "options"}
+# What changes no number, or only its last digits: where the data lies, what computes, what is shown.
+_NO_ESSENCE = {
+    "data": ("root", "num_workers", "eval_batch_size"),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "deterministic", "bootstrap", "progress"),
+}
+_PATIENCE = 10.0  # seconds between asking a run to stop and making it
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ def read_suite(name: str) -> dict[str, Any]:
         if not isinstance(entry, dict) or not entry.get("method") or not entry.get("data"):
             raise UsageError(f"{where}: an entry of 'runs' needs 'method' and 'data': {entry}")
         _known(entry, _RUN_ENTRIES, where)
+    read_tables(suite, where)
     return suite
 
 
@@ -109,114 +119,270 @@ def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Seque
         seeds: Seeds in place of the suite's own.
         overrides: Dotted options for every run, as on the command line of `run`.
     """
+    planned: set[str] = set()
     for entry in suite["runs"]:
         options = {**(suite.get("options") or {}), **(entry.get("options") or {})}
         words = [f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in options.items()]
         for dataset in _listed(entry["data"]):
             for method in _listed(entry["method"]):
                 for variant in _listed(entry.get("variants") or ""):
+                    config = recipe.resolve(method, dataset, [*words, *overrides], variant=str(variant or ""))
                     for seed in seeds or _listed(entry.get("seeds", suite.get("seeds", 0))):
-                        yield Job(
-                            recipe.resolve(
-                                method, dataset, [*words, *overrides], variant=str(variant or ""), seed=int(seed)
-                            )
-                        )
+                        job = Job(replace(config, seed=int(seed)))
+                        key = json.dumps(_essence(job.config.__dict__), sort_keys=True)
+                        if key not in planned:
+                            planned.add(key)
+                            yield job
 
 
 def same_run(stored: Mapping[str, Any], config: RunConfig) -> bool:
     """Tell whether a stored configuration is the run that ``config`` asks for.
 
-    What cannot change a number does not count: where the data lies, worker processes, progress bars.
+    What cannot change a number does not count: where the data lies, worker processes, devices, progress bars.
     """
-    return _essence(dict(stored)) == _essence(dict(config.__dict__))
+    return _essence(stored) == _essence(config.__dict__)
 
 
-def _essence(config: dict[str, Any]) -> dict[str, Any]:
-    config = json.loads(json.dumps(config, default=str))
-    for part, names in (("data", ("root", "num_workers", "eval_batch_size")), ("trainer", ("progress", "bootstrap"))):
-        config[part] = {key: value for key, value in config.get(part, {}).items() if key not in names}
-    if config["data"].get("seed") is None:
-        config["data"]["seed"] = config.get("seed")
-    config.pop("fidelity", None)
-    return config
+def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
+    for part, names in _NO_ESSENCE.items():
+        found[part] = {key: value for key, value in (found.get(part) or {}).items() if key not in names}
+    if found["data"].get("seed") is None:
+        found["data"]["seed"] = found.get("seed")
+    found.pop("fidelity", None)
+    return found
 
 
-def find_run(runs: Path, config: RunConfig) -> tuple[Path | None, bool]:
-    """Look for a run of this configuration.
+def _same_but_for_the_seed(stored: Mapping[str, Any], config: RunConfig) -> bool:
+    seed = stored.get("seed")
+    return isinstance(seed, int) and same_run(stored, replace(config, seed=seed))
+
+
+class Stored:
+    """The run folders of one folder of runs, each configuration read once.
+
+    Args:
+        runs: The folder of runs.
+    """
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._read: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
+
+    def folders(self, config: RunConfig) -> list[tuple[Path, dict[str, Any]]]:
+        """Return the run folders of a method on a data set, oldest first, with what their ``config.yaml`` holds."""
+        place = self.runs / _short(config.dataset) / _short(config.method)
+        if place not in self._read:
+            self._read[place] = [
+                (file.parent, content)
+                for file in sorted(place.glob("*/config.yaml"))
+                if (content := _configuration(file)) is not None
+            ]
+        return self._read[place]
+
+    def find(self, config: RunConfig) -> tuple[Path | None, bool]:
+        """Look for a run of this configuration.
+
+        Returns:
+            Its folder, or None, and whether it is finished; a finished one is preferred.
+        """
+        unfinished = None
+        for folder, content in self.folders(config):
+            if same_run(content, config):
+                if (folder / RESULT_FILE).is_file():
+                    return folder, True
+                unfinished = folder
+        return unfinished, False
+
+
+def _short(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _configuration(file: Path) -> dict[str, Any] | None:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def stored_results(planned: Iterable[Job], runs: Path) -> tuple[list[Result], list[str]]:
+    """Read the finished runs of a suite's configurations, whatever their seeds.
 
     Returns:
-        Its folder, or None, and whether it is finished; a finished one is preferred.
+        The results, and one line for each file that could not be read.
     """
-    unfinished = None
-    names = [name.rpartition(":")[2] for name in (config.dataset, config.method)]
-    for file in sorted((runs / names[0] / names[1]).glob("*/config.yaml")):
+    stored = Stored(runs)
+    folders = {
+        folder: None
+        for job in planned
+        for folder, content in stored.folders(job.config)
+        if (folder / RESULT_FILE).is_file() and _same_but_for_the_seed(content, job.config)
+    }
+    results, problems = [], []
+    for folder in folders:
         try:
-            stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            continue
-        if isinstance(stored, dict) and same_run(stored, config):
-            if (file.parent / RESULT_FILE).is_file():
-                return file.parent, True
-            unfinished = file.parent
-    return unfinished, False
+            results.append(read_result(folder / RESULT_FILE))
+        except CmrBenchError as error:
+            problems.append(str(error))
+    return results, problems
 
 
-def execute(job: Job, runs: Path, logger: str, log: Path) -> str:
-    """Run one job in a process of its own, going on with an unfinished run folder.
+@dataclass
+class Running:
+    """A run that has been started.
+
+    Attributes:
+        job: What it is.
+        folder: Its run folder.
+        log: Where its output goes.
+        process: The process, at the head of a group of its own.
+        started: When, in seconds of the monotonic clock.
+        bar: Its line in the progress display.
+    """
+
+    job: Job
+    folder: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    started: float
+    bar: TaskID
+
+    def fraction(self) -> float:
+        """Return the share of the epochs that are done, by the rows of the history."""
+        epochs = int(self.job.config.trainer.get("max_epochs") or 0)
+        try:
+            with (self.folder / "history.csv").open("rb") as file:
+                done = sum(1 for _ in file) - 1
+        except OSError:
+            return 0.0
+        return min(1.0, max(0, done) / epochs) if epochs else 0.0
+
+    def problem(self) -> str:
+        """Return an empty string for a run that ended well, else the line that says why it did not."""
+        code = self.process.returncode
+        if code == 0:
+            return ""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        own = [line for line in lines if line.startswith("cmr-bench")]
+        return [f"exit code {code}", *lines, *own][-1]
+
+
+def start(words: Sequence[str], log: Path, threads: int) -> subprocess.Popen[bytes]:
+    """Start `cmr-bench` in a process group of its own that is killed when this process is gone.
+
+    Args:
+        words: Command and options.
+        log: Where its output goes.
+        threads: Threads of its numerical libraries, unless ``OMP_NUM_THREADS`` says otherwise.
 
     Returns:
-        An empty string, or the last line of its error output.
+        The process; keep it, as its standard input is what holds it.
     """
-    folder, _ = find_run(runs, job.config)
-    command = [sys.executable, "-m", "cmr_bench.cli", "run", "--logger", logger]
-    with tempfile.TemporaryDirectory() as scratch:
-        if folder is not None:
-            command += ["--resume", str(folder)]
-        else:
-            config = Path(scratch) / "config.yaml"
-            config.write_text(job.config.to_yaml(), encoding="utf-8")
-            command += ["--config", str(config), "--runs", str(runs)]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    write_atomic(log, done.stdout + done.stderr)
-    if done.returncode == 0:
-        return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit code {done.returncode}"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cmr_bench.leash", *words],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
-def run_suite(todo: Sequence[Job], runs: Path, n_jobs: int, logger: str, console: Console) -> dict[str, str]:
+def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = _PATIENCE) -> None:
+    """Interrupt processes as Ctrl-C does, and kill those that have not ended after ``patience`` seconds."""
+    for process in processes:
+        _send(process, signal.SIGINT)
+    deadline = time.monotonic() + patience
+    try:
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            _send(process, signal.SIGKILL)
+
+
+def _send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+def run_suite(
+    todo: Sequence[tuple[Job, Path | None]], runs: Path, n_jobs: int, logger: str, console: Console
+) -> dict[str, str]:
     """Run jobs, several at a time, under one progress display.
+
+    Args:
+        todo: The jobs, each with the unfinished run folder that it goes on with.
+        runs: Folder of runs.
+        n_jobs: Runs at the same time.
+        logger: As for `cmr-bench run`.
+        console: Where the progress is shown.
 
     Returns:
         The failed jobs by title, each with its last line of error output.
     """
     failed: dict[str, str] = {}
-    logs = runs / "logs"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(n_jobs) as pool:
-        bar = progress.add_task("suite", total=len(todo))
-        waiting = list(todo)
-        running: dict[Future[str], Job] = {}
+    n_jobs = max(1, min(n_jobs, len(todo)))
+    threads = max(1, _cores() // n_jobs)
+    waiting, running, n_done = list(todo), list[Running](), 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        whole = progress.add_task("suite", total=len(todo), done="")
         try:
             while waiting or running:
                 while waiting and len(running) < n_jobs:
-                    job = waiting.pop(0)
-                    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in job.title)
-                    running[pool.submit(execute, job, runs, logger, logs / f"{name}.log")] = job
-                progress.update(bar, description=", ".join(job.title for job in running.values()))
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job = running.pop(future)
-                    problem = future.result()
+                    running.append(_launch(*waiting.pop(0), runs, logger, threads, progress))
+                for run in [run for run in running if run.process.poll() is not None]:
+                    running.remove(run)
+                    progress.remove_task(run.bar)
+                    n_done += 1
+                    problem = run.problem()
                     if problem:
-                        failed[job.title] = problem
-                    progress.console.print(f"{'failed' if problem else 'done'}: {job.title}")
-                    progress.advance(bar)
+                        failed[run.job.title] = f"{problem} ({run.log})"
+                    told = f"{'failed' if problem else 'done'}: {run.job.title}"
+                    seconds = time.monotonic() - run.started
+                    console.print(escape(f"[{n_done}/{len(todo)}] {told} ({seconds:.0f} s)"), highlight=False)
+                fractions = [run.fraction() for run in running]
+                for run, fraction in zip(running, fractions, strict=True):
+                    progress.update(run.bar, completed=fraction, done=f"{fraction:.0%}")
+                progress.update(whole, completed=n_done + sum(fractions), done=f"{n_done}/{len(todo)} runs")
+                time.sleep(0.2)
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            progress.console.print("stopping ...")
             raise CmrBenchError("interrupted; the same command goes on where it stopped") from None
-        progress.update(bar, description="suite")
+        finally:
+            stop([run.process for run in running])
     return failed
+
+
+def _launch(job: Job, folder: Path | None, runs: Path, logger: str, threads: int, progress: Progress) -> Running:
+    config = job.config
+    if folder is None:
+        label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
+        folder = new_run_folder(runs, _short(config.dataset), _short(config.method), label)
+    # An unfinished run goes on where and how it is computed now.
+    write_atomic(folder / "config.yaml", config.to_yaml())
+    log = runs / "logs" / f"{folder.parent.parent.name}-{folder.parent.name}-{folder.name}.log"
+    process = start(["run", "--resume", str(folder), "--logger", logger], log, threads)
+    bar = progress.add_task(f"  {escape(job.title)}", total=1.0, done="")
+    return Running(job, folder, log, process, time.monotonic(), bar)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _seeds(text: str) -> list[int]:
@@ -250,12 +416,14 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     overrides = [f"--{option.removeprefix('--')}" for option in args.set]
     planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))
-    stored = [find_run(args.runs, job.config)[1] and not args.again for job in planned]
+    stored = Stored(args.runs)
+    there = [(None, False) if args.again else stored.find(job.config) for job in planned]
     if args.dry_run:
-        for job, done in zip(planned, stored, strict=True):
-            console.print(f"{'stored ' if done else 'missing'}  {job.title}")
+        for job, (folder, done) in zip(planned, there, strict=True):
+            state = "stored" if done else "missing" if folder is None else "begun"
+            console.print(f"{state:<8} {job.title}", highlight=False)
         return 0
-    todo = [job for job, done in zip(planned, stored, strict=True) if not done]
+    todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
     if len(todo) < len(planned):
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
     failed = run_suite(todo, args.runs, args.jobs, args.logger, console)

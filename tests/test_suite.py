@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cmr_bench import suite
+from cmr_bench import recipe, suite
 from cmr_bench.cli import main
 from cmr_bench.errors import UsageError
 
@@ -37,6 +43,28 @@ def test_plan_is_the_product(folder: Path) -> None:
     assert [job.config.seed for job in suite.jobs(suite.read_suite("try.yaml"), [7], [])] == [7, 7]
 
 
+def test_a_run_that_two_entries_ask_for_is_planned_once(folder: Path) -> None:
+    text = SUITE + '  - {method: "own.py:Linear", data: "own.py:Toy", seeds: [1, 3]}\n'
+    (folder / "try.yaml").write_text(text)
+    assert [job.config.seed for job in suite.jobs(suite.read_suite("try.yaml"), None, [])] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", suite.shipped())
+def test_every_run_of_a_shipped_suite_has_its_recipe(name: str) -> None:
+    content = suite.read_suite(name)
+    planned = list(suite.jobs(content, None, []))
+    assert len({job.title for job in planned}) == len(planned)
+    whole = {(job.config.method, job.config.dataset, job.config.variant): job.config for job in planned}
+    for (method, dataset, variant), config in whole.items():
+        assert recipe.recipe_file(dataset, method) is not None
+        assert config == recipe.resolve(method, dataset, variant=variant, seed=config.seed)
+
+
+def test_the_suites_of_the_readme_are_shipped() -> None:
+    assert set(suite.shipped()) == {"four_families", "adcsl_tables", "survey_table1"}
+    assert all(suite.shipped().values())
+
+
 @pytest.mark.slow
 def test_failure_is_reported_and_the_rest_is_stored(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = SUITE.replace("model.dim: 0", "model.dim: -1")
@@ -51,16 +79,132 @@ def test_failure_is_reported_and_the_rest_is_stored(folder: Path, capfd: pytest.
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*/*/result.json")}
 
 
-def test_unfinished_run_is_found(folder: Path) -> None:
-    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
-    place = folder / "runs" / "Toy" / "Linear" / "x"
+def store(folder: Path, name: str, text: str, finished: bool = False) -> Path:
+    place = folder / "runs" / "Toy" / "Linear" / name
     place.mkdir(parents=True)
-    (place / "config.yaml").write_text(job.config.to_yaml())
-    assert suite.find_run(folder / "runs", job.config) == (place, False)
-    other = folder / "runs" / "Toy" / "Linear" / "y"
-    other.mkdir()
-    (other / "config.yaml").write_text(job.config.to_yaml().replace("seed: 0", "seed: 5"))
-    assert suite.find_run(folder / "runs", job.config) == (place, False)
+    (place / "config.yaml").write_text(text)
+    if finished:
+        (place / "result.json").write_text("{}")
+    return place
+
+
+def test_unfinished_run_is_found_and_a_finished_one_is_preferred(folder: Path) -> None:
+    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    text = job.config.to_yaml()
+    begun = store(folder, "b", text)
+    store(folder, "c", text.replace("seed: 0", "seed: 5"))
+    store(folder, "d", "seed: [")
+    store(folder, "e", "3")
+    assert suite.Stored(folder / "runs").find(job.config) == (begun, False)
+    done = store(folder, "a", text, finished=True)
+    assert suite.Stored(folder / "runs").find(job.config) == (done, True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("num_workers: 0", "num_workers: 3", True),
+        ("root: null", "root: elsewhere", True),
+        ("accelerator: cpu", "accelerator: gpu", True),
+        ("bootstrap: 0", "bootstrap: 9", True),
+        ("fidelity: reconstruction", "fidelity: paper", True),
+        ("batch_size: 32", "batch_size: 33", False),
+        ("max_epochs: 1", "max_epochs: 2", False),
+        ("dim: 8", "dim: 9", False),
+        ("variant: ''", "variant: other", False),
+        ("seed: 0", "seed: 1", False),
+    ],
+)
+def test_only_what_can_change_a_number_makes_another_run(folder: Path, old: str, new: str, same: bool) -> None:
+    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    text = job.config.to_yaml()
+    assert old in text
+    store(folder, "x", text.replace(f" {old}" if old[0] in "nrabd" else old, f" {new}" if old[0] in "nrabd" else new))
+    assert (suite.Stored(folder / "runs").find(job.config)[0] is not None) == same
+
+
+def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, _ = suite.jobs(suite.read_suite("try.yaml"), None, ["--trainer.progress=false"])
+    store(folder, "x", first.config.to_yaml(), finished=True)
+    store(folder, "y", second.config.to_yaml())
+    assert main(["suite", "try.yaml", "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["stored", "begun", "missing"]
+    assert main(["suite", "try.yaml", "--dry-run", "--again"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["missing"] * 3
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return holds()
+
+
+def alive(number: int) -> bool:
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+PARENT = """
+import subprocess, sys, time
+command = [sys.executable, "-c", {child!r}]
+process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+time.sleep(600)
+"""
+CHILD = """
+import os, subprocess, sys, time
+from pathlib import Path
+from cmr_bench import leash
+leash.hold()
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path("pids.new").write_text(f"{os.getpid()} {worker.pid}")
+os.replace("pids.new", "pids")
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to see processes")
+def test_a_kill_takes_the_runs_and_what_they_started_along(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT.format(child=CHILD)], cwd=tmp_path) as parent:
+        try:
+            assert eventually((tmp_path / "pids").is_file)
+            pids = [int(number) for number in (tmp_path / "pids").read_text().split()]
+            assert all(map(alive, pids))
+        finally:
+            parent.kill()
+    assert eventually(lambda: not any(map(alive, pids)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to see processes")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, number: signal.Signals) -> None:
+    text = SUITE.replace("seeds: [0, 1]", "seeds: [0]").replace("max_epochs: 1", "max_epochs: 400")
+    (folder / "try.yaml").write_text("\n".join(text.splitlines()[:-1]))
+    words = [sys.executable, "-m", "cmr_bench", "suite", "try.yaml"]
+    with subprocess.Popen(words, cwd=folder, start_new_session=True) as process:
+        assert eventually(lambda: any(folder.glob("runs/Toy/Linear/*/history.csv")), 120)
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert children
+        os.kill(process.pid, number)
+        code = process.wait(60)
+    assert code == (1 if number == signal.SIGINT else -number)
+    assert eventually(lambda: not any(map(alive, children)))
+    (place,) = folder.glob("runs/Toy/Linear/*")
+    assert not (place / "result.json").exists()
+    before = len((place / "history.csv").read_text().splitlines())
+    (place / "checkpoints" / "last.ckpt").stat()
+    config = place / "config.yaml"
+    config.write_text(config.read_text().replace("max_epochs: 400", f"max_epochs: {before + 2}"))
+    (folder / "try.yaml").write_text((folder / "try.yaml").read_text().replace("400", str(before + 2)))
+    assert main(["suite", "try.yaml"]) == 0
+    assert [file.parent for file in folder.glob("runs/Toy/Linear/*/result.json")] == [place]
+    assert len((place / "history.csv").read_text().splitlines()) == before + 3
 
 
 @pytest.mark.parametrize(
@@ -72,6 +216,15 @@ def test_unfinished_run_is_found(folder: Path) -> None:
         ("runs: [{method: a, data: b}]\nseed: 1", "Did you mean 'seeds'"),
         ("runs: [{method: a, data: b, varaints: x}]", "Did you mean 'variants'"),
         ("runs: [", "is not YAML"),
+        ("runs: [{method: a, data: b}]\ntables: 3", "'tables' is a list"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b}]", "table 1 needs 'data' and a list 'rows'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [{}]}]", "a row needs 'method'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [{method: vsep}]}]", "Did you mean 'vsepp'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [{method: a, varaint: c}]}]", "'variant'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [], source: adcls2023}]", "'adcsl2023'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [], protocol: 5x1}]", "'5x1k'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [], columns: [t2i_mpa]}]", "'t2i_map'"),
+        ("runs: [{method: a, data: b}]\ntables: [{data: b, rows: [], row: 1}]", "'rows'"),
     ],
 )
 def test_malformed_suite_is_one_line(folder: Path, text: str, told: str) -> None:
