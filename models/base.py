@@ -27,6 +27,7 @@ from cmr_bench.datamodules.base import (
 from cmr_bench.errors import CmrBenchError, UsageError
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
+from cmr_bench.evaluation.sharing import sharing
 from cmr_bench.models.distributed import gather, world_size
 
 Encoded = Tensor | tuple[Tensor, ...]
@@ -315,7 +316,9 @@ class RetrievalModule(L.LightningModule):
         self._pieces = ([], [])
         source = self.scores(*sides)
         started = time.perf_counter()
-        evaluation = evaluate(source, split.image_of_text, split.labels, protocol=self.protocol(split))
+        evaluation = evaluate(
+            source, split.image_of_text, split.labels, protocol=self.protocol(split), sharing=sharing()
+        )
         self.test_seconds["score"] = time.perf_counter() - started
         return evaluation, source
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.ranks import links
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, as_numpy, checked_block, full_precision, slices
+from cmr_bench.evaluation.sharing import Sharing
 
 # Metric name -> value of every query; the name carries the definition.
 PER_QUERY: dict[str, Callable[[metrics.RelevantItems], Floats]] = {
@@ -80,7 +82,12 @@ class Labels:
 
 
 def category_scores(
-    scores: ScoreSource, image_of_text: ArrayLike, labels: ArrayLike | Labels, *, block: int = 2**22
+    scores: ScoreSource,
+    image_of_text: ArrayLike,
+    labels: ArrayLike | Labels,
+    *,
+    block: int = 2**22,
+    sharing: Sharing | None = None,
 ) -> tuple[CategoryScores, CategoryScores]:
     """Score both directions: every image against all texts, every text against all images.
 
@@ -89,6 +96,7 @@ def category_scores(
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: of the images, as for :class:`Labels`.
         block: most scores to hold at a time; a single query always fits.
+        sharing: how queries are spread over processes; left out, this one scores them all.
 
     Returns:
         i2t and t2i.
@@ -106,9 +114,10 @@ def category_scores(
     def columns(part: slice) -> Tensor:
         return checked_block(scores, slice(0, scores.n_images), part).T
 
+    shared = sharing or Sharing()
     return (
-        _direction(rows, classes, images, owner, block),
-        _direction(columns, classes, owner, images, block),
+        _direction(rows, classes, images, owner, block, shared),
+        _direction(columns, classes, owner, images, block, shared),
     )
 
 
@@ -118,10 +127,11 @@ def _direction(
     queries: NDArray[np.int64],
     gallery: NDArray[np.int64],
     block: int,
+    sharing: Sharing,
 ) -> CategoryScores:
-    values = {name: np.empty(len(queries)) for name in PER_QUERY}
-    curves = np.empty((len(queries), len(metrics.RECALL_LEVELS)))
-    tied = np.empty(len(queries), dtype=np.bool_)
+    values = {name: np.zeros(len(queries)) for name in PER_QUERY}
+    curves = np.zeros((len(queries), len(metrics.RECALL_LEVELS)))
+    tied = np.zeros(len(queries), dtype=np.uint8)
 
     def fill(part: slice, scored: NDArray[np.floating]) -> None:
         items = metrics.relevant_items(scored, labels.relevant(queries[part], gallery))
@@ -129,16 +139,23 @@ def _direction(
             values[name][part] = function(items)
         curves[part], tied[part] = metrics.precision_recall_curve(items), items.tied
 
-    workers = torch.get_num_threads()
-    with full_precision(), ThreadPoolExecutor(workers) as pool:
-        for part in slices(len(queries), max(1, block // len(gallery))):
-            scored = score(part).contiguous().cpu().numpy()
-            jobs = [pool.submit(fill, *job) for job in _shares(part, scored, workers)]
-            for job in jobs:
-                job.result()
+    def fill_mine() -> tuple[NDArray[Any], ...]:
+        workers = torch.get_num_threads()
+        with full_precision(), ThreadPoolExecutor(workers) as pool:
+            for number, part in enumerate(slices(len(queries), max(1, block // len(gallery)))):
+                if not sharing.mine(number):
+                    continue
+                scored = score(part).contiguous().cpu().numpy()
+                jobs = [pool.submit(fill, *job) for job in _shares(part, scored, workers)]
+                for job in jobs:
+                    job.result()
+        return (*values.values(), curves, tied)
+
+    *found, curves, tied = sharing.total(fill_mine)
+    values = dict(zip(PER_QUERY, found, strict=True))
     if np.isnan(values["map"]).all():
         raise DataError("split without positives: no query shares a label with any item of the gallery")
-    return CategoryScores(values, np.nanmean(curves, axis=0), tied)
+    return CategoryScores(values, np.nanmean(curves, axis=0), tied.astype(np.bool_))
 
 
 def _shares(part: slice, scored: NDArray[np.floating], workers: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:

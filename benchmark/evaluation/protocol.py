@@ -16,6 +16,7 @@ from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.postprocess import postprocess
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
+from cmr_bench.evaluation.sharing import Sharing
 
 # The whole matrix of MSCOCO's 5,000 x 25,000 test scores; below this, protocols that need several passes keep it.
 _KEPT_BYTES = 512 * 10**6
@@ -116,6 +117,7 @@ def evaluate(
     labels: ArrayLike | None = None,
     *,
     protocol: Protocol | None = None,
+    sharing: Sharing | None = None,
 ) -> Evaluation:
     """Score a split under a protocol.
 
@@ -124,6 +126,7 @@ def evaluate(
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: category labels of the images, ``(n_images,)`` or multi-hot ``(n_images, n_classes)``.
         protocol: what is scored; the default is both kinds of retrieval, as far as there are labels.
+        sharing: how the work is spread over processes, every one of which gets the whole evaluation.
 
     Raises:
         DataError: for malformed links, labels or scores, an image without a text, labels that are missing.
@@ -139,18 +142,20 @@ def evaluate(
     if protocol.folds is not None:
         folds_of_images(scores.n_images, protocol.folds)
     if classes is not None or protocol.postprocess:
-        scores = materialise(scores, _KEPT_BYTES)
+        scores = materialise(scores, _KEPT_BYTES, sharing=sharing)
     if protocol.postprocess:
         scores = postprocess(protocol.postprocess, scores)
 
     result = Evaluation({}, 0.0, scores.n_images, scores.n_texts, protocol)
     result.flags = ("transductive",) if protocol.postprocess else ()
     if protocol.instance:
-        result.ranks = retrieval_ranks(scores, owner, folds=protocol.folds)
+        result.ranks = retrieval_ranks(scores, owner, folds=protocol.folds, sharing=sharing)
         result.tie_rate = result.ranks.tie_rate
         result.metrics |= instance_metrics(result.ranks, owner)
     if classes is not None:
-        result.categories = dict(zip(("i2t", "t2i"), category_scores(scores, owner, classes), strict=True))
+        result.categories = dict(
+            zip(("i2t", "t2i"), category_scores(scores, owner, classes, sharing=sharing), strict=True)
+        )
         result.metrics |= category_metrics(result.categories)
         result.excluded = {direction: found.excluded for direction, found in result.categories.items()}
         result.curves = {"recall": metrics.RECALL_LEVELS.tolist()}

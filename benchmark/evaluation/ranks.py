@@ -24,6 +24,7 @@ from cmr_bench.evaluation.scores import (
     reorder_texts,
     slices,
 )
+from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.evaluation.tally import tally
 
 __all__ = [
@@ -102,6 +103,7 @@ def retrieval_ranks(
     folds: int | None = None,
     image_block: int = 1024,
     text_block: int = 8192,
+    sharing: Sharing | None = None,
 ) -> Ranks:
     """Rank every image's best text and every text's image.
 
@@ -115,6 +117,7 @@ def retrieval_ranks(
         folds: if given, rank also within that many equal folds of consecutive images, texts following their image.
         image_block: most images in a tile.
         text_block: most texts in a tile.
+        sharing: how tiles are spread over processes, all of which get the ranks; left out, this one computes them all.
 
     Raises:
         DataError: for an image without a text, links out of range and NaN scores.
@@ -132,7 +135,7 @@ def retrieval_ranks(
         return as_numpy(checked_block(in_order, images, texts, order))
 
     with full_precision():
-        counts = _count(compute, owner, grid)
+        counts = _count(compute, owner, grid, sharing or Sharing())
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return Ranks(
@@ -198,26 +201,35 @@ def _grid(first_text: NDArray[np.int64], n_folds: int, image_block: int, text_bl
     return grid
 
 
-def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid) -> _Counts:
+def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid, sharing: Sharing) -> _Counts:
     """Count the items that reach and beat the match of every query; texts are in the order of their images."""
     diagonal = _Diagonal(compute, owner, grid)
-    match = diagonal.match
+    (match,) = sharing.total(lambda: (diagonal.matches(sharing),))
     best = np.maximum.reduceat(match, np.flatnonzero(np.diff(owner, prepend=-1)))
-    images, images_in_fold = np.zeros((2, 2, len(best)), dtype=np.int64)
-    texts, texts_in_fold = np.zeros((2, 2, len(match)), dtype=np.int64)
-    workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers) as pool:
-        for row, rows in enumerate(grid.images):
-            for column, columns in enumerate(grid.texts):
-                mine = grid.owner[column] == row
-                tile = diagonal.without_matches(column) if mine else compute(rows, columns)
-                of_images, of_texts = tally(pool, workers, tile, best[rows], match[columns])
-                images[:, rows] += of_images
-                texts[:, columns] += of_texts
-                if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
-                    images_in_fold[:, rows] += of_images
-                    texts_in_fold[:, columns] += of_texts
-    return _Counts(images, texts, images_in_fold, texts_in_fold)
+
+    def count() -> tuple[NDArray[np.int64], ...]:
+        images, images_in_fold = np.zeros((2, 2, len(best)), dtype=np.int64)
+        texts, texts_in_fold = np.zeros((2, 2, len(match)), dtype=np.int64)
+        workers = torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            for row, rows in enumerate(grid.images):
+                for column, columns in enumerate(grid.texts):
+                    # A tile on the diagonal goes to the process that has kept it.
+                    own = grid.owner[column] == row
+                    if not sharing.mine(column if own else row * len(grid.texts) + column):
+                        continue
+                    tile = diagonal.without_matches(column) if own else compute(rows, columns)
+                    of_images, of_texts = tally(
+                        pool, workers, tile, best[rows].astype(tile.dtype), match[columns].astype(tile.dtype)
+                    )
+                    images[:, rows] += of_images
+                    texts[:, columns] += of_texts
+                    if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
+                        images_in_fold[:, rows] += of_images
+                        texts_in_fold[:, columns] += of_texts
+        return images, texts, images_in_fold, texts_in_fold
+
+    return _Counts(*sharing.total(count))
 
 
 class _Diagonal:
@@ -226,15 +238,20 @@ class _Diagonal:
     def __init__(self, compute: Compute, owner: NDArray[np.int64], grid: _Grid) -> None:
         self.compute, self.owner, self.grid = compute, owner, grid
         self.kept: dict[int, NDArray[Any]] = {}
+
+    def matches(self, sharing: Sharing) -> NDArray[Any]:
+        """Return the scores of the matches, (n_texts,), with 0 for those of tiles that are another process's."""
         room = _KEPT_BYTES
-        found: list[NDArray[Any]] = []
-        for column in range(len(grid.texts)):
+        found = np.zeros(len(self.owner))
+        for column, texts in enumerate(self.grid.texts):
+            if not sharing.mine(column):
+                continue
             tile = self._tile(column)
-            found.append(tile[self._matches(column)])
+            found[texts] = tile[self._matches(column)]
             room -= tile.nbytes
             if room >= 0:
                 self.kept[column] = tile
-        self.match = np.concatenate(found)
+        return found
 
     def without_matches(self, column: int) -> NDArray[Any]:
         """Return the tile with NaN for the matches: a NaN neither reaches nor beats anything."""

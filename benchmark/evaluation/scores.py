@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmr_bench.errors import DataError
+from cmr_bench.evaluation.sharing import Sharing
 
 ArrayLike = NDArray[Any] | Tensor
 
@@ -158,19 +159,28 @@ def reorder_texts(scores: ScoreSource, order: NDArray[np.int64]) -> ScoreSource:
     return scores.take_texts(order) if isinstance(scores, TextSelectable) else _ReorderedTexts(scores, order)
 
 
-def materialise(scores: ScoreSource, max_bytes: int, block: int = 1024) -> ScoreSource:
-    """Compute every score once and keep the matrix, if it fits into ``max_bytes``; otherwise return ``scores``."""
+def materialise(scores: ScoreSource, max_bytes: int, block: int = 1024, sharing: Sharing | None = None) -> ScoreSource:
+    """Compute every score once and keep the matrix, if it fits into ``max_bytes``; otherwise return ``scores``.
+
+    Tiles are spread over processes as ``sharing`` says, and every process gets the whole matrix.
+    """
     if isinstance(scores, MatrixScores) or scores.n_images * scores.n_texts * 4 > max_bytes:
         return scores
-    matrix: Tensor | None = None
-    with full_precision():
-        for rows in slices(scores.n_images, block):
-            for columns in slices(scores.n_texts, 4 * block):
-                tile = checked_block(scores, rows, columns)
-                if matrix is None:
-                    matrix = torch.empty(scores.n_images, scores.n_texts, dtype=tile.dtype, device=tile.device)
-                matrix[rows, columns] = tile
-    return scores if matrix is None else MatrixScores(matrix)
+    shared = sharing or Sharing()
+    tiles = [(r, c) for r in slices(scores.n_images, block) for c in slices(scores.n_texts, 4 * block)]
+
+    def compute() -> tuple[NDArray[Any], ...]:
+        with full_precision():
+            # A process without a tile must know the precision too.
+            precision = as_numpy(checked_block(scores, slice(0, 1), slice(0, 1))).dtype
+            matrix = np.zeros((scores.n_images, scores.n_texts), precision)
+            for number, (rows, columns) in enumerate(tiles):
+                if shared.mine(number):
+                    matrix[rows, columns] = as_numpy(checked_block(scores, rows, columns))
+        return (matrix,)
+
+    (matrix,) = shared.total(compute)
+    return MatrixScores(matrix)
 
 
 def slices(length: int, size: int, start: int = 0) -> list[slice]:
