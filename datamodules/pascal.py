@@ -60,7 +60,7 @@ class Pascal(RetrievalDataModule):
             image_of_text: list[int] = []
             for row, item in enumerate(items):
                 lines = read_sentences(folder / "sentence" / f"{item}.txt")
-                texts = lines if self.sentences else [" ".join(lines)]
+                texts = lines if self.sentences else ["\n".join(lines)]
                 captions += texts
                 text_ids += [f"{item}#{number}" for number in range(len(texts))] if self.sentences else [item]
                 image_of_text += [row] * len(texts)

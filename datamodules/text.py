@@ -190,7 +190,7 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
     Args:
         name: ``doc2vec`` (Le and Mikolov 2014, arXiv:1405.4053, bag-of-words form), ``tfidf``, ``lsa`` (singular value
             decomposition of all tf-idf terms) or ``hf:NAME_OR_FOLDER`` (a transformers encoder, mean over the subwords,
-            unit length).
+            unit length; of a text of several lines the mean over its lines, which such encoders read one at a time).
         train: Texts of the training split; ``hf:`` does not look at them.
         texts: Texts to encode, (n_texts,).
         dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 2,000 most frequent words for
@@ -297,7 +297,7 @@ def _software(name: str) -> str:
         return f"2 {package} {version(package)}"
     folder = Path(name.removeprefix("hf:")).expanduser()
     files = sorted(folder.glob("*")) if folder.is_dir() else []
-    return "1 " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
+    return "2 " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
 
 
 @functools.lru_cache(maxsize=1)
@@ -424,7 +424,7 @@ def _transformer(name: str) -> Encode:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
     @torch.inference_mode()
-    def encode(texts: Sequence[str]) -> Vectors:
+    def encode_lines(texts: Sequence[str]) -> Tensor:
         # Neighbours in length share a batch, which spares most of the padding.
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         parts: list[Tensor] = []
@@ -440,7 +440,12 @@ def _transformer(name: str) -> Encode:
             real = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * real).sum(1) / real.sum(1)
             parts.append(torch.nn.functional.normalize(mean, dim=1).cpu())
-        vectors = torch.cat(parts).numpy()
-        return np.asarray(vectors[np.argsort(order)], dtype=np.float32)
+        return torch.cat(parts)[np.argsort(order)]
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        lines = [[line for line in text.splitlines() if line.strip()] for text in texts]
+        vectors = encode_lines([line for text in lines for line in text])
+        means = torch.stack([part.mean(0) for part in vectors.split([len(text) for text in lines])])
+        return np.asarray(torch.nn.functional.normalize(means, dim=1).numpy(), dtype=np.float32)
 
     return encode

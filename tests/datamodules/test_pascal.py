@@ -47,7 +47,7 @@ def test_lists_give_order_documents_and_labels(with_lists: Path) -> None:
     train = splits["train"]
     assert train.image_ids[:3] == ["cow/2008_2", "bird/2008_2", "cow/2008_3"]
     assert train.captions is not None
-    assert train.captions[0] == "A cow number 2. Sentence two here And a third one."
+    assert train.captions[0] == "A cow number 2.\nSentence two here\nAnd a third one."
     assert train.captions[2].endswith("A fourth.")
     assert train.labels is not None
     assert train.labels[:3].tolist() == [1, 0, 1]

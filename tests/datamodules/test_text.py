@@ -231,6 +231,16 @@ def test_transformer_vectors(bert: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(got[row], (mean / mean.norm()).numpy(), atol=1e-5)
 
 
+def test_transformer_reads_the_lines_of_a_document_one_by_one(bert: Path, tmp_path: Path) -> None:
+    lines = ["the cat sits on a mat", "a dog", "dog " * 40]
+    alone = text.text_vectors(f"hf:{bert}", [], lines, dim=0, seed=0, cache=tmp_path)
+    documents = [f"{lines[2]}\n\n{lines[0]}", lines[1], "\n".join(lines)]
+    got = text.text_vectors(f"hf:{bert}", [], documents, dim=0, seed=0, cache=tmp_path)
+    for row, members in enumerate(([2, 0], [1], [0, 1, 2])):
+        mean = alone[members].mean(0)
+        np.testing.assert_allclose(got[row], mean / np.linalg.norm(mean), atol=1e-5)
+
+
 def test_folder_without_weights(bert: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bert, copy)
