@@ -122,6 +122,13 @@ METHODS: dict[str, Method] = {
         "vector|regions, vector",
         labels="optional",
     ),
+    "lcfs": Method(
+        "cmr_bench.models.subspace.lcfs:LCFS",
+        "subspace",
+        "Wang et al., ICCV 2013",
+        "vector|regions, vector",
+        labels="required",
+    ),
 }
 
 DATASETS: dict[str, DataSet] = {

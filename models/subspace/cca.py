@@ -36,8 +36,9 @@ class CCA(LinearSubspace):
         text_view: ViewKind = "vector",
         **kwargs: Any,
     ) -> None:
-        super().__init__(n_components, standardise, image_view=image_view, text_view=text_view, **kwargs)
-        self.refuse_negative(image_ridge=image_ridge, text_ridge=text_ridge)
+        super().__init__(standardise, image_view=image_view, text_view=text_view, **kwargs)
+        self.refuse_negative(n_components=n_components, image_ridge=image_ridge, text_ridge=text_ridge)
+        self.n_components = n_components
         self.image_ridge, self.text_ridge, self.weighting = image_ridge, text_ridge, weighting
 
     def fit_split(self, train: Split, val: Split) -> None:

@@ -243,8 +243,11 @@ class GMA(LinearSubspace):
         text_view: ViewKind = "vector",
         **kwargs: Any,
     ) -> None:
-        super().__init__(n_components, standardise, image_view=image_view, text_view=text_view, **kwargs)
-        self.refuse_negative(alpha=alpha, gamma=gamma, image_ridge=image_ridge, text_ridge=text_ridge)
+        super().__init__(standardise, image_view=image_view, text_view=text_view, **kwargs)
+        self.refuse_negative(
+            n_components=n_components, alpha=alpha, gamma=gamma, image_ridge=image_ridge, text_ridge=text_ridge
+        )
+        self.n_components = n_components
         for name, value in (
             ("mu", mu),
             ("pca", pca),

@@ -54,7 +54,6 @@ class LinearSubspace(RetrievalModule):
     """A closed form whose sides are linear maps of centred features, ranked by cosine.
 
     Args:
-        n_components: Width of the common space; 0 chooses on the validation split.
         standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
         image_view: View of the images: vector or regions (averaged).
         text_view: View of the texts: vector.
@@ -63,6 +62,7 @@ class LinearSubspace(RetrievalModule):
     closed_form = True
     image_views = ("vector", "regions")
     text_views = ("vector",)
+    n_components = 0
     image_mean: Tensor
     image_projection: Tensor
     text_mean: Tensor
@@ -70,15 +70,13 @@ class LinearSubspace(RetrievalModule):
 
     def __init__(
         self,
-        n_components: int = 0,
         standardise: Literal["none", "each"] = "none",
         image_view: ViewKind = "vector",
         text_view: ViewKind = "vector",
         **kwargs: Any,
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, **kwargs)
-        self.n_components, self.standardise = n_components, standardise
-        self.refuse_negative(n_components=n_components)
+        self.standardise = standardise
         self.chosen: dict[str, float] = {}
 
     def refuse_negative(self, **options: float) -> None:
