@@ -99,6 +99,9 @@ class Resume(Callback):
         if self._stored:
             _set_random_state(self._stored)
             self._stored = {}
+        # Lightning counts the batches of the last epoch until the loop over the new one begins; stored like that, a
+        # resumed run would take this epoch for done.
+        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:

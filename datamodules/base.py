@@ -643,6 +643,9 @@ class RetrievalDataModule(L.LightningDataModule):
             collate_fn=_as_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # A resumed run makes its first iterator at another moment than a whole one; drawing the workers' seed from
+            # the common generator would shift every random number after it.
+            generator=torch.Generator(),
         )
 
     def train_dataloader(self) -> DataLoader[PairBatch]:
