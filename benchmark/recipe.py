@@ -279,4 +279,6 @@ def _json_value(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         return {key: _plain(item) for key, item in vars(value).items()}
+    if isinstance(value, tuple):
+        return list(value)
     return str(value) if isinstance(value, Path) else value

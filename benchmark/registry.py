@@ -112,6 +112,13 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "acmr": Method(
+        "cmr_bench.models.adversarial.acmr:ACMR",
+        "adversarial",
+        "Wang et al., ACM MM 2017",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),

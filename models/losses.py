@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, ParamSpec, cast
 
 import torch
@@ -77,7 +78,12 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 def triplet_hinge(
-    distances: Tensor, positive: Tensor, negative: Tensor, margin: float, mining: Mining = "all"
+    distances: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float,
+    mining: Mining = "all",
+    attraction: float = 1.0,
 ) -> Tensor:
     """Hinge on distances: an anchor's positives are to be nearer than its negatives by a margin.
 
@@ -86,8 +92,10 @@ def triplet_hinge(
         positive: True where the candidate belongs with the anchor, (a, c).
         negative: True where it does not, (a, c).
         margin: Least difference wanted between the two distances.
-        mining: ``all`` averages ``[margin + d(a,p) - d(a,n)]+`` over every triplet of the batch; ``hardest`` takes the
-            farthest positive and the nearest negative of each anchor and averages over the anchors that have both.
+        mining: ``all`` averages ``[margin + attraction d(a,p) - d(a,n)]+`` over every triplet of the batch; ``hardest``
+            takes the farthest positive and the nearest negative of each anchor and averages over the anchors that have
+            both.
+        attraction: Factor of the distances to positives.
 
     Returns:
         The loss, a scalar; 0 where the batch holds no triplet.
@@ -97,10 +105,11 @@ def triplet_hinge(
         far = distances.masked_fill(~positive, -torch.inf).amax(1)
         near = distances.masked_fill(~negative, torch.inf).amin(1)
         valid = positive.any(1) & negative.any(1)
-        return (margin + far[valid] - near[valid]).clamp(min=0).sum() / valid.sum().clamp(min=1)
+        return (margin + attraction * far[valid] - near[valid]).clamp(min=0).sum() / valid.sum().clamp(min=1)
     anchor, candidate = positive.nonzero(as_tuple=True)
     usable = negative[anchor]
-    cost = (margin + distances[anchor, candidate][:, None] - distances[anchor]).clamp(min=0)
+    near = attraction * distances[anchor, candidate]
+    cost = (margin + near[:, None] - distances[anchor]).clamp(min=0)
     return torch.where(usable, cost, 0.0).sum() / usable.sum().clamp(min=1)
 
 
@@ -125,6 +134,21 @@ def norm_softmax(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
 def modality_cross_entropy(image_logits: Tensor, text_logits: Tensor) -> Tensor:
     """Negative of ``E[log D(image)] + E[log(1 - D(text))]`` with D the sigmoid of the logits, (b,) each."""
     return F.softplus(-image_logits.float()).mean() + F.softplus(text_logits.float()).mean()
+
+
+def label_cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the softmax of predictions (b, n_classes) with labels (b, n_classes), each row's shared out."""
+    return F.cross_entropy(predictions.float(), F.normalize(targets.float(), p=1, dim=1))
+
+
+def frobenius(weights: Iterable[Tensor]) -> Tensor:
+    """Sum of the Frobenius norms of weight matrices of any shape."""
+    return torch.stack([torch.linalg.matrix_norm(weight.float()) for weight in weights]).sum()
+
+
+def reversal_schedule(progress: float) -> float:
+    """Factor of a reversed gradient that grows from 0 to 1 as ``progress`` does (Ganin & Lempitsky 2015)."""
+    return 2 / (1 + math.exp(-10 * progress)) - 1
 
 
 class _Reverse(torch.autograd.Function):

@@ -10,18 +10,16 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
 from cmr_bench.errors import UsageError
+from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import (
     euclidean,
-    modality_cross_entropy,
-    reverse_gradient,
     same,
     triplet_hinge,
 )
 
 
-class AdvSubspace(LabelledFeatureModule):
+class AdvSubspace(AdversarialModule):
     """Deep adversarial common subspace learning (Ma, Sheng and He, JAIMLD 2023).
 
     ``L = alpha L_tri + beta L_dis + L_pre`` in one optimiser: the encoders receive the discriminator's gradient
@@ -41,7 +39,6 @@ class AdvSubspace(LabelledFeatureModule):
         mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
         unit_length: Measure the distances of the triplet term between features of unit length.
         label_prediction: Train with the label prediction term.
-        adversarial: Train with the adversarial term.
         triplet: Train with the triplet term.
         dropout: Share of the hidden units that is dropped in training.
         input_dropout: Share of the input features that is dropped in training.
@@ -59,7 +56,6 @@ class AdvSubspace(LabelledFeatureModule):
         mining: Literal["all", "hardest"] = "all",
         unit_length: bool = False,
         label_prediction: bool = True,
-        adversarial: bool = True,
         triplet: bool = True,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -73,8 +69,13 @@ class AdvSubspace(LabelledFeatureModule):
         self.hidden, self.dim, self.shared_layers, self.discriminator_dim = hidden, dim, shared_layers, discriminator
         self.alpha, self.beta, self.margin = alpha, beta, margin
         self.mining, self.unit_length = mining, unit_length
-        self.label_prediction, self.adversarial, self.triplet = label_prediction, adversarial, triplet
+        self.label_prediction, self.triplet = label_prediction, triplet
         self.dropout, self.input_dropout = dropout, input_dropout
+
+    @property
+    def reversal(self) -> float:
+        """The weight of the adversarial term."""
+        return self.beta
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Read words with a GRU, whose last state is the feature."""
@@ -88,10 +89,7 @@ class AdvSubspace(LabelledFeatureModule):
         for _ in range(self.shared_layers - 1):
             layers += [nn.Linear(self.hidden, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)]
         self.shared = nn.Sequential(*layers, nn.Linear(self.hidden, self.dim))
-        if self.adversarial:
-            self.discriminator = nn.Sequential(
-                nn.Linear(self.dim, self.discriminator_dim), nn.ReLU(), nn.Linear(self.discriminator_dim, 1)
-            )
+        self.discriminate_with(self.dim, [self.discriminator_dim])
         if self.label_prediction:
             self.classes = self.class_vectors(self.dim)
 
@@ -126,8 +124,7 @@ class AdvSubspace(LabelledFeatureModule):
             )
             total = total + terms["label"]
         if self.adversarial:
-            seen = [self.discriminator(reverse_gradient(side, self.beta)).squeeze(-1) for side in (images, texts)]
-            terms["discriminator"] = modality_cross_entropy(*seen)
+            terms["discriminator"] = self.adversarial_loss(images, texts)
             total = total + terms["discriminator"]
         return terms | {"loss": total}
 

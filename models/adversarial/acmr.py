@@ -1,0 +1,158 @@
+"""Adversarial cross-modal retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
+from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.losses import (
+    Mining,
+    euclidean,
+    frobenius,
+    label_cross_entropy,
+    reversal_schedule,
+    same,
+    triplet_hinge,
+)
+
+
+class ACMR(AdversarialModule):
+    """Adversarial cross-modal retrieval (Wang et al., ACM MM 2017).
+
+    ``L = alpha L_imi + beta L_imd + L_reg`` for the projectors, against a modality classifier: triplets between the
+    modalities on Euclidean distance, the labels of both modalities by one softmax classifier, the Frobenius norms of
+    the projectors' weights. The classifier's gradient comes back reversed, times ``2 / (1 + exp(-10 p)) - 1`` with p
+    the share of training that is done.
+    The widths are reconstructed: one hidden layer a projector, tanh after every layer. Every triplet of a batch counts,
+    and both sides learn in every step. On data without categories the image is the label, and the softmax is one over
+    class vectors of unit length.
+    In the authors' program the reversed gradient never reaches the projectors and the label classifier keeps its random
+    start; options give both.
+
+    Args:
+        image_layers: Widths of the hidden layers of the image projector.
+        text_layers: Widths of the hidden layers of the text projector.
+        dim: Width of the common space.
+        modality_layers: Widths of the hidden layers of the modality classifier.
+        alpha: Weight of the triplet term.
+        beta: Weight of the label term.
+        regularisation: Weight of the norms of the projectors' weights.
+        margin: Margin of the triplet term.
+        attraction: Factor of the distance to the positive in the triplet term.
+        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
+        unit_length: Measure the distances of the triplet term between features of unit length.
+        adversarial_gradient: Send the reversed gradient of the modality classifier to the projectors.
+        train_classes: Train the label classifier.
+        dropout: Share of the hidden units that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
+        lr: Learning rate of Adam.
+    """
+
+    betas = (0.5, 0.999)
+
+    def __init__(
+        self,
+        image_layers: Sequence[int] = (2000,),
+        text_layers: Sequence[int] = (500,),
+        dim: int = 200,
+        modality_layers: Sequence[int] = (50,),
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        regularisation: float = 1.0,
+        margin: float = 1.0,
+        attraction: float = 1.0,
+        mining: Mining = "all",
+        unit_length: bool = False,
+        adversarial_gradient: bool = True,
+        train_classes: bool = True,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        lr: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, **kwargs)
+        self.image_layers, self.text_layers, self.dim = image_layers, text_layers, dim
+        self.modality_layers = modality_layers
+        self.alpha, self.beta, self.regularisation = alpha, beta, regularisation
+        self.margin, self.attraction, self.mining, self.unit_length = margin, attraction, mining, unit_length
+        self.adversarial_gradient, self.train_classes = adversarial_gradient, train_classes
+        self.dropout, self.input_dropout = dropout, input_dropout
+        self.progress = 0.0
+
+    @property
+    def reversal(self) -> float:
+        """Grows from 0 to 1 in the course of training."""
+        return reversal_schedule(self.progress) if self.adversarial_gradient else 0.0
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with a GRU, whose last state is the feature."""
+        return WordEncoder(vocab_size, self.word_dim, self.text_layers[0] if self.text_layers else self.dim)
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers."""
+        super().build(spec)
+        self.image_net = self._projector(self.image_dim, self.image_layers)
+        self.text_net = self._projector(self.text_dim, self.text_layers)
+        self.classes = self.class_vectors(self.dim).requires_grad_(self.train_classes)
+        self.discriminate_with(self.dim, self.modality_layers)
+
+    def _projector(self, width: int, hidden: Sequence[int]) -> nn.Sequential:
+        layers: list[nn.Module] = [nn.Dropout(self.input_dropout)]
+        for after in hidden:
+            layers += [nn.Linear(width, after), nn.Tanh(), nn.Dropout(self.dropout)]
+            width = after
+        return nn.Sequential(*layers, nn.Linear(width, self.dim), nn.Tanh())
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Project images into the common space, (b, dim)."""
+        projected: Tensor = self.image_net(self.image_features(images))
+        return projected
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Project texts into the common space, (b, dim)."""
+        projected: Tensor = self.text_net(self.text_features(texts))
+        return projected
+
+    def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
+        """Read off the trainer, which a resumed run restores, how much of the training is done."""
+        self.progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Weighted sum of the terms; the modality classifier's is added as it is."""
+        images, texts, labels = self.gather_labelled(
+            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
+        )
+        terms = {
+            "triplet": self.triplet_loss(images, texts, labels),
+            "label": torch.stack(
+                [self.label_loss(side, self.classes, labels, label_cross_entropy) for side in (images, texts)]
+            ).sum(),
+            "norms": frobenius(self._weights()),
+        }
+        total = self.alpha * terms["triplet"] + self.beta * terms["label"] + self.regularisation * terms["norms"]
+        if self.adversarial:
+            terms["discriminator"] = self.adversarial_loss(images, texts)
+            total = total + terms["discriminator"]
+        return terms | {"loss": total}
+
+    def _weights(self) -> list[Tensor]:
+        return [
+            layer.weight for net in (self.image_net, self.text_net) for layer in net if isinstance(layer, nn.Linear)
+        ]
+
+    def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the hinge terms of images among texts and of texts among images."""
+        if self.unit_length:
+            images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
+        positive = same(labels)
+        distances = euclidean(images, texts)
+        return triplet_hinge(distances, positive, ~positive, self.margin, self.mining, self.attraction) + triplet_hinge(
+            distances.T, positive, ~positive, self.margin, self.mining, self.attraction
+        )

@@ -1,0 +1,65 @@
+"""What adversarial methods share: a discriminator of the modality, and how its gradient comes back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from cmr_bench.models.feature_module import LabelledFeatureModule
+from cmr_bench.models.losses import modality_cross_entropy, reverse_gradient
+
+
+class Discriminator(nn.Sequential):
+    """Tells image from text features: hidden layers with ReLU, then the logit of an image.
+
+    Args:
+        dim: Width of the features.
+        hidden: Widths of the hidden layers.
+    """
+
+    def __init__(self, dim: int, hidden: Sequence[int]) -> None:
+        widths = [dim, *hidden]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(widths[-1], 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one logit an item, (b,)."""
+        logits: Tensor = super().forward(features)
+        return logits.squeeze(-1)
+
+
+class AdversarialModule(LabelledFeatureModule):
+    """A method whose encoders learn against a discriminator of the modality, in one optimiser.
+
+    The discriminator descends its loss; the gradient of that loss reaches the encoders multiplied by ``-reversal``. A
+    method makes its discriminator in :meth:`build` by :meth:`discriminate_with` and adds :meth:`adversarial_loss`.
+
+    Args:
+        adversarial: Train with the adversarial term.
+    """
+
+    discriminator: Discriminator
+
+    def __init__(self, adversarial: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.adversarial = adversarial
+
+    @property
+    def reversal(self) -> float:
+        """Factor of the discriminator's reversed gradient on its way to the encoders."""
+        raise NotImplementedError
+
+    def discriminate_with(self, dim: int, hidden: Sequence[int]) -> None:
+        """Make the discriminator of features of width ``dim`` where the adversarial term is on."""
+        if self.adversarial:
+            self.discriminator = Discriminator(dim, hidden)
+
+    def adversarial_loss(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Cross-entropy of the discriminator on features (b, dim) of both modalities."""
+        seen = [self.discriminator(reverse_gradient(side, self.reversal)) for side in (images, texts)]
+        return modality_cross_entropy(*seen)
