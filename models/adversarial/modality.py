@@ -29,8 +29,9 @@ class Discriminator(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one logit an item, (b,)."""
-        logits: Tensor = super().forward(features)
-        return logits.squeeze(-1)
+        for layer in self:
+            features = layer(features)
+        return features.squeeze(-1)
 
 
 class AdversarialModule(LabelledFeatureModule):
