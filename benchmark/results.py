@@ -16,6 +16,7 @@ from cmr_bench.files import write_atomic
 
 SCHEMA = 1
 RESULT_FILE = "result.json"
+FAILURE_FILE = "failed.json"
 
 
 @dataclass
@@ -177,7 +178,8 @@ def load_results(runs: Path) -> tuple[list[Result], list[str]]:
     """Read every result under a folder of runs.
 
     Returns:
-        The results in the order of their folders, and one line for each file that could not be read.
+        The results in the order of their folders, and one line for each file that could not be read and each run that
+        failed.
     """
     results, problems = [], []
     for path in result_files(runs):
@@ -185,7 +187,19 @@ def load_results(runs: Path) -> tuple[list[Result], list[str]]:
             results.append(read_result(path))
         except CmrBenchError as error:
             problems.append(str(error))
-    return results, problems
+    return results, problems + failures(runs)
+
+
+def failures(runs: Path) -> list[str]:
+    """Tell of every run under a folder of runs that an alarm ended: its folder and the reason, one line each."""
+    lines = []
+    for path in sorted(runs.glob(f"*/*/*/{FAILURE_FILE}")):
+        try:
+            reason = json.loads(path.read_text(encoding="utf-8"))["reason"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            reason = "for a reason that cannot be read"
+        lines.append(f"{path.parent} failed: {' '.join(str(reason).split())}")
+    return lines
 
 
 def result_files(runs: Path) -> Iterator[Path]:

@@ -6,22 +6,17 @@ import argparse
 import contextlib
 import csv
 import importlib.metadata
-import io
 import json
 import logging
 import os
 import platform
-import random
 import resource
-import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -33,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmr_bench import __version__, recipe, registry
+from cmr_bench.callbacks import Alarm, History, Resume, Stops
 from cmr_bench.datamodules.base import RetrievalDataModule, Split
 from cmr_bench.errors import CmrBenchError, UsageError
 from cmr_bench.files import write_atomic
@@ -43,122 +39,6 @@ from cmr_bench.results import RESULT_FILE, Result, new_run_folder, read_result, 
 RUN_FOLDER_VARIABLE = "CMR_BENCH_RUN_FOLDER"
 _EXAMPLES = 24
 _TOP = 5
-
-
-class History(Callback):
-    """Keeps ``history.csv`` in the run folder: one row an epoch with losses, validation metrics and learning rate.
-
-    Args:
-        path: The file; rows of a run that is resumed are kept up to the epoch it goes on from.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, float]] = []
-        self._started = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Read back what an interrupted run wrote."""
-        if trainer.current_epoch and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the epoch."""
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the epoch's row."""
-        row = {"epoch": float(trainer.current_epoch), "seconds": time.perf_counter() - self._started}
-        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
-        row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
-        self.rows.append(row)
-        if trainer.is_global_zero:
-            columns = list(dict.fromkeys(name for entry in self.rows for name in entry))
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_atomic(self.path, text.getvalue())
-
-
-class Resume(Callback):
-    """Saves the whole state at the start of every epoch, so that a killed run repeats at most one epoch, bit for bit.
-
-    Args:
-        path: The checkpoint; Lightning writes it under another name and renames it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._stored: dict[str, Any] = {}
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the random state of a run that goes on, then save."""
-        if self._stored:
-            _set_random_state(self._stored)
-            self._stored = {}
-        # Lightning counts the batches of the last epoch until the loop over the new one begins; stored like that, a
-        # resumed run would take this epoch for done.
-        trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
-        trainer.save_checkpoint(self.path)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of every random generator."""
-        return _random_state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the epoch starts."""
-        self._stored = state_dict
-
-
-class Interrupts(Callback):
-    """Makes Ctrl-C certain: one that Python drops, inside a finaliser, is raised again by the next batch."""
-
-    def __init__(self) -> None:
-        self.pressed = False
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember interrupts from now on, unless they are ignored or this is not the main thread."""
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._press)
-
-    def _press(self, number: int, frame: FrameType | None) -> None:
-        self.pressed = True
-        raise KeyboardInterrupt
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Raise an interrupt that was dropped."""
-        if self.pressed:
-            raise KeyboardInterrupt
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signal back."""
-        if signal.getsignal(signal.SIGINT) == self._press:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _random_state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    random.setstate(state["python"])
 
 
 def seconds_trained(path: Path) -> float:
@@ -298,7 +178,8 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, s
             enable_version_counter=False,
         ),
         Resume(checkpoints / "last.ckpt"),
-        Interrupts(),
+        Stops(),
+        Alarm(folder),
         History(folder / "history.csv"),
     ]
     if options.patience:
@@ -328,6 +209,17 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, s
     )
 
 
+@contextlib.contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Give back the interrupt that Lightning turns into an exit."""
+    try:
+        yield
+    except SystemExit as stop:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise
+
+
 def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path) -> dict[str, Any]:
     """Train or fit a method, choose its weights on validation and load them.
 
@@ -345,12 +237,8 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
         return selection | {"value": float(metrics["val/selection"]), "epoch": None, "fit_seconds": seconds}
     module.prepare_training(data.splits["train"])
     last = folder / "checkpoints" / "last.ckpt"
-    try:
+    with interruptible(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except SystemExit as stop:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from stop
-        raise
     keeper = trainer.checkpoint_callback
     assert isinstance(keeper, ModelCheckpoint)
     if not best.is_file() or keeper.best_model_score is None:
@@ -390,7 +278,8 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
         selection = fit(trainer, module, data, folder)
         fit_seconds = selection.pop("fit_seconds", None)
-        trainer.test(module, datamodule=data, verbose=False)
+        with interruptible(trainer):
+            trainer.test(module, datamodule=data, verbose=False)
     evaluation = module.evaluation
     assert evaluation is not None
     train_seconds = seconds_trained(folder / "history.csv") if fit_seconds is None else fit_seconds

@@ -105,6 +105,12 @@ def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, 
     return tuple(result)
 
 
+def spread(embeddings: Tensor) -> float:
+    """Variance of embeddings (n, d) brought to unit length: 0 where all point the same way, near 1 where all ways."""
+    mean = F.normalize(embeddings.float(), dim=1).double().mean(0)
+    return 1.0 - float(mean.square().sum())
+
+
 def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
     """Load one field of every item of a view, (n, ...), for methods that are fitted in closed form."""
     import numpy as np
@@ -161,6 +167,7 @@ class RetrievalModule(L.LightningModule):
         self.bootstrap = 0
         self.postprocess: str | None = None
         self.selection = "rsum"
+        self.spread: dict[str, float] = {}
         self._pieces: tuple[list[Any], list[Any]] = ([], [])
 
     @property
@@ -209,6 +216,10 @@ class RetrievalModule(L.LightningModule):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the loss as ``loss`` and its named terms for the log, each a scalar."""
         raise NotImplementedError
+
+    def collapse_loss(self) -> float | None:
+        """Return the value at which this epoch's loss stays when all scores are equal, where it could stay there."""
+        return None
 
     def gather(
         self, images: Encoded, texts: Encoded, batch: PairBatch
@@ -314,6 +325,11 @@ class RetrievalModule(L.LightningModule):
             parts = assemble(everywhere, n_items, what)
             sides.append(parts[0] if len(parts) == 1 else parts)
         self._pieces = ([], [])
+        self.spread = {
+            what: spread(side)
+            for what, side in zip(("images", "texts"), sides, strict=True)
+            if isinstance(side, Tensor) and side.ndim == 2 and len(side) > 1
+        }
         source = self.scores(*sides)
         started = time.perf_counter()
         evaluation = evaluate(

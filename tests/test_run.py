@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmr_bench import run
+from cmr_bench import callbacks
 from cmr_bench.cli import main
 from cmr_bench.results import read_result
 
@@ -122,22 +121,27 @@ def test_wrong_options_are_one_line_and_exit_2(
     assert not list(tmp_path.glob("runs/*/*/*"))
 
 
-def test_an_interrupt_that_python_drops_stops_the_next_batch(
-    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_ctrl_c_in_a_finaliser_is_not_lost(
+    own: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
-    def drop(self: run.History, trainer: object, pl_module: object) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
+    class Pressing:
+        def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(run.History, "on_train_epoch_start", drop)
+    def press(self: callbacks.History, *_: object) -> None:
+        Pressing()
+
+    monkeypatch.setattr(callbacks.History, "on_train_batch_end", press)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         assert main(own) == 1
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert "--resume" in capsys.readouterr().err
+    error = capfd.readouterr().err
+    assert "--resume" in error
+    assert "ignored" not in error
 
 
 def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import FeatureModule
-from cmr_bench.models.losses import hinge_ranking, same
+from cmr_bench.models.losses import Negatives, hinge_ranking, same
 
 
 class VSEPP(FeatureModule):
@@ -36,7 +36,7 @@ class VSEPP(FeatureModule):
         dim: int = 1024,
         bidirectional: bool = False,
         margin: float = 0.2,
-        negatives: Literal["hardest", "mean", "sum"] = "hardest",
+        negatives: Negatives = "hardest",
         warmup_epochs: int = 1,
         dropout: float = 0.0,
         cnn: str = "torchvision:resnet152",
@@ -74,6 +74,12 @@ class VSEPP(FeatureModule):
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
+        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())}
+
+    def _kind(self) -> Negatives:
         warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
-        kind = "mean" if warming else self.negatives
-        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, kind)}
+        return "mean" if warming else self.negatives
+
+    def collapse_loss(self) -> float | None:
+        """Return twice the margin, where the hardest negatives alone count."""
+        return 2 * self.margin if self._kind() == "hardest" else None
