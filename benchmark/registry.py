@@ -119,6 +119,13 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "agnet": Method(
+        "cmr_bench.models.attributes.agnet:AgNet",
+        "attributes",
+        "Ji et al., TNNLS 2020",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),

@@ -234,3 +234,34 @@ def relation_error(logits: Tensor, match: Tensor, balanced: bool = False) -> Ten
         return error.mean()
     parts = [torch.where(kind, error, 0.0).sum() / kind.sum().clamp(min=1) for kind in (match, ~match)]
     return (parts[0] + parts[1]) / 2
+
+
+@full_precision
+def code_likelihood(a: Tensor, b: Tensor, match: Tensor, balanced: bool = False) -> Tensor:
+    """Negative log likelihood of the matches given codes, averaged over all pairs.
+
+    A pair matches with the probability ``sigmoid(a_i . b_j / 2)`` (Ji et al., TNNLS 2020).
+
+    Args:
+        a: Codes in -1..1, (n, bits).
+        b: Codes in -1..1, (m, bits).
+        match: True where the items belong together, (n, m).
+        balanced: Average over the matching and the other pairs apart and take the mean of the two; else all pairs
+            count the same.
+    """
+    half = a.float() @ b.float().T / 2
+    cost = F.softplus(torch.where(match, -half, half))
+    if not balanced:
+        return cost.mean()
+    parts = [torch.where(kind, cost, 0.0).sum() / kind.sum().clamp(min=1) for kind in (match, ~match)]
+    return (parts[0] + parts[1]) / 2
+
+
+def quantisation_error(codes: Tensor) -> Tensor:
+    """Mean squared distance of the entries of codes (b, bits) to the nearer of -1 and 1."""
+    return (codes.float().abs() - 1).square().mean()
+
+
+def bit_imbalance(codes: Tensor) -> Tensor:
+    """Mean over the bits of the squared mean of a bit over the batch (b, bits): 0 where each bit splits it evenly."""
+    return codes.float().mean(0).square().mean()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View, ViewSpec
@@ -147,3 +148,13 @@ def with_own_rate(module: nn.Module, part: nn.Module, lr: float) -> list[dict[st
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
     inner = [p for p in trained if id(p) in own]
     return [*groups, {"params": inner, "lr": lr}] if inner else groups
+
+
+def normalise(norm: nn.BatchNorm1d | None, values: Tensor) -> Tensor:
+    """Apply batch normalisation where there is some; a lone row, which has no statistics, takes the running ones."""
+    if norm is None:
+        return values
+    if len(values) == 1:
+        return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    normalised: Tensor = norm(values)
+    return normalised

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
+from cmr_bench.models.encoders.inputs import normalise
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import norm_softmax, project_onto, projection_matching, same
@@ -140,13 +141,3 @@ class CMPMCMPC(CMPM):
             project_onto(texts, images), self.classes, targets
         )
         return super().terms(images, texts, labels) | {"classification": classification}
-
-
-def normalise(norm: nn.BatchNorm1d | None, values: Tensor) -> Tensor:
-    """Apply batch normalisation where there is some; a lone row, which has no statistics, takes the running ones."""
-    if norm is None:
-        return values
-    if len(values) == 1:
-        return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    normalised: Tensor = norm(values)
-    return normalised

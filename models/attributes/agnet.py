@@ -1,0 +1,253 @@
+"""Attribute-guided network: attributes between features and codes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Rows, Split, TextBatch
+from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
+from cmr_bench.models.base import Encoded
+from cmr_bench.models.encoders.inputs import normalise
+from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.feature_module import LabelledFeatureModule, one_hot
+from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
+
+AttributeSource = Literal["auto", "category", "words"]
+
+
+class AgNet(LabelledFeatureModule):
+    """Attribute-guided network (Ji et al., TNNLS 2020): features, then attributes, then a code that ranks.
+
+    Each modality has a network that predicts attributes; one network of three layers, shared by both, turns the
+    predicted attributes into a code. ``L = L_attributes + alpha L_likelihood + beta L_quantisation + gamma L_balance``:
+    cross-entropy of the attributes, likelihood of the matches given the inner products of codes, distance of the codes
+    to signs, and difference of each bit from splitting the batch evenly. Attributes are the categories, or the content
+    words that are most frequent in the training captions, without scikit-learn's list of English stop words. An image
+    has the words of all of its captions, and each caption has those of its image, so that both sides of a pair aim at
+    one vector. Test items need no attributes. Batch normalisation before the code network, in each modality apart, is
+    ours, and so are the widths and weights: most words are rare, and predictions near 0 alike in all items would make
+    one code of them all.
+
+    Args:
+        hidden: Width of the hidden layer of each modality and of the hidden layers of the code network.
+        bits: Length of the code.
+        hash: Rank by the Hamming distance of the codes' signs; else by the cosine of the codes as they are.
+        attributes: category, words of the training captions, or category where the labels are categories and words
+            where the image is the label (auto).
+        n_attributes: Number of words that serve as attributes.
+        alpha: Weight of the likelihood term.
+        beta: Weight of the quantisation term.
+        gamma: Weight of the bit balance term.
+        balanced: Let the pairs that match and those that do not weigh the same in the likelihood term.
+        dropout: Share of the hidden units of each modality that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
+        lr: Learning rate of Adam.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        bits: int = 64,
+        hash: bool = True,
+        attributes: AttributeSource = "auto",
+        n_attributes: int = 500,
+        alpha: float = 1.0,
+        beta: float = 0.1,
+        gamma: float = 0.1,
+        balanced: bool = False,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        lr: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, **kwargs)
+        self.hidden, self.bits, self.hash = hidden, bits, hash
+        self.attributes, self.n_attributes = attributes, n_attributes
+        self.alpha, self.beta, self.gamma, self.balanced = alpha, beta, gamma, balanced
+        self.dropout, self.input_dropout = dropout, input_dropout
+        self.attribute_names: list[str] = []
+        self._of_image = torch.empty(0, 0, dtype=torch.bool)
+
+    @property
+    def attribute_source(self) -> Literal["category", "words"]:
+        """What the attributes are on the data set in use."""
+        if self.attributes == "auto":
+            return "category" if self.label_space == "category" else "words"
+        return self.attributes
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with a GRU, whose last state is the feature."""
+        return WordEncoder(vocab_size, self.word_dim, self.hidden)
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers."""
+        super().build(spec)
+        if self.attributes == "category" and self.label_space != "category":
+            raise UsageError("--model.attributes category needs category labels to learn from; pass words")
+        width = spec.n_classes if self.attribute_source == "category" else self.n_attributes
+        self.image_net, self.text_net = (self._net(dim, width) for dim in (self.image_dim, self.text_dim))
+        self.image_norm, self.text_norm = (nn.BatchNorm1d(width, affine=False) for _ in range(2))
+        self.code_net = nn.Sequential(
+            nn.Linear(width, self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, self.bits),
+            nn.Tanh(),
+        )
+
+    def _net(self, dim: int, width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Dropout(self.input_dropout),
+            nn.Linear(dim, self.hidden),
+            nn.ReLU(),
+            nn.Dropout(self.dropout),
+            nn.Linear(self.hidden, width),
+        )
+
+    def prepare_training(self, train: Split) -> None:
+        """Choose the attributes and look up those of every training image."""
+        super().prepare_training(train)
+        if self.attribute_source == "category":
+            self.attribute_names = list(train.class_names)
+            return
+        if train.captions is None:
+            raise DataError("--model.attributes words: this data set has no raw captions here; pass category")
+        self.attribute_names, table = word_attributes(
+            train.captions, train.image_of_text, train.n_images, self.n_attributes
+        )
+        self._of_image = torch.from_numpy(table)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the names of the attributes with the weights."""
+        checkpoint["attribute_names"] = self.attribute_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with attributes other than those that the weights were learned for."""
+        stored = checkpoint.get("attribute_names", [])
+        if self.attribute_names and stored != self.attribute_names:
+            raise CmrBenchError("the checkpoint was trained with other attributes: the training captions have changed")
+        self.attribute_names = list(stored)
+
+    def predict_image_attributes(self, images: ImageBatch) -> Tensor:
+        """Return the attributes of images before the sigmoid, (b, n_attributes)."""
+        logits: Tensor = self.image_net(self.image_features(images))
+        return logits
+
+    def predict_text_attributes(self, texts: TextBatch) -> Tensor:
+        """Return the attributes of texts before the sigmoid, (b, n_attributes)."""
+        logits: Tensor = self.text_net(self.text_features(texts))
+        return logits
+
+    def code(self, logits: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+        """Turn predicted attributes of one modality into codes in -1..1, (b, bits)."""
+        codes: Tensor = self.code_net(normalise(norm, logits.float().sigmoid()))
+        return codes
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Return the codes of images before the sign is taken, (b, bits)."""
+        return self.code(self.predict_image_attributes(images), self.image_norm)
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Return the codes of texts before the sign is taken, (b, bits)."""
+        return self.code(self.predict_text_attributes(texts), self.text_norm)
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Score by the number of equal bits less that of different ones, or by cosine, (n_images, n_texts)."""
+        if not self.hash:
+            return super().similarity(images, texts)
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        return signs(images) @ signs(texts).T
+
+    def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
+        """Return what scores blocks of all codes: both similarities are inner products of vectors made once."""
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        if self.hash:
+            return EmbeddingScores(signs(images), signs(texts), normalize=False)
+        return EmbeddingScores(images.float(), texts.float(), normalize=True)
+
+    def attribute_targets(self, batch: PairBatch) -> Tensor:
+        """Return the attributes that both sides of the pairs should show, 0 or 1, (b, n_attributes)."""
+        if self.attribute_source == "category":
+            assert batch.labels is not None
+            assert self.spec is not None
+            return one_hot(batch.labels, self.spec.n_classes)
+        # No buffer: DDP would send it to every process at every step.
+        self._of_image = self._of_image.to(batch.identity.device)
+        return self._of_image[batch.identity]
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Weighted sum of the four terms."""
+        targets = self.attribute_targets(batch).float()
+        known = targets.shape[1]
+        predicted = self.predict_image_attributes(batch.images), self.predict_text_attributes(batch.texts)
+        attributes = torch.stack(
+            [F.binary_cross_entropy_with_logits(logits[:, :known].float(), targets) for logits in predicted]
+        ).sum()
+        # Gathered before they are normalised, so that the statistics are those of the global batch.
+        image_logits, text_logits, labels = self.gather_labelled(*predicted, batch)
+        images, texts = self.code(image_logits, self.image_norm), self.code(text_logits, self.text_norm)
+        likelihood = code_likelihood(images, texts, same(labels), self.balanced)
+        quantisation = quantisation_error(images) + quantisation_error(texts)
+        balance = bit_imbalance(images) + bit_imbalance(texts)
+        return {
+            "attributes": attributes,
+            "likelihood": likelihood,
+            "quantisation": quantisation,
+            "balance": balance,
+            "loss": attributes + self.alpha * likelihood + self.beta * quantisation + self.gamma * balance,
+        }
+
+
+def signs(codes: Tensor) -> Tensor:
+    """Return -1 or 1 for every entry of codes, (n, bits) as float32; 0 counts as positive."""
+    return torch.where(codes < 0, -1.0, 1.0)
+
+
+def word_attributes(
+    captions: Sequence[str], image_of_text: Rows, n_images: int, at_most: int
+) -> tuple[list[str], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Make attributes of the content words that occur in most captions.
+
+    A content word has at least two signs, one of them no digit, and is not among scikit-learn's English stop words.
+
+    Args:
+        captions: Texts of the training split, (n_texts,).
+        image_of_text: Row of the image that each text belongs to, (n_texts,).
+        n_images: Number of training images.
+        at_most: Words wanted; there are fewer where the captions have fewer.
+
+    Returns:
+        The words, the most frequent first and those of equal frequency by the alphabet, and which of them occur in any
+        caption of an image, (n_images, n_words).
+
+    Raises:
+        DataError: If the captions hold no content word.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    from cmr_bench.datamodules.text import tokenize
+
+    words_of = [
+        {word for word in tokenize(text) if len(word) > 1 and not word.isdigit() and word not in ENGLISH_STOP_WORDS}
+        for text in captions
+    ]
+    counts = Counter(word for words in words_of for word in words)
+    names = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:at_most]]
+    if not names:
+        raise DataError(f"the {len(captions)} training captions hold no content words to take as attributes")
+    column = {word: k for k, word in enumerate(names)}
+    table = np.zeros((n_images, len(names)), dtype=np.bool_)
+    for image, words in zip(image_of_text.tolist(), words_of, strict=True):
+        table[image, [column[word] for word in words if word in column]] = True
+    return names, table
