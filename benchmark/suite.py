@@ -266,7 +266,7 @@ class Running:
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        own = [line for line in lines if line.startswith("cmr-bench")]
+        own = [line.removeprefix("cmr-bench run: ") for line in lines if line.startswith("cmr-bench run: ")]
         return [f"exit code {code}", *lines, *own][-1]
 
 

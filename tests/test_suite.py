@@ -133,6 +133,36 @@ def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: py
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["missing"] * 3
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("pass", ""),
+        ("import sys; print('a'); sys.exit(3)", "a"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "exit code -9"),
+        ("import sys; print('cmr-bench run: no data\\nleaked'); sys.exit(1)", "no data"),
+    ],
+)
+def test_a_failed_run_is_told_in_one_line(folder: Path, script: str, told: str) -> None:
+    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=output, stdin=subprocess.PIPE)
+        process.communicate()
+    assert suite.Running(job, folder, log, process, 0.0, suite.TaskID(0)).problem() == told
+
+
+def test_the_fraction_of_a_run_follows_its_history(folder: Path) -> None:
+    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, ["--trainer.max_epochs=4"])
+    process = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE)
+    process.communicate()
+    run = suite.Running(job, folder, folder / "log", process, 0.0, suite.TaskID(0))
+    assert run.fraction() == 0.0
+    for rows, fraction in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
+        (folder / "history.csv").write_text("epoch\n" + "1\n" * rows)
+        assert run.fraction() == fraction
+
+
 def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
