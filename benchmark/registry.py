@@ -126,6 +126,9 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "scan": Method(
+        "cmr_bench.models.interaction.scan:SCAN", "interaction", "Lee et al., ECCV 2018", "regions|pixels, tokens"
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),

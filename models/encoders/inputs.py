@@ -41,6 +41,15 @@ def fetch_vectors(view: View, rows: Rows | None = None) -> Tensor:
     return torch.cat(parts)
 
 
+def fetch_regions(view: View, rows: Rows) -> Tensor:
+    """Load the real regions of items of a view, one a row, (n, d)."""
+    parts = []
+    for start in range(0, len(rows), _CHUNK):
+        fields = view.fetch(rows[start : start + _CHUNK])
+        parts.append(fields["regions"][fields["mask"]] if "mask" in fields else fields["regions"].flatten(0, 1))
+    return torch.cat(parts)
+
+
 class ImageInput(nn.Module):
     """One feature vector an image, whatever the view: vectors as they are, regions averaged, pixels through a network.
 
@@ -72,6 +81,36 @@ class ImageInput(nn.Module):
         return features if features.ndim == 2 else features.mean(1)
 
 
+class RegionInput(nn.Module):
+    """Several feature vectors an image: regions as they are, pixels through a network to the cells of its last map.
+
+    Args:
+        spec: The image view, regions or pixels.
+        cnn: Network for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        weights: Local weights file of the network, or random; its library's pretrained weights where None.
+        fine_tune: Train the network too.
+    """
+
+    def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
+        super().__init__()
+        self.network: nn.Module | None = None
+        self.dim = spec.shape[-1]
+        if spec.kind == "pixels":
+            from cmr_bench.models.encoders.image import PixelEncoder
+
+            encoder = PixelEncoder(cnn, weights, "grid", fine_tune)
+            self.network, self.dim = encoder, encoder.dim
+
+    def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Return the regions of a batch, (b, R, dim), and True for the real ones, (b, R)."""
+        regions = images.regions if self.network is None else self.network(images.pixels)
+        assert regions is not None
+        mask = images.mask
+        if mask is None:
+            mask = torch.ones(regions.shape[:2], dtype=torch.bool, device=regions.device)
+        return regions, mask
+
+
 class TextInput(nn.Module):
     """One feature vector a text, whatever the view: vectors as they are, words through a recurrent network.
 
@@ -101,21 +140,26 @@ class Standardise(nn.Module):
         dim: Number of features.
         scaling: ``each`` divides every feature by its own deviation, ``overall`` all of them by one number, their root
             mean square deviation, which keeps rare words and late principal components small.
+        pooled: Learn from regions averaged an image; else from every region by itself.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, dim: int, scaling: Scaling = "each") -> None:
+    def __init__(self, dim: int, scaling: Scaling = "each", pooled: bool = True) -> None:
         super().__init__()
-        self.scaling = scaling
+        self.scaling, self.pooled = scaling, pooled
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("deviation", torch.ones(dim))
 
     def fit(self, view: View, at_most: int = 20000) -> None:
-        """Learn mean and deviation from a view; of a large one from ``at_most`` items evenly spread over it."""
+        """Learn mean and deviation from a view.
+
+        Of a large one ``at_most`` items are read, evenly spread over it, or a tenth of that for their regions.
+        """
+        at_most = at_most if self.pooled else at_most // 10
         rows = np.unique(np.linspace(0, len(view) - 1, min(len(view), at_most)).astype(np.int64))
-        values = fetch_vectors(view, rows).double()
+        values = (fetch_vectors(view, rows) if self.pooled else fetch_regions(view, rows)).double()
         deviation = values.std(0, correction=0)
         if self.scaling == "overall":
             deviation = deviation.square().mean().sqrt().expand_as(deviation)
@@ -123,14 +167,14 @@ class Standardise(nn.Module):
         self.deviation.copy_(torch.where(deviation > 1e-8, deviation, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Standardise features, (b, dim)."""
+        """Standardise features, (..., dim)."""
         return (values - self.mean) / self.deviation
 
 
-def standardiser(spec: ViewSpec, dim: int, scaling: Scaling) -> nn.Module:
+def standardiser(spec: ViewSpec, dim: int, scaling: Scaling, pooled: bool = True) -> nn.Module:
     """Return a :class:`Standardise` for views of stored features where one is wanted, else the identity."""
     stored = spec.kind in ("vector", "regions")
-    return Standardise(dim, scaling) if stored and scaling != "none" else nn.Identity()
+    return Standardise(dim, scaling, pooled) if stored and scaling != "none" else nn.Identity()
 
 
 def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Module) -> None:

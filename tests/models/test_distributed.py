@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cmr_bench.models.distributed import gather
+from cmr_bench.models.interaction.attention import CrossAttention, cross_attention
 
 SHARES = [(3, 4), (1, 2), (0, 3)]
 
@@ -24,6 +25,22 @@ def inputs() -> tuple[list[torch.Tensor], torch.Tensor]:
     return shares, torch.randn(5, 3, generator=generator)
 
 
+def fragments() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Words (b, W, 5), whose number differs between processes, and how many of each text are real."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(b, w, 5, generator=generator), torch.randint(1, w + 1, (b,), generator=generator))
+        for b, w in SHARES
+    ]
+
+
+def attended(words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    real = torch.arange(words.shape[1]) < lengths[:, None]
+    unit = torch.nn.functional.normalize(words, dim=-1)
+    scores = cross_attention(unit, real, unit, lengths, CrossAttention("t2i", "avg", 9.0, 6.0))
+    return (scores * torch.arange(1.0, scores.numel() + 1).view_as(scores)).sum()
+
+
 def _worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=len(SHARES))
     shares, weight = inputs()
@@ -33,7 +50,16 @@ def _worker(rank: int, folder: str) -> None:
     assert first.grad is not None
     dist.all_reduce(first.grad)
     words = torch.full((SHARES[rank][0], SHARES[rank][1]), rank + 1)
-    torch.save({"loss": loss.detach(), "grad": first.grad / len(SHARES), "words": gather(words)}, f"{folder}/{rank}.pt")
+    found = {"loss": loss.detach(), "grad": first.grad / len(SHARES), "words": gather(words)}
+    second = torch.eye(5).requires_grad_()
+    mine, lengths = fragments()[rank]
+    loss = attended(gather(mine @ second), gather(lengths))
+    loss.backward()
+    assert second.grad is not None
+    dist.all_reduce(second.grad)
+    found |= {"attended": loss.detach(), "attended_grad": second.grad / len(SHARES)}
+    found["mask"] = gather(torch.arange(mine.shape[1]) < lengths[:, None])
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -44,8 +70,17 @@ def test_gathered_loss_and_gradient_equal_one_process(tmp_path: Path) -> None:
     first = torch.eye(5).requires_grad_()
     loss = whole_loss(torch.cat(shares) @ first, weight)
     loss.backward()
+    longest = max(w for _, w in SHARES)
+    whole = torch.cat([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part, _ in fragments()])
+    lengths = torch.cat([length for _, length in fragments()])
+    second = torch.eye(5).requires_grad_()
+    score = attended(whole @ second, lengths)
+    score.backward()
     for rank in range(len(SHARES)):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["loss"], loss.detach())
         torch.testing.assert_close(found["grad"], first.grad)
         assert found["words"].tolist() == [[1, 1, 1, 1]] * 3 + [[2, 2, 0, 0]]
+        torch.testing.assert_close(found["attended"], score.detach())
+        torch.testing.assert_close(found["attended_grad"], second.grad)
+        assert found["mask"].equal(torch.arange(longest) < lengths[:, None])

@@ -1,0 +1,261 @@
+"""Stacked cross attention in its Gram-matrix form: scores of all images with all texts, no attended vector formed.
+
+Lee et al., Stacked Cross Attention for Image-Text Matching, ECCV 2018, section 3.1. One side attends: each of its
+fragments, the query, looks at the fragments of the other side, the context. With ``s`` the cosine of query ``j`` and
+context fragment ``i``, ``c = [s]+`` and ``k_ij = c_ij / |c_i.|`` of unit length over the queries, the weights are
+``w = exp(lambda_softmax * k)`` and the attended vector is ``a_j = sum_i w_ij v_i``. Its cosine with the query needs
+only the products ``s`` and the Gram matrix of the context, ``e.a = sum_i w_i s_i`` and ``|a|^2 = w' V V' w``; and
+because a cosine does not change with the length of ``a``, the softmax needs no denominator, and a fragment of zeros,
+which pads the context, no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Attention = Literal["t2i", "i2t"]
+Pool = Literal["avg", "lse"]
+Clip = Literal["relu", "leaky"]
+
+# Weights are exponentials without a denominator: their squares must stay within float32.
+MAX_LAMBDA_SOFTMAX = 40.0
+_SLOPE = {"relu": 0.0, "leaky": 0.1}
+_EPS = 1e-8
+_TINY = 1e-30
+# Elements of a piece of the elementwise work: its few tensors stay in the processor's cache, where they are about
+# 20 times as fast as in fresh memory. A GPU wants fewer and larger pieces.
+_PIECE = {"cpu": 2**19, "other": 2**25}
+# Cosines made by one matrix product: without gradient, and where they are kept for it.
+_PRODUCT, _KEPT = 2**22, 2**25
+# Words of padding accepted for each real word, so that texts of different length share a piece.
+_WASTE = 1.2
+
+
+@dataclass(frozen=True)
+class CrossAttention:
+    """What kind of cross attention.
+
+    Attributes:
+        attention: ``t2i``, words attend to regions; ``i2t``, regions attend to words.
+        pool: How the cosines of the queries become a score: their mean, or log-sum-exp.
+        lambda_softmax: Inverse temperature of the attention, at most 40.
+        lambda_lse: Inverse temperature of log-sum-exp.
+        clip: What negative cosines become before the attention: 0, or a tenth of themselves.
+    """
+
+    attention: Attention
+    pool: Pool
+    lambda_softmax: float
+    lambda_lse: float
+    clip: Clip = "relu"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Texts of about the same length whose elementwise work is done together.
+
+    Attributes:
+        texts: Their places in the order of lengths.
+        length: Words of the longest.
+        first_row: Row of the matrix of cosines where their words start.
+    """
+
+    texts: range
+    length: int
+    first_row: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.first_row, self.first_row + len(self.texts) * self.length)
+
+
+def _pieces(lengths: Sequence[int], columns: int, limit: int) -> list[_Piece]:
+    """Cut texts, sorted by length (n,), into pieces of at most ``limit`` cosines with ``columns`` regions each."""
+    pieces, start, real, row = [], 0, 0, 0
+    for at, length in enumerate(lengths):
+        count = at - start
+        padded = (count + 1) * length
+        if count and (padded * columns > limit or padded > _WASTE * (real + length)):
+            pieces.append(_Piece(range(start, at), lengths[at - 1], row))
+            row += pieces[-1].length * count
+            start, real = at, 0
+        real += length
+    if len(lengths) > start:
+        pieces.append(_Piece(range(start, len(lengths)), lengths[-1], row))
+    return pieces
+
+
+def cross_attention(
+    regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: CrossAttention, piece: int = 0
+) -> Tensor:
+    """Score every image with every text by cross attention.
+
+    Args:
+        regions: Regions of unit length, (n_images, R, d).
+        mask: True for real regions, at least one an image, (n_images, R).
+        words: Words of unit length, (n_texts, W, d), padded on the right.
+        lengths: Real words of each text, at least 1, (n_texts,).
+        how: Direction, pooling and temperatures.
+        piece: Cosines worked on at once, if at least one text fits; 0 for what suits the device.
+
+    Returns:
+        Scores, (n_images, n_texts), in float32 or the inputs' float64. Under autocast the cosines are computed in half
+        precision and everything after them is not.
+    """
+    piece = piece or _PIECE.get(regions.device.type, _PIECE["other"])
+    regions = regions * mask.unsqueeze(-1)
+    counts = lengths.cpu()
+    order = counts.argsort(stable=True)
+    again = torch.is_grad_enabled() and regions.shape[:2].numel() * int(counts.sum()) > _KEPT
+    bands = []
+    for chunk, images in _chunks(counts[order].tolist(), len(regions), regions.shape[1], torch.is_grad_enabled()):
+        at = order[chunk.start : chunk.stop]
+        longest = int(counts[at[-1]])
+        arguments = (regions[images], mask[images], words[at.to(words.device), :longest], counts[at], how, piece)
+        scores = checkpoint(_block, *arguments, use_reentrant=False) if again else _block(*arguments)
+        if images.start == 0:
+            bands.append([scores])
+        else:
+            bands[-1].append(scores)
+    whole = torch.cat([torch.cat(band) for band in bands], dim=1)
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order))
+    return whole[:, back.to(whole.device)]
+
+
+def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, keep: bool) -> Iterator[tuple[range, slice]]:
+    """Cut the pairs so that one product of matrices makes the cosines of each block of texts and images."""
+    limit = _KEPT if keep else _PRODUCT
+    most = n_images if keep else 64
+    band = max(1, min(most, limit // max(1, n_regions * lengths[-1])))
+    start, total = 0, 0
+    for at, length in enumerate(lengths):
+        if at > start and (total + length) * band * n_regions > limit:
+            yield from _bands(range(start, at), n_images, band)
+            start, total = at, 0
+        total += length
+    yield from _bands(range(start, len(lengths)), n_images, band)
+
+
+def _bands(texts: range, n_images: int, band: int) -> Iterator[tuple[range, slice]]:
+    for first in range(0, n_images, band):
+        yield texts, slice(first, min(first + band, n_images))
+
+
+def _block(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: CrossAttention, piece: int) -> Tensor:
+    """Score images with texts that are sorted by length, (n_images, n_texts)."""
+    n_images, n_regions, _ = regions.shape
+    n_texts, longest, _ = words.shape
+    real = (torch.arange(longest) < lengths[:, None]).to(words.device)
+    words = words * real.unsqueeze(-1)
+    pieces = _pieces(lengths.tolist(), n_images * n_regions, piece)
+    rows = torch.cat(
+        [(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces]
+    ).to(words.device)
+    cosines = words.flatten(0, 1)[rows] @ regions.flatten(0, 1).T
+    with torch.autocast(regions.device.type, enabled=False):
+        context = (regions if how.attention == "t2i" else words).to(torch.promote_types(regions.dtype, torch.float32))
+        gram = context @ context.transpose(1, 2)
+        shape = (n_images, n_regions)
+        relevance = cast(Tensor, _Relevance.apply(cosines, gram, pieces, shape, how))  # type: ignore[no-untyped-call]
+        if how.attention == "i2t":
+            return _pooled(relevance, mask[None], 2, how).T
+        place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
+        place[rows] = torch.arange(len(rows), device=words.device)
+        return _pooled(relevance[place.view(n_texts, longest)], real[:, :, None], 1, how).T
+
+
+def _pooled(relevance: Tensor, real: Tensor, dim: int, how: CrossAttention) -> Tensor:
+    """Pool the cosines of the real queries along ``dim``."""
+    if how.pool == "avg":
+        return (relevance * real).sum(dim) / real.sum(dim)
+    return (how.lambda_lse * relevance).masked_fill(~real, -torch.inf).logsumexp(dim) / how.lambda_lse
+
+
+class _Relevance(torch.autograd.Function):
+    """Cosine of every query with what it attends to.
+
+    Forward takes the cosines of words with regions (rows, n_images * R), the Gram matrices of the contexts, (n_images,
+    R, R) or (n_texts, W, W), and the pieces. It returns (rows, n_images) where words are the queries, else
+    (n_texts, n_images, R). Nothing of the size of the cosines but their own gradient is allocated: the elementwise work
+    goes piece by piece, in the backward pass again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, cosines: Tensor, gram: Tensor, pieces: list[_Piece], images: tuple[int, int], how: CrossAttention
+    ) -> Tensor:
+        ctx.save_for_backward(cosines, gram)
+        ctx.pieces, ctx.images, ctx.how = pieces, images, how
+        parts = []
+        for piece in pieces:
+            *_, product, square = _attend(*_of_piece(cosines, gram, piece, images, how), how)
+            parts.append((product * square.clamp_min(_TINY).rsqrt()).flatten(0, 1 if how.attention == "t2i" else 0))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        cosines, gram = ctx.saved_tensors
+        images, how = ctx.images, ctx.how
+        words_ask = how.attention == "t2i"
+        over, among = (1, 3) if words_ask else (3, 1)
+        to_cosines, to_gram = torch.empty_like(cosines), torch.zeros_like(gram)
+        with torch.autocast(cosines.device.type, enabled=False):
+            for piece in ctx.pieces:
+                s, g = _of_piece(cosines, gram, piece, images, how)
+                clipped, norm, weights, mixed, product, square = _attend(s, g, how)
+                at = piece.rows if words_ask else slice(piece.texts.start, piece.texts.stop)
+                root = square.clamp_min(_TINY).rsqrt()
+                linear = gradients[0][at].view_as(product) * root
+                # Of the squared length, doubled; the cosine is unchanged when all weights grow alike, which is why
+                # neither here nor below anything is needed for the denominator of the softmax.
+                quadratic = (-linear * product * root.square()).unsqueeze(among)
+                linear = linear.unsqueeze(among)
+                if words_ask:
+                    flat = weights.flatten(0, 1)
+                    to_gram += torch.bmm(
+                        (weights * (0.5 * quadratic)).flatten(0, 1).permute(1, 2, 0), flat.transpose(0, 1)
+                    )
+                else:
+                    flat = weights.flatten(2)
+                    part = to_gram[piece.texts.start : piece.texts.stop, : piece.length, : piece.length]
+                    part += torch.bmm((weights * (0.5 * quadratic)).flatten(2), flat.transpose(1, 2))
+                inverse = 1 / (norm + _EPS)
+                step = (s * linear).addcmul_(mixed, quadratic).mul_(weights).mul_(how.lambda_softmax * inverse)
+                along = (step * clipped).sum(over, keepdim=True) * inverse / norm.clamp_min(_TINY)
+                step.addcmul_(clipped, along, value=-1)
+                step = torch.where(s > 0, step, _SLOPE[how.clip] * step)
+                to_cosines[piece.rows] = step.addcmul_(weights, linear).view(-1, cosines.shape[1])
+        return to_cosines, to_gram, None, None, None
+
+
+def _of_piece(
+    cosines: Tensor, gram: Tensor, piece: _Piece, images: tuple[int, int], how: CrossAttention
+) -> tuple[Tensor, Tensor]:
+    """Return the cosines of a piece, (texts, words, images, regions), and the Gram matrices of its contexts."""
+    s = cosines[piece.rows].view(len(piece.texts), piece.length, *images).to(gram.dtype)
+    if how.attention == "i2t":
+        gram = gram[piece.texts.start : piece.texts.stop, : piece.length, : piece.length]
+    return s, gram
+
+
+def _attend(s: Tensor, gram: Tensor, how: CrossAttention) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return clipped cosines, their norm over the queries, weights, Gram times weights, and each query's e.a, |a|^2."""
+    words_ask = how.attention == "t2i"
+    over, among = (1, 3) if words_ask else (3, 1)
+    clipped = F.leaky_relu(s, _SLOPE[how.clip])
+    # Not vector_norm: along any dimension but the last it is a hundred times slower.
+    norm = clipped.square().sum(over, keepdim=True).sqrt_()
+    weights = (clipped * (how.lambda_softmax / (norm + _EPS))).exp_()
+    if words_ask:
+        mixed = torch.bmm(weights.flatten(0, 1).transpose(0, 1), gram).transpose(0, 1).unflatten(0, s.shape[:2])
+    else:
+        mixed = torch.bmm(gram, weights.flatten(2)).view_as(s)
+    return clipped, norm, weights, mixed, (weights * s).sum(among), (weights * mixed).sum(among)

@@ -1,0 +1,142 @@
+"""SCAN: words and regions attend to each other, and the score is how well they agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
+from cmr_bench.errors import UsageError
+from cmr_bench.models.base import Encoded, RetrievalModule
+from cmr_bench.models.encoders.inputs import RegionInput, Scaling, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.interaction.attention import (
+    MAX_LAMBDA_SOFTMAX,
+    Attention,
+    Clip,
+    CrossAttention,
+    Pool,
+    cross_attention,
+)
+from cmr_bench.models.losses import Negatives, hinge_ranking, same
+
+# Inverse temperatures of attention and pooling in the paper, section 4.3.
+_LAMBDA_SOFTMAX: dict[Attention, float] = {"t2i": 9.0, "i2t": 4.0}
+_LAMBDA_LSE: dict[Attention, float] = {"t2i": 6.0, "i2t": 5.0}
+
+
+class SCAN(RetrievalModule):
+    """SCAN (Lee et al., ECCV 2018): stacked cross attention between the words of a text and the regions of an image.
+
+    Regions are embedded by a linear layer and words by a bidirectional GRU whose directions are averaged, all to unit
+    length. The loss is the mean over the pairs of a batch, where the paper sums. Captions of the same image are never
+    negatives of each other. The hardest negative alone can draw all embeddings to one point, where the loss stays at
+    twice the margin; epochs with the mean over all negatives come first to avoid that.
+
+    Args:
+        dim: Width of the common space of words and regions.
+        word_dim: Width of the word embeddings.
+        attention: Words attend to regions (t2i), or regions to words (i2t).
+        pool: The score is the mean over the queries of the attention, or their log-sum-exp.
+        lambda_softmax: Inverse temperature of the attention, at most 40; 0 takes the paper's for the direction: 9, 4.
+        lambda_lse: Inverse temperature of log-sum-exp; 0 takes the paper's for Flickr30K and the direction: 6, 5.
+        clip: What negative cosines become before the attention: 0 (relu, the paper), or a tenth of themselves (leaky,
+            the released program).
+        margin: Least difference wanted between the score of a pair and that of a negative.
+        negatives: Negatives that count: hardest of the batch, or the mean or sum over all of them.
+        warmup_epochs: First epochs, in which the mean over all negatives replaces the hardest.
+        standardise: Centre the stored features of regions and divide each by its deviation in the training split
+            (each), or all by one number (overall); none leaves them as they are.
+        cnn: Network that reads pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
+            hf:NAME_OR_FOLDER.
+        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
+        fine_tune: Train that network too.
+        cnn_lr: Learning rate of that network.
+        image_view: View of the images: regions or pixels.
+        text_view: View of the texts: tokens.
+    """
+
+    image_views = ("regions", "pixels")
+    text_views = ("tokens",)
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        word_dim: int = 300,
+        attention: Attention = "t2i",
+        pool: Pool = "avg",
+        lambda_softmax: float = 0.0,
+        lambda_lse: float = 0.0,
+        clip: Clip = "relu",
+        margin: float = 0.2,
+        negatives: Negatives = "hardest",
+        warmup_epochs: int = 1,
+        standardise: Scaling = "none",
+        cnn: str = "torchvision:resnet152",
+        cnn_weights: str | None = None,
+        fine_tune: bool = False,
+        cnn_lr: float = 2e-5,
+        image_view: ViewKind = "regions",
+        text_view: ViewKind = "tokens",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(image_view=image_view, text_view=text_view, **kwargs)
+        if not 0 <= lambda_softmax <= MAX_LAMBDA_SOFTMAX:
+            raise UsageError(f"--model.lambda_softmax {lambda_softmax}: choose 0 to {MAX_LAMBDA_SOFTMAX:g}")
+        if lambda_lse < 0:
+            raise UsageError(f"--model.lambda_lse {lambda_lse}: choose a number above 0, or 0 for the paper's")
+        self.dim, self.word_dim = dim, word_dim
+        self.how = CrossAttention(
+            attention,
+            pool,
+            lambda_softmax or _LAMBDA_SOFTMAX[attention],
+            lambda_lse or _LAMBDA_LSE[attention],
+            clip,
+        )
+        self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
+        self.standardise = standardise
+        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers."""
+        super().build(spec)
+        self.image_input = RegionInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
+        self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise, pooled=False)
+        self.image_layer = nn.Linear(self.image_input.dim, self.dim)
+        nn.init.xavier_uniform_(self.image_layer.weight)
+        nn.init.zeros_(self.image_layer.bias)
+        self.text_encoder = WordEncoder(spec.text.vocab_size, self.word_dim, self.dim, bidirectional=True, pool="words")
+
+    def prepare_training(self, train: Split) -> None:
+        """Learn the means and deviations of the features of regions."""
+        fit_standardisers(train, self.image_scale, nn.Identity())
+
+    def encode_images(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Embed regions, (b, R, dim), and tell which are real, (b, R)."""
+        regions, mask = self.image_input(images)
+        return F.normalize(self.image_layer(self.image_scale(regions)), dim=-1), mask
+
+    def encode_texts(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
+        """Embed words, (b, W, dim), and tell how many there are, (b,)."""
+        assert texts.lengths is not None
+        return F.normalize(self.text_encoder(texts.tokens, texts.lengths), dim=-1), texts.lengths
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Score every image with every text by cross attention, (n_images, n_texts)."""
+        (regions, mask), (words, lengths) = images, texts
+        return cross_attention(regions, mask, words, lengths, self.how)
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Hinge ranking loss of the scores of the batch."""
+        images, texts, identity, _ = self.gather(
+            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
+        )
+        warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
+        kind: Negatives = "mean" if warming else self.negatives
+        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, kind)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the image network its own learning rate."""
+        return with_own_rate(self, self.image_input, self.cnn_lr)

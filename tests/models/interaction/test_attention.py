@@ -1,0 +1,186 @@
+"""The Gram-matrix form equals cross attention written out pair by pair, forward and backward."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cmr_bench.models.interaction import attention
+from cmr_bench.models.interaction.attention import CrossAttention, cross_attention
+
+VARIANTS = [
+    CrossAttention("t2i", "lse", 9.0, 6.0),
+    CrossAttention("t2i", "avg", 9.0, 6.0, "leaky"),
+    CrossAttention("i2t", "lse", 4.0, 5.0, "leaky"),
+    CrossAttention("i2t", "avg", 4.0, 5.0),
+]
+
+
+def pair_score(regions: Tensor, words: Tensor, how: CrossAttention) -> Tensor:
+    """Score one image (R, d) and one text (W, d) without padding, as section 3.1 of the paper defines it."""
+    queries, context = (words, regions) if how.attention == "t2i" else (regions, words)
+    relevance = []
+    cosines = queries @ context.T
+    clipped = cosines.clamp(min=0) if how.clip == "relu" else torch.where(cosines > 0, cosines, 0.1 * cosines)
+    scaled = clipped / (clipped.norm(dim=0, keepdim=True) + 1e-8)
+    for query, row in zip(queries, scaled, strict=True):
+        attended = (how.lambda_softmax * row).softmax(0) @ context
+        relevance.append(query @ attended / (query.norm() * attended.norm()))
+    values = torch.stack(relevance)
+    if how.pool == "avg":
+        return values.mean()
+    return (how.lambda_lse * values).exp().sum().log() / how.lambda_lse
+
+
+def literal(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: CrossAttention) -> Tensor:
+    rows = [
+        [pair_score(image[real], text[:length], how) for text, length in zip(words, lengths.tolist(), strict=True)]
+        for image, real in zip(regions, mask, strict=True)
+    ]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def made(seed: int, n_images: int, n_texts: int, n_regions: int, longest: int, dim: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(n_images, n_regions, generator=generator) > 0.3
+    mask[:, int(torch.randint(n_regions, (), generator=generator))] = True
+    lengths = torch.randint(1, longest + 1, (n_texts,), generator=generator)
+    regions = torch.randn(n_images, n_regions, dim, generator=generator)
+    return regions, mask, torch.randn(n_texts, longest, dim, generator=generator), lengths
+
+
+def run(
+    function: object, given: tuple[Tensor, ...], how: CrossAttention, dtype: torch.dtype, **options: int
+) -> list[Tensor]:
+    """Return scores and the gradients of a weighted sum of them for both inputs, before they get unit length."""
+    regions, mask, words, lengths = given
+    first, second = (value.to(dtype).requires_grad_() for value in (regions.clone(), words.clone()))
+    assert callable(function)
+    scores = function(F.normalize(first, dim=-1), mask, F.normalize(second, dim=-1), lengths, how, **options)
+    weights = torch.cos(torch.arange(scores.numel(), dtype=dtype)).view_as(scores)
+    (scores * weights).sum().backward()
+    assert first.grad is not None
+    assert second.grad is not None
+    return [scores.detach(), first.grad, second.grad]
+
+
+def assert_equal(found: list[Tensor], expected: list[Tensor], tolerance: float = 1e-5) -> None:
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine.double(), other.double(), rtol=tolerance, atol=tolerance)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.tuples(*(st.integers(1, most) for most in (4, 5, 6, 7))),
+    how=st.sampled_from(VARIANTS),
+    piece=st.sampled_from([1, 37, 200, 0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_equals_the_loop_over_pairs_forward_and_backward(
+    seed: int, sizes: tuple[int, int, int, int], how: CrossAttention, piece: int
+) -> None:
+    given = made(seed, *sizes, dim=64)
+    expected = run(literal, given, how, torch.float64)
+    assert_equal(run(cross_attention, given, how, torch.float32, piece=piece), expected)
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+def test_equals_the_loop_in_double_precision(how: CrossAttention) -> None:
+    given = made(1, 4, 6, 5, 9, dim=8)
+    assert_equal(
+        run(cross_attention, given, how, torch.float64), run(literal, given, how, torch.float64), tolerance=1e-9
+    )
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+def test_gradients_agree_with_finite_differences(how: CrossAttention) -> None:
+    regions, mask, words, lengths = made(2, 2, 3, 3, 4, dim=5)
+
+    def scores(first: Tensor, second: Tensor) -> Tensor:
+        return cross_attention(F.normalize(first, dim=-1), mask, F.normalize(second, dim=-1), lengths, how, 30)
+
+    assert torch.autograd.gradcheck(scores, (regions.double().requires_grad_(), words.double().requires_grad_()))
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+@pytest.mark.parametrize("limit", [1, 100, 700])
+def test_blocks_of_any_size_give_the_same_scores_and_gradients(
+    how: CrossAttention, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = made(3, 5, 7, 4, 6, dim=16)
+    expected = run(cross_attention, given, how, torch.float64)
+    monkeypatch.setattr(attention, "_KEPT", limit)
+    monkeypatch.setattr(attention, "_PRODUCT", limit)
+    assert_equal(run(cross_attention, given, how, torch.float64), expected, tolerance=1e-9)
+    regions, mask, words, lengths = given
+    with torch.no_grad():
+        parts = cross_attention(
+            F.normalize(regions.double(), dim=-1), mask, F.normalize(words.double(), dim=-1), lengths, how
+        )
+    torch.testing.assert_close(parts, expected[0])
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+def test_padding_of_any_length_and_content_changes_nothing(how: CrossAttention) -> None:
+    regions, mask, words, lengths = made(4, 3, 4, 5, 6, dim=16)
+    plain = run(cross_attention, (regions, mask, words, lengths), how, torch.float32)
+    wider = (
+        torch.cat([regions, 9 * torch.ones(3, 2, 16)], dim=1),
+        F.pad(mask, (0, 2)),
+        torch.cat([words, -7 * torch.ones(4, 3, 16)], dim=1),
+        lengths,
+    )
+    padded = run(cross_attention, wider, how, torch.float32)
+    assert_equal([padded[0], padded[1][:, :5], padded[2][:, :6]], plain)
+    assert not padded[1][:, 5:].any()
+    assert not padded[2][:, 6:].any()
+    assert not padded[1][:, :5][~mask].any()
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+def test_half_precision_is_finite_and_close(how: CrossAttention) -> None:
+    given = made(5, 6, 8, 9, 10, dim=128)
+    expected = run(cross_attention, given, how, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(cross_attention, given, how, torch.float32)
+    assert found[0].dtype == torch.float32
+    assert all(bool(torch.isfinite(value).all()) for value in found)
+    torch.testing.assert_close(found[0], expected[0], rtol=0.02, atol=0.02)
+    for mine, other in zip(found[1:], expected[1:], strict=True):
+        assert float(F.cosine_similarity(mine.flatten(), other.flatten(), dim=0)) > 0.98
+
+
+@pytest.mark.parametrize("how", VARIANTS)
+def test_extreme_inputs_give_finite_gradients(how: CrossAttention) -> None:
+    line = torch.eye(8)[:1]
+    regions = torch.stack([line.expand(3, 8), -line.expand(3, 8), torch.eye(8)[1:4]])
+    words = torch.stack([line.expand(4, 8), torch.eye(8)[4:]])
+    given = (regions, torch.ones(3, 3, dtype=torch.bool), words, torch.tensor([4, 1]))
+    for strength in (how.lambda_softmax, attention.MAX_LAMBDA_SOFTMAX):
+        hard = CrossAttention(how.attention, how.pool, strength, how.lambda_lse, how.clip)
+        assert all(bool(torch.isfinite(value).all()) for value in run(cross_attention, given, hard, torch.float32))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40),
+    columns=st.integers(1, 50),
+    limit=st.integers(1, 9000),
+)
+def test_pieces_cover_every_text_once_within_their_limit(lengths: list[int], columns: int, limit: int) -> None:
+    lengths = sorted(lengths)
+    pieces = attention._pieces(lengths, columns, limit)
+    assert list(itertools.chain.from_iterable(piece.texts for piece in pieces)) == list(range(len(lengths)))
+    rows = np.concatenate([np.arange(piece.rows.start, piece.rows.stop) for piece in pieces])
+    assert rows.tolist() == list(range(len(rows)))
+    for piece in pieces:
+        own = [lengths[text] for text in piece.texts]
+        assert piece.length == max(own)
+        assert len(own) == 1 or len(own) * piece.length * columns <= limit
+        assert len(own) * piece.length <= attention._WASTE * sum(own)
