@@ -119,6 +119,13 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "timam": Method(
+        "cmr_bench.models.adversarial.timam:TIMAM",
+        "adversarial",
+        "Sarafianos et al., ICCV 2019",
+        "vector|regions|pixels, subwords|tokens|vector",
+        labels="optional",
+    ),
     "agnet": Method(
         "cmr_bench.models.attributes.agnet:AgNet",
         "attributes",

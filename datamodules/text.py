@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.base import Rows, View, ViewSpec
 from cmr_bench.errors import DataError, UsageError, did_you_mean
-from cmr_bench.hub import do_not_wait_for_hub, quiet_transformers
+from cmr_bench.hub import load_text_encoder, load_tokenizer
 
 PAD, UNKNOWN = 0, 1
 FITTED = ("doc2vec", "tfidf", "lsa")
@@ -159,7 +159,7 @@ class SubwordView(View):
 
     def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int) -> None:
         _refuse_empty(captions)
-        encode = _tokenizer(tokenizer)
+        encode = load_tokenizer(tokenizer)
         # A tokenizer without a padding sign (GPT-2) pads with anything: the attention mask hides it.
         self.fill = int(encode.pad_token_id or 0)
         self.ids = _Ragged(
@@ -386,41 +386,10 @@ def _stable_hash(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def _loaded(load: Callable[..., Any], what: str, name: str) -> Any:
-    """Load a part of a transformers model by hub name or folder; a failure is one line."""
-    folder = Path(name).expanduser()
-    local = bool(name) and folder.is_dir()
-    if not local and (name.startswith((".", "/", "~")) or not name):
-        raise DataError(f"no {what} '{name}': there is no such folder")
-    if not local:
-        do_not_wait_for_hub()
-    try:
-        with quiet_transformers():
-            return load(str(folder) if local else name, local_files_only=local)
-    except Exception as error:
-        hint = (
-            "the folder must hold what save_pretrained writes"
-            if local
-            else "it must be a name on the Hugging Face hub, reachable or in its cache, or a local folder"
-        )
-        raise DataError(f"no {what} '{name}': {hint} ({_first_line(error)[:200]})") from error
-
-
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return _loaded(AutoTokenizer.from_pretrained, "tokenizer", name)
-
-
 def _transformer(name: str) -> Encode:
-    from transformers import AutoModel
-
-    tokenizer = _tokenizer(name)
+    tokenizer = load_tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = _loaded(AutoModel.from_pretrained, "text encoder", name)
-    # The text half of CLIP and its like, the encoder of T5 and its like.
-    model = getattr(model, "text_model", model)
-    model = (model.get_encoder() if model.config.is_encoder_decoder else model).to(device).eval()
+    model = load_text_encoder(name).to(device).eval()
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 
     @torch.inference_mode()

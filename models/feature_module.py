@@ -18,9 +18,9 @@ from cmr_bench.models.encoders.inputs import (
     TextInput,
     fit_standardisers,
     standardiser,
-    with_own_rate,
+    with_own_rates,
 )
-from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
 from cmr_bench.models.losses import label_regression, norm_softmax
 
 
@@ -66,11 +66,15 @@ class FeatureModule(RetrievalModule):
         """Make the network that turns a text given as words into one vector."""
         raise NotImplementedError
 
+    def subwords(self, longest: int) -> SubwordEncoder:
+        """Make the network that turns a text of at most ``longest`` subwords into one vector."""
+        raise NotImplementedError
+
     def build(self, spec: DataSpec) -> None:
         """Make the input stage; a method's own layers come after ``super().build(spec)``."""
         super().build(spec)
         self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
-        self.text_input = TextInput(spec.text, self.words)
+        self.text_input = TextInput(spec.text, self.words, self.subwords)
         self.image_dim, self.text_dim = self.image_input.dim, self.text_input.dim
         self.image_scale = standardiser(spec.image, self.image_dim, self.standardise)
         self.text_scale = standardiser(spec.text, self.text_dim, self.standardise)
@@ -91,7 +95,7 @@ class FeatureModule(RetrievalModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the image network its own learning rate."""
-        return with_own_rate(self, self.image_input, self.cnn_lr)
+        return with_own_rates(self, (self.image_input, self.cnn_lr))
 
 
 class LabelledFeatureModule(FeatureModule):

@@ -73,6 +73,24 @@ def _write_photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) ->
     return path
 
 
+@pytest.fixture(scope="session")
+def write_bert() -> Callable[..., Path]:
+    """Save a tiny BERT with random weights and a tokenizer of the words given: ``write_bert(folder, words)``."""
+    return _write_bert
+
+
+def _write_bert(folder: Path, words: Sequence[str], places: int = 12) -> Path:
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=places, **size)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def write_karpathy() -> Callable[..., Path]:
     """Write a caption data set in Karpathy's layout and return its folder.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View, ViewSpec
 from cmr_bench.errors import CmrBenchError
-from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
 
 Scaling = Literal["none", "each", "overall"]
 _CHUNK = 1024
@@ -117,16 +117,31 @@ class TextInput(nn.Module):
     Args:
         spec: The text view.
         words: Makes the network for words, given the size of the vocabulary.
+        subwords: Makes the network for subwords, given the subwords of the longest text.
     """
 
-    def __init__(self, spec: ViewSpec, words: Callable[[int], WordEncoder]) -> None:
+    def __init__(
+        self,
+        spec: ViewSpec,
+        words: Callable[[int], WordEncoder],
+        subwords: Callable[[int], SubwordEncoder] | None = None,
+    ) -> None:
         super().__init__()
-        self.network = words(spec.vocab_size) if spec.kind == "tokens" else None
+        self.network: WordEncoder | SubwordEncoder | None = None
+        if spec.kind == "tokens":
+            self.network = words(spec.vocab_size)
+        elif spec.kind == "subwords":
+            assert subwords is not None
+            self.network = subwords(spec.shape[0])
         self.dim = spec.shape[-1] if self.network is None else self.network.dim
 
     def forward(self, texts: TextBatch) -> Tensor:
         """Return the features of a batch, (b, dim)."""
-        features = texts.vector if self.network is None else self.network(texts.tokens, texts.lengths)
+        features = texts.vector
+        if isinstance(self.network, WordEncoder):
+            features = self.network(texts.tokens, texts.lengths)
+        elif self.network is not None:
+            features = self.network(texts.input_ids, texts.attention_mask)
         assert features is not None
         return features
 
@@ -185,13 +200,14 @@ def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Modul
             module.fit(view)
 
 
-def with_own_rate(module: nn.Module, part: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Split what is trained of ``module`` into optimiser groups: the rest, and ``part`` with learning rate ``lr``."""
-    own = {id(parameter) for parameter in part.parameters()}
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in own]}]
-    inner = [p for p in trained if id(p) in own]
-    return [*groups, {"params": inner, "lr": lr}] if inner else groups
+def with_own_rates(module: nn.Module, *parts: tuple[nn.Module, float]) -> list[dict[str, Any]]:
+    """Split what is trained of ``module`` into optimiser groups: the rest, then each part with its learning rate."""
+    own = {id(parameter) for part, _ in parts for parameter in part.parameters()}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in module.parameters() if p.requires_grad and id(p) not in own]},
+        *({"params": [p for p in part.parameters() if p.requires_grad], "lr": lr} for part, lr in parts),
+    ]
+    return [groups[0], *(group for group in groups[1:] if group["params"])]
 
 
 def normalise(norm: nn.BatchNorm1d | None, values: Tensor) -> Tensor:

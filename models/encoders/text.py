@@ -2,18 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from cmr_bench.errors import UsageError
+from cmr_bench.hub import load_text_encoder
 
 Pool = Literal["last", "mean", "max", "words"]
 Cell = Literal["gru", "lstm"]
 Merge = Literal["mean", "concatenate"]
 
 
-class WordEncoder(nn.Module):
+class _Recurrent(nn.Module):
+    """A one-layer recurrent network over word features, and what becomes of its states."""
+
+    def _add_network(self, width: int, hidden: int, bidirectional: bool, pool: Pool, cell: Cell, merge: Merge) -> None:
+        self.pool, self.merge = pool, merge
+        self.directions = 2 if bidirectional else 1
+        self.dim = hidden * (self.directions if merge == "concatenate" else 1)
+        kind = nn.LSTM if cell == "lstm" else nn.GRU
+        self.rnn = kind(width, hidden, batch_first=True, bidirectional=bidirectional)
+
+    def _start(self, cell: Cell) -> None:
+        gates = 4 if cell == "lstm" else 3
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in parameter.chunk(gates):
+                    nn.init.orthogonal_(gate)
+            elif name.startswith("weight_ih"):
+                for gate in parameter.chunk(gates):
+                    nn.init.xavier_uniform_(gate)
+            else:
+                nn.init.zeros_(parameter)
+                if cell == "lstm" and name.startswith("bias_ih"):
+                    # An open forget gate lets the first words reach the end of the text from the start of training.
+                    nn.init.ones_(parameter.chunk(gates)[1])
+
+    def _read(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Read word features (b, W, width): one vector a text (b, dim), or one a word (b, W, dim)."""
+        packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, last = self.rnn(packed)
+        if self.pool == "last":
+            final = last[0] if isinstance(last, tuple) else last
+            return self._merge(final.transpose(0, 1))
+        words, _ = pad_packed_sequence(states, batch_first=True, total_length=features.shape[1])
+        words = self._merge(words.unflatten(-1, (self.directions, -1)))
+        if self.pool == "words":
+            return words
+        if self.pool == "max":
+            absent = torch.arange(words.shape[1], device=words.device) >= lengths[:, None]
+            return words.masked_fill(absent.unsqueeze(-1), -torch.inf).amax(1)
+        return words.sum(1) / lengths.to(words).unsqueeze(1)
+
+    def _merge(self, directions: Tensor) -> Tensor:
+        """Make one vector of the states of all directions, (..., directions, hidden) to (..., dim)."""
+        return directions.flatten(-2) if self.merge == "concatenate" else directions.mean(-2)
+
+
+class WordEncoder(_Recurrent):
     """Word embeddings and a one-layer recurrent network over the words of a text.
 
     Args:
@@ -40,30 +89,14 @@ class WordEncoder(nn.Module):
         merge: Merge = "mean",
     ) -> None:
         super().__init__()
-        self.pool, self.merge = pool, merge
-        self.directions = 2 if bidirectional else 1
-        self.dim = hidden * (self.directions if merge == "concatenate" else 1)
         self.embedding = nn.Embedding(vocab_size, word_dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        kind = nn.LSTM if cell == "lstm" else nn.GRU
-        self.rnn = kind(word_dim, hidden, batch_first=True, bidirectional=bidirectional)
-        gates = 4 if cell == "lstm" else 3
+        self._add_network(word_dim, hidden, bidirectional, pool, cell, merge)
         # The small range of the VSE++ and SCAN programs; the default of unit variance saturates the gates at first.
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0
-        for name, parameter in self.rnn.named_parameters():
-            if name.startswith("weight_hh"):
-                for gate in parameter.chunk(gates):
-                    nn.init.orthogonal_(gate)
-            elif name.startswith("weight_ih"):
-                for gate in parameter.chunk(gates):
-                    nn.init.xavier_uniform_(gate)
-            else:
-                nn.init.zeros_(parameter)
-                if cell == "lstm" and name.startswith("bias_ih"):
-                    # An open forget gate lets the first words reach the end of the text from the start of training.
-                    nn.init.ones_(parameter.chunk(gates)[1])
+        self._start(cell)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Encode texts.
@@ -75,22 +108,83 @@ class WordEncoder(nn.Module):
         Returns:
             One vector a text (b, dim), or with ``pool="words"`` one a word (b, W, dim), zero after the last.
         """
-        packed = pack_padded_sequence(
-            self.dropout(self.embedding(tokens)), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        states, last = self.rnn(packed)
-        if self.pool == "last":
-            final = last[0] if isinstance(last, tuple) else last
-            return self._merge(final.transpose(0, 1))
-        words, _ = pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])
-        words = self._merge(words.unflatten(-1, (self.directions, -1)))
-        if self.pool == "words":
-            return words
-        if self.pool == "max":
-            absent = torch.arange(words.shape[1], device=words.device) >= lengths[:, None]
-            return words.masked_fill(absent.unsqueeze(-1), -torch.inf).amax(1)
-        return words.sum(1) / lengths.to(words).unsqueeze(1)
+        return self._read(self.dropout(self.embedding(tokens)), lengths)
 
-    def _merge(self, directions: Tensor) -> Tensor:
-        """Make one vector of the states of all directions, (..., directions, hidden) to (..., dim)."""
-        return directions.flatten(-2) if self.merge == "concatenate" else directions.mean(-2)
+
+class SubwordEncoder(_Recurrent):
+    """The word features of a transformers encoder, and a one-layer recurrent network over them.
+
+    A frozen encoder stays in evaluation mode, keeps no gradient, and its weights are not stored with the method's: they
+    come from where they came from the first time.
+
+    Args:
+        encoder: Name on the Hugging Face hub, or a local folder.
+        longest: Subwords of the longest text, which must fit the encoder.
+        hidden: Width of the states.
+        dropout: Share of the entries of the word features that is dropped in training.
+        fine_tune: Train the encoder too.
+        cell: Recurrent unit.
+        pool: As in :class:`WordEncoder`.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        longest: int,
+        hidden: int = 512,
+        dropout: float = 0.0,
+        fine_tune: bool = False,
+        cell: Cell = "lstm",
+        pool: Pool = "last",
+    ) -> None:
+        super().__init__()
+        # transformers loads weights in the precision they are stored in.
+        self.encoder: nn.Module = load_text_encoder(encoder).float()
+        config: Any = self.encoder.config
+        places = getattr(config, "max_position_embeddings", None)
+        if places is not None and longest > places:
+            raise UsageError(f"'{encoder}' reads {places} subwords and a text has {longest}: --data.max_words {places}")
+        if getattr(self.encoder, "pooler", None) is not None:
+            # Reads the first subword only; its weights would get no gradient.
+            self.encoder.pooler = None
+        self.fine_tune = fine_tune
+        self.encoder.requires_grad_(fine_tune)
+        if not fine_tune:
+            self.encoder.eval()
+            self.register_state_dict_post_hook(_leave_out_encoder)
+            self.register_load_state_dict_pre_hook(_keep_encoder)
+        self.dropout = nn.Dropout(dropout)
+        self._add_network(int(config.hidden_size), hidden, False, pool, cell, "mean")
+        self._start(cell)
+
+    def train(self, mode: bool = True) -> SubwordEncoder:
+        """Set the mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if not self.fine_tune:
+            self.encoder.eval()
+        return self
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode texts.
+
+        Args:
+            input_ids: Subword ids, (b, W), padded on the right.
+            attention_mask: 1 for real subwords, (b, W).
+
+        Returns:
+            One vector a text (b, dim), or with ``pool="words"`` one a subword (b, W, dim), zero after the last.
+        """
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+            features = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self._read(self.dropout(features), attention_mask.sum(1))
+
+
+def _leave_out_encoder(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}encoder.")]:
+        del state[name]
+
+
+def _keep_encoder(module: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
+    own = module.get_submodule("encoder").state_dict(prefix=f"{prefix}encoder.")
+    for name, value in own.items():
+        state.setdefault(name, value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
 from cmr_bench.models.base import Encoded, RetrievalModule
-from cmr_bench.models.encoders.inputs import RegionInput, Scaling, fit_standardisers, standardiser, with_own_rate
+from cmr_bench.models.encoders.inputs import RegionInput, Scaling, fit_standardisers, standardiser, with_own_rates
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.interaction.attention import (
     MAX_LAMBDA_SOFTMAX,
@@ -139,4 +139,4 @@ class SCAN(RetrievalModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the image network its own learning rate."""
-        return with_own_rate(self, self.image_input, self.cnn_lr)
+        return with_own_rates(self, (self.image_input, self.cnn_lr))

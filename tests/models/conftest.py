@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,3 +118,9 @@ class Toy(RetrievalDataModule):
 def toy() -> Callable[..., Toy]:
     """The class of the made-up data set."""
     return Toy
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory, write_bert: Callable[..., Path]) -> Path:
+    """A tiny BERT that knows the words of the made-up data."""
+    return write_bert(tmp_path_factory.mktemp("bert"), WORDS)

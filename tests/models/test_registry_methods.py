@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -25,8 +26,13 @@ SMALL: dict[str, Any] = {
     "cnn": "timm:test_efficientnet",
     "cnn_weights": "random",
 }
-READABLE = {"vector", "regions", "pixels", "tokens"}
+READABLE = {"vector", "regions", "pixels", "tokens", "subwords"}
 METHODS = list(registry.METHODS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _local_bert(bert: Path) -> None:
+    SMALL["bert"] = str(bert)
 
 
 def views() -> Iterator[Any]:

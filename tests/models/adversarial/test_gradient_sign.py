@@ -14,10 +14,12 @@ from cmr_bench.models.adversarial.modality import AdversarialModule
 # Small widths of each method, and what weighs its adversarial term.
 SMALL: dict[str, dict[str, Any]] = {
     "adv_subspace": {"hidden": 8, "dim": 6, "discriminator": 5},
+    "timam": {"hidden": 8, "dim": 6, "discriminator": 5},
     "acmr": {"image_layers": [8], "text_layers": [7], "dim": 6, "modality_layers": [5]},
 }
 WEIGHTS: dict[str, Callable[[AdversarialModule, float], None]] = {
     "adv_subspace": lambda module, weight: setattr(module, "beta", weight),
+    "timam": lambda module, weight: setattr(module, "adversarial_weight", weight),
     "acmr": lambda module, weight: setattr(module, "progress", weight),
 }
 METHODS = [name for name, method in registry.METHODS.items() if method.family == "adversarial"]

@@ -13,7 +13,7 @@ from cmr_bench.models.encoders.inputs import (
     fetch_vectors,
     pool_regions,
     standardiser,
-    with_own_rate,
+    with_own_rates,
 )
 
 
@@ -67,11 +67,15 @@ def test_only_stored_features_are_standardised() -> None:
 
 def test_optimiser_groups_hold_every_trained_parameter_once() -> None:
     net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
-    groups = with_own_rate(net, net["b"], 1e-5)
+    groups = with_own_rates(net, (net["b"], 1e-5))
     assert [len(group["params"]) for group in groups] == [2, 2]
     assert groups[1]["lr"] == 1e-5
+    three = torch.nn.ModuleDict({"rest": torch.nn.Linear(2, 3), "net": net})
+    groups = with_own_rates(three, (net["a"], 1e-4), (net["b"], 1e-5))
+    assert [group.get("lr") for group in groups] == [None, 1e-4, 1e-5]
+    assert sorted(p.numel() for group in groups for p in group["params"]) == [2, 2, 3, 4, 4, 6]
     net["b"].requires_grad_(False)
-    assert [len(group["params"]) for group in with_own_rate(net, net["b"], 1e-5)] == [2]
+    assert [len(group["params"]) for group in with_own_rates(net, (net["b"], 1e-5))] == [2]
 
 
 @pytest.mark.parametrize("kind", ["vector", "regions"])

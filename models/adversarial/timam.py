@@ -1,0 +1,131 @@
+"""Text-image modality adversarial matching."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
+from cmr_bench.errors import UsageError
+from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.encoders.inputs import with_own_rates
+from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
+from cmr_bench.models.losses import norm_softmax, projection_matching, same
+
+
+class TIMAM(AdversarialModule):
+    """Text-image modality adversarial matching (Sarafianos et al., ICCV 2019): a CNN, and an LSTM over BERT's words.
+
+    Cross-modal projection matching both ways, identification of the image by a softmax over unit-length class vectors,
+    and a discriminator with one hidden layer that tells the modalities apart, whose gradient comes back reversed. The
+    widths and the weight of the adversarial term are reconstructed; no program was released. Pairs that share a
+    category match, or on data without categories those of the same image.
+    Texts as words read learned embeddings in place of BERT's features, texts as vectors pass one hidden layer in place
+    of the LSTM. The weights of a frozen BERT are not stored with a run; they are loaded anew.
+
+    Args:
+        hidden: Width of the LSTM's states, or of the hidden layer of texts as vectors.
+        dim: Width of the common space.
+        discriminator: Width of the hidden layer of the modality discriminator.
+        adversarial_weight: Factor of the discriminator's reversed gradient.
+        matching: Train with the matching term.
+        identification: Train with the identification term.
+        bert: The transformers encoder of texts as subwords: name on the Hugging Face hub, or a local folder.
+        fine_tune_bert: Train that encoder too.
+        bert_lr: Learning rate of that encoder.
+        dropout: Share of the word features and of the text's feature that is dropped in training.
+        image_dropout: Share of the image features that is dropped in training.
+        text_view: View of the texts: subwords, tokens or vector.
+    """
+
+    text_views: ClassVar[tuple[ViewKind, ...]] = ("subwords", "tokens", "vector")
+
+    def __init__(
+        self,
+        hidden: int = 512,
+        dim: int = 512,
+        discriminator: int = 256,
+        adversarial_weight: float = 1.0,
+        matching: bool = True,
+        identification: bool = True,
+        bert: str = "bert-base-uncased",
+        fine_tune_bert: bool = False,
+        bert_lr: float = 2e-5,
+        dropout: float = 0.0,
+        image_dropout: float = 0.0,
+        cnn: str = "torchvision:resnet101",
+        text_view: ViewKind = "subwords",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(cnn=cnn, text_view=text_view, **kwargs)
+        if not (matching or identification):
+            raise UsageError("timam without matching and without identification has nothing to learn from")
+        self.hidden, self.dim, self.discriminator_dim = hidden, dim, discriminator
+        self.adversarial_weight = adversarial_weight
+        self.matching, self.identification = matching, identification
+        self.bert, self.fine_tune_bert, self.bert_lr = bert, fine_tune_bert, bert_lr
+        self.dropout, self.image_dropout = dropout, image_dropout
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The tokenizer comes with BERT."""
+        return self.bert if self.text_view == "subwords" else None
+
+    @property
+    def reversal(self) -> float:
+        """The weight of the adversarial term."""
+        return self.adversarial_weight
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Read words with an LSTM, whose last state is the feature."""
+        return WordEncoder(vocab_size, self.word_dim, self.hidden, dropout=self.dropout, cell="lstm")
+
+    def subwords(self, longest: int) -> SubwordEncoder:
+        """Read BERT's features with an LSTM, whose last state is the feature."""
+        return SubwordEncoder(self.bert, longest, self.hidden, self.dropout, self.fine_tune_bert)
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the layers."""
+        super().build(spec)
+        before = [nn.Linear(self.text_dim, self.hidden), nn.ReLU()] if spec.text.kind == "vector" else []
+        self.image_layer = nn.Sequential(nn.Dropout(self.image_dropout), nn.Linear(self.image_dim, self.dim))
+        self.text_layer = nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(self.hidden, self.dim))
+        if self.identification:
+            self.classes = self.class_vectors(self.dim)
+        self.discriminate_with(self.dim, [self.discriminator_dim])
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the image network and BERT their own learning rates."""
+        network = self.text_input.network
+        own = [(network.encoder, self.bert_lr)] if isinstance(network, SubwordEncoder) else []
+        return with_own_rates(self, (self.image_input, self.cnn_lr), *own)
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Embed images, (b, dim)."""
+        embedded: Tensor = self.image_layer(self.image_features(images))
+        return embedded
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Embed texts, (b, dim)."""
+        embedded: Tensor = self.text_layer(self.text_features(texts))
+        return embedded
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Sum of the terms that are switched on."""
+        images, texts, labels = self.gather_labelled(
+            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
+        )
+        terms: dict[str, Tensor] = {}
+        if self.matching:
+            terms["matching"] = projection_matching(images, texts, same(labels))
+        if self.identification:
+            targets = labels if labels.ndim == 1 else F.normalize(labels.float(), p=1, dim=1)
+            terms["identification"] = norm_softmax(images, self.classes, targets) + norm_softmax(
+                texts, self.classes, targets
+            )
+        if self.adversarial:
+            terms["discriminator"] = self.adversarial_loss(images, texts)
+        return terms | {"loss": torch.stack(list(terms.values())).sum()}
