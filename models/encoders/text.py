@@ -111,11 +111,39 @@ class WordEncoder(_Recurrent):
         return self._read(self.dropout(self.embedding(tokens)), lengths)
 
 
+class Frozen(nn.Module):
+    """A pretrained network that is not trained: in evaluation mode always, without gradient, and not stored.
+
+    Its weights are those it was made with, so a checkpoint neither holds them nor asks for them.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the network."""
+        return self.network(*args, **kwargs)
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        """Add nothing to what is stored."""
+        return {} if destination is None else destination
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.update(self.network.state_dict(prefix=f"{prefix}network."))
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
+
+
 class SubwordEncoder(_Recurrent):
     """The word features of a transformers encoder, and a one-layer recurrent network over them.
-
-    A frozen encoder stays in evaluation mode, keeps no gradient, and its weights are not stored with the method's: they
-    come from where they came from the first time.
 
     Args:
         encoder: Name on the Hugging Face hub, or a local folder.
@@ -147,22 +175,11 @@ class SubwordEncoder(_Recurrent):
         if getattr(self.encoder, "pooler", None) is not None:
             # Reads the first subword only; its weights would get no gradient.
             self.encoder.pooler = None
-        self.fine_tune = fine_tune
-        self.encoder.requires_grad_(fine_tune)
         if not fine_tune:
-            self.encoder.eval()
-            self.register_state_dict_post_hook(_leave_out_encoder)
-            self.register_load_state_dict_pre_hook(_keep_encoder)
+            self.encoder = Frozen(self.encoder)
         self.dropout = nn.Dropout(dropout)
         self._add_network(int(config.hidden_size), hidden, False, pool, cell, "mean")
         self._start(cell)
-
-    def train(self, mode: bool = True) -> SubwordEncoder:
-        """Set the mode; a frozen encoder stays in evaluation mode."""
-        super().train(mode)
-        if not self.fine_tune:
-            self.encoder.eval()
-        return self
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode texts.
@@ -174,17 +191,5 @@ class SubwordEncoder(_Recurrent):
         Returns:
             One vector a text (b, dim), or with ``pool="words"`` one a subword (b, W, dim), zero after the last.
         """
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            features = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        features = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self._read(self.dropout(features), attention_mask.sum(1))
-
-
-def _leave_out_encoder(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    for name in [name for name in state if name.startswith(f"{prefix}encoder.")]:
-        del state[name]
-
-
-def _keep_encoder(module: nn.Module, state: dict[str, Any], prefix: str, *rest: object) -> None:
-    own = module.get_submodule("encoder").state_dict(prefix=f"{prefix}encoder.")
-    for name, value in own.items():
-        state.setdefault(name, value)
