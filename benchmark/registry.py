@@ -153,6 +153,12 @@ METHODS: dict[str, Method] = {
         "vector|regions, vector",
         labels="required",
     ),
+    "dcca": Method(
+        "cmr_bench.models.subspace.dcca:DCCA",
+        "subspace",
+        "Andrew et al., ICML 2013",
+        "vector|regions|pixels, vector|tokens",
+    ),
 }
 
 DATASETS: dict[str, DataSet] = {

@@ -265,3 +265,33 @@ def quantisation_error(codes: Tensor) -> Tensor:
 def bit_imbalance(codes: Tensor) -> Tensor:
     """Mean over the bits of the squared mean of a bit over the batch (b, bits): 0 where each bit splits it evenly."""
     return codes.float().mean(0).square().mean()
+
+
+def canonical_correlation(a: Tensor, b: Tensor, ridge_a: float, ridge_b: float) -> Tensor:
+    """Sum of the canonical correlations of two sides of a batch (Andrew et al., ICML 2013, eq. 10).
+
+    With the centred sides, the covariances divided by ``n - 1`` and the ridges on their diagonals, it is the sum of the
+    singular values of ``Saa^(-1/2) Sab Sbb^(-1/2)``. The roots are taken as Cholesky factors, which differ from the
+    symmetric ones by a rotation that leaves the singular values alone and have a gradient where eigenvalues coincide.
+    Computed in double precision, which covariances of strongly correlated features need, where the device has it.
+
+    Args:
+        a: One side of the pairs, (n, d_a), n at least 2.
+        b: The other side, (n, d_b).
+        ridge_a: Added to the diagonal of the covariance of ``a``.
+        ridge_b: Added to the diagonal of the covariance of ``b``.
+
+    Returns:
+        The sum, between 0 and the smaller width, a scalar; to be maximised.
+    """
+    precision = torch.float32 if a.device.type == "mps" else torch.float64
+    x, y = (side.to(precision) - side.to(precision).mean(0) for side in (a, b))
+    n = len(x) - 1
+    left, right = (
+        torch.linalg.cholesky(side.T @ side / n + ridge * torch.eye(side.shape[1], dtype=precision, device=a.device))
+        for side, ridge in ((x, ridge_a), (y, ridge_b))
+    )
+    half = torch.linalg.solve_triangular(left, x.T @ y / n, upper=False)
+    whitened = torch.linalg.solve_triangular(right, half.T, upper=False)
+    total: Tensor = torch.linalg.svdvals(whitened).sum()
+    return total.to(torch.promote_types(a.dtype, torch.float32))

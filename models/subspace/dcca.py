@@ -1,0 +1,168 @@
+"""Deep canonical correlation analysis."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, image_batch, text_batch
+from cmr_bench.errors import UsageError
+from cmr_bench.models.distributed import gather, world_size
+from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.feature_module import FeatureModule
+from cmr_bench.models.losses import canonical_correlation
+from cmr_bench.models.subspace.solving import Whitened, canonical, covariances
+
+ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+_CHUNK = 1024
+
+
+class DCCA(FeatureModule):
+    """Deep canonical correlation analysis (Andrew et al., ICML 2013), ranked by cosine in the canonical space.
+
+    One fully connected net a modality, trained to the largest sum of canonical correlations of a batch, which has to
+    hold many more pairs than the nets have outputs. Linear canonical correlation analysis of the outputs over the
+    training split, made anew before every validation, comes on top. The paper trains with L-BFGS on the whole split.
+
+    Args:
+        hidden: Width of the hidden layers.
+        layers: Number of hidden layers of each net.
+        dim: Number of outputs of each net, the width of the canonical space.
+        activation: Nonlinearity of the hidden layers: relu, sigmoid or tanh.
+        image_ridge: Added to the diagonal of the covariance of the images' outputs.
+        text_ridge: Added to the diagonal of the covariance of the texts' outputs.
+        weighting: Scale of the components: none leaves unit variance, correlation multiplies each by its correlation.
+        dropout: Share of the hidden units that is dropped in training.
+        top_images: Training images, with their texts, that the linear analysis on top is fitted on at most.
+    """
+
+    image_top_mean: Tensor
+    image_top: Tensor
+    text_top_mean: Tensor
+    text_top: Tensor
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        layers: int = 2,
+        dim: int = 64,
+        activation: Literal["relu", "sigmoid", "tanh"] = "relu",
+        image_ridge: float = 1e-3,
+        text_ridge: float = 1e-3,
+        weighting: Literal["none", "correlation"] = "none",
+        dropout: float = 0.0,
+        top_images: int = 30000,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value in (("image_ridge", image_ridge), ("text_ridge", text_ridge)):
+            if value <= 0:
+                raise UsageError(f"--model.{name} {value}: dcca divides by covariances and needs a ridge above 0")
+        self.hidden, self.layers, self.dim, self.activation = hidden, layers, dim, activation
+        self.image_ridge, self.text_ridge, self.weighting = image_ridge, text_ridge, weighting
+        self.dropout, self.top_images = dropout, top_images
+
+    def words(self, vocab_size: int) -> WordEncoder:
+        """Make the recurrent network for texts as tokens."""
+        return WordEncoder(vocab_size, self.word_dim, self.hidden)
+
+    def build(self, spec: DataSpec) -> None:
+        """Make the nets; the analysis on top changes nothing until it is fitted."""
+        super().build(spec)
+        self.image_net, self.text_net = self._net(self.image_dim), self._net(self.text_dim)
+        for side in ("image", "text"):
+            self.register_buffer(f"{side}_top_mean", torch.zeros(self.dim))
+            self.register_buffer(f"{side}_top", torch.eye(self.dim))
+
+    def _net(self, width: int) -> nn.Module:
+        parts: list[nn.Module] = []
+        for _ in range(self.layers):
+            parts += [nn.Linear(width, self.hidden), ACTIVATIONS[self.activation](), nn.Dropout(self.dropout)]
+            width = self.hidden
+        return nn.Sequential(*parts, nn.Linear(width, self.dim))
+
+    def image_outputs(self, images: ImageBatch) -> Tensor:
+        """Return the outputs of the images' net, (b, dim)."""
+        outputs: Tensor = self.image_net(self.image_features(images))
+        return outputs
+
+    def text_outputs(self, texts: TextBatch) -> Tensor:
+        """Return the outputs of the texts' net, (b, dim)."""
+        outputs: Tensor = self.text_net(self.text_features(texts))
+        return outputs
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Map images into the canonical space, (b, dim)."""
+        return (self.image_outputs(images).float() - self.image_top_mean) @ self.image_top
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Map texts into the canonical space, (b, dim)."""
+        return (self.text_outputs(texts).float() - self.text_top_mean) @ self.text_top
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Negative sum of the canonical correlations over the global batch."""
+        images, texts, _, _ = self.gather(self.image_outputs(batch.images), self.text_outputs(batch.texts), batch)
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        if len(images) < 2:
+            # One pair has no covariance; it is all that is left for the last batch of some splits.
+            return {"loss": 0.0 * (images.sum() + texts.sum())}
+        return {"loss": -canonical_correlation(images, texts, self.image_ridge, self.text_ridge)}
+
+    def on_fit_start(self) -> None:
+        """Say so where the batch is too small for the method."""
+        size = self._datamodule().batch_size
+        if size <= self.dim:
+            warnings.warn(
+                f"a batch of {size} pairs says nothing about the correlations of {self.dim} outputs, which dcca trains "
+                "on: raise --data.batch_size well above --model.dim, or lower --model.dim",
+                stacklevel=2,
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Fit the linear analysis to the nets as they are now."""
+        super().on_validation_epoch_start()
+        if not self.trainer.sanity_checking:
+            self.fit_top(self._datamodule().splits["train"])
+
+    @torch.no_grad()
+    def fit_top(self, train: Split) -> None:
+        """Fit the linear analysis on top to the outputs of the nets for the training split.
+
+        Args:
+            train: The training split; each process encodes its share of it.
+        """
+        images = np.unique(np.linspace(0, train.n_images - 1, min(train.n_images, self.top_images)).astype(np.int64))
+        texts = np.flatnonzero(np.isin(train.image_of_text, images))
+        owner = np.searchsorted(images, train.image_of_text[texts])
+        training = self.training
+        self.eval()
+        sides = []
+        for rows, make, encode in (
+            (images, image_batch, self.image_outputs),
+            (texts, text_batch, self.text_outputs),
+        ):
+            rank = torch.distributed.get_rank() if world_size() > 1 else 0
+            share = np.array_split(rows, world_size())[rank]
+            outputs = [torch.empty(0, self.dim, device=self.device)]
+            for start in range(0, len(share), _CHUNK):
+                batch = make(train, share[start : start + _CHUNK])
+                outputs.append(encode(self.transfer_batch_to_device(batch, self.device, 0)).float())
+            sides.append(gather(torch.cat(outputs)).double().cpu().numpy())
+        self.train(training)
+        found = covariances(sides[0], sides[1], owner)
+        image, text = Whitened(found.image, unit=1.0), Whitened(found.text, unit=1.0)
+        cross = image.vectors.T @ found.cross @ text.vectors
+        solution = canonical(image, text, cross, self.image_ridge, self.text_ridge)
+        scale = solution.values if self.weighting == "correlation" else np.ones(self.dim)
+        for buffer, value in (
+            (self.image_top_mean, found.image_mean),
+            (self.image_top, solution.image * scale),
+            (self.text_top_mean, found.text_mean),
+            (self.text_top, solution.text * scale),
+        ):
+            buffer.copy_(torch.from_numpy(np.ascontiguousarray(value)))
