@@ -416,21 +416,37 @@ def _load_transformers(name: str, layer: str, pretrained: bool, file: Path | Non
     size = _side(getattr(vision, "image_size", 224))
     patches = (size // _side(vision.patch_size)) ** 2 if hasattr(vision, "patch_size") else 0
 
-    clip = config.model_type.startswith("clip")
-    default_mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)
-    default_std = (0.26862954, 0.26130258, 0.27577711) if clip else (0.5, 0.5, 0.5)
+    mean, std = _channel_statistics(prepare, config.model_type)
     return _Loaded(
         net,
         partial(_transformers_cells, patches=patches) if layer == "grid" else _transformers_pooled,
         size=size,
         fixed_size=patches > 0,
-        mean=tuple(prepare.get("image_mean") or default_mean),
-        std=tuple(prepare.get("image_std") or default_std),
+        mean=mean,
+        std=std,
         interpolation={0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}.get(
             prepare.get("resample", 3), "bicubic"
         ),
         crop_fraction=1.0,
     )
+
+
+def channel_statistics(name: str, model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of red, green and blue in 0..1 that a transformers model was trained with.
+
+    Args:
+        name: Name on the Hugging Face hub, or a local folder.
+        model_type: Its kind, which decides where no preprocessor is stored with it.
+    """
+    folder = Path(name).expanduser()
+    return _channel_statistics(_preprocessor(str(folder) if folder.is_dir() else name), model_type)
+
+
+def _channel_statistics(prepare: Mapping[str, Any], model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    clip = model_type.startswith("clip")
+    default_mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)
+    default_std = (0.26862954, 0.26130258, 0.27577711) if clip else (0.5, 0.5, 0.5)
+    return tuple(prepare.get("image_mean") or default_mean), tuple(prepare.get("image_std") or default_std)
 
 
 def _side(size: Any) -> int:

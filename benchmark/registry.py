@@ -105,6 +105,12 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "clip": Method(
+        "cmr_bench.models.pairwise.clip:CLIP",
+        "pairwise",
+        "Radford et al., ICML 2021; SigLIP: Zhai et al., ICCV 2023",
+        "pixels, subwords",
+    ),
     "adv_subspace": Method(
         "cmr_bench.models.adversarial.adv_subspace:AdvSubspace",
         "adversarial",

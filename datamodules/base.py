@@ -652,10 +652,14 @@ class RetrievalDataModule(L.LightningDataModule):
         """Pairs of the training split in seeded order."""
         return self._loader("train", "pairs", shuffle=True)
 
+    def item_loaders(self, split: str) -> list[DataLoader[Any]]:
+        """Images, then texts, of a split, not augmented; each item once."""
+        return [self._loader(split, "images", shuffle=False), self._loader(split, "texts", shuffle=False)]
+
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Images, then texts, of the validation split; each item once."""
-        return [self._loader("val", "images", shuffle=False), self._loader("val", "texts", shuffle=False)]
+        return self.item_loaders("val")
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Images, then texts, of the test split; each item once."""
-        return [self._loader("test", "images", shuffle=False), self._loader("test", "texts", shuffle=False)]
+        return self.item_loaders("test")

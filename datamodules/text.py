@@ -154,7 +154,8 @@ class SubwordView(View):
     Args:
         captions: The texts, (n_texts,).
         tokenizer: Name on the Hugging Face hub or a local folder.
-        max_words: Longer texts are cut to this many subwords, the tokenizer's own start and end signs included.
+        max_words: Longer texts are cut to this many subwords, the tokenizer's own start and end signs included, or to
+            as many as its model reads where that is fewer.
     """
 
     def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int) -> None:
@@ -162,12 +163,11 @@ class SubwordView(View):
         encode = load_tokenizer(tokenizer)
         # A tokenizer without a padding sign (GPT-2) pads with anything: the attention mask hides it.
         self.fill = int(encode.pad_token_id or 0)
+        most = min(max_words, encode.model_max_length)
         self.ids = _Ragged(
             ids
             for start in range(0, len(captions), _CHUNK)
-            for ids in encode(list(captions[start : start + _CHUNK]), truncation=True, max_length=max_words)[
-                "input_ids"
-            ]
+            for ids in encode(list(captions[start : start + _CHUNK]), truncation=True, max_length=most)["input_ids"]
         )
         self.spec = ViewSpec("subwords", (self.ids.longest,), tokenizer, len(encode))
 

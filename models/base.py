@@ -28,7 +28,7 @@ from cmr_bench.errors import CmrBenchError, UsageError
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.evaluation.sharing import sharing
-from cmr_bench.models.distributed import gather, world_size
+from cmr_bench.models.distributed import everywhere, gather, world_size
 
 Encoded = Tensor | tuple[Tensor, ...]
 """Encoded items: one tensor, or several that share their first dimension, the item."""
@@ -135,7 +135,7 @@ class RetrievalModule(L.LightningModule):
     """
 
     labels: ClassVar[Literal["ignored", "optional", "required"]] = "ignored"
-    closed_form: ClassVar[bool] = False
+    closed_form: bool = False
     image_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
     text_views: ClassVar[tuple[ViewKind, ...]] = ("vector",)
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
@@ -317,12 +317,7 @@ class RetrievalModule(L.LightningModule):
             (self._pieces[0], split.n_images, "images"),
             (self._pieces[1], split.n_texts, "texts"),
         ):
-            everywhere = pieces
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                shares: list[Any] = [None] * torch.distributed.get_world_size()
-                torch.distributed.all_gather_object(shares, pieces)
-                everywhere = [piece for share in shares for piece in share]
-            parts = assemble(everywhere, n_items, what)
+            parts = assemble(everywhere(pieces), n_items, what)
             sides.append(parts[0] if len(parts) == 1 else parts)
         self._pieces = ([], [])
         self.spread = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class _Gather(torch.autograd.Function):
@@ -31,6 +33,15 @@ class _Gather(torch.autograd.Function):
 def world_size() -> int:
     """Return the number of processes, 1 outside of distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def everywhere(pieces: list[T]) -> list[T]:
+    """Put the pieces of all processes together, in the order of the processes."""
+    if world_size() == 1:
+        return pieces
+    shares: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(shares, pieces)
+    return [piece for share in shares for piece in share]
 
 
 def gather(tensor: Tensor) -> Tensor:

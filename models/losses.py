@@ -295,3 +295,48 @@ def canonical_correlation(a: Tensor, b: Tensor, ridge_a: float, ridge_b: float) 
     whitened = torch.linalg.solve_triangular(right, half.T, upper=False)
     total: Tensor = torch.linalg.svdvals(whitened).sum()
     return total.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def _cosines(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 cosines of all pairs, (b, b), and the mask of the diagonal."""
+    cosines = F.normalize(images.float(), dim=1) @ F.normalize(texts.float(), dim=1).T
+    return cosines, torch.eye(len(cosines), dtype=torch.bool, device=cosines.device)
+
+
+@full_precision
+def info_nce(images: Tensor, texts: Tensor, scale: Tensor, positive: Tensor) -> Tensor:
+    """Symmetric cross-entropy of telling the partner among the batch (Radford et al., ICML 2021, figure 3).
+
+    With ``l_ij = scale cos(x_i, z_j)`` and pair k on the diagonal, it is the mean over k of
+    ``-(log softmax_j(l_kj)_k + log softmax_i(l_ik)_k) / 2``.
+
+    Args:
+        images: Image features of any length, (b, d).
+        texts: Text features of any length, (b, d).
+        scale: Inverse temperature, a scalar.
+        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are left out.
+    """
+    cosines, own = _cosines(images, texts)
+    logits = (scale.float() * cosines).masked_fill(positive & ~own, -torch.inf)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+@full_precision
+def sigmoid_pairs(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, positive: Tensor) -> Tensor:
+    """Binary cross-entropy of every pair of the batch, summed and divided by b (Zhai et al., SigLIP, ICCV 2023, eq. 2).
+
+    With ``l_ij = scale cos(x_i, z_j) + bias``, and y = 1 on the diagonal and -1 elsewhere, it is
+    ``-(1/b) sum_ij log sigmoid(y_ij l_ij)``.
+
+    Args:
+        images: Image features of any length, (b, d).
+        texts: Text features of any length, (b, d).
+        scale: Inverse temperature, a scalar.
+        bias: Added to every logit, a scalar.
+        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are left out.
+    """
+    cosines, own = _cosines(images, texts)
+    logits = scale.float() * cosines + bias.float()
+    cost = F.softplus(torch.where(own, -logits, logits))
+    return torch.where(positive & ~own, 0.0, cost).sum() / len(cost)

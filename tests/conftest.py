@@ -91,6 +91,47 @@ def _write_bert(folder: Path, words: Sequence[str], places: int = 12) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def write_clip() -> Callable[..., Path]:
+    """Save a tiny CLIP, or SigLIP, with random weights and a tokenizer: ``write_clip(folder, words, siglip=False)``."""
+    return _write_clip
+
+
+def _write_clip(folder: Path, words: Sequence[str], siglip: bool = False) -> Path:
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = text | {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    if siglip:
+        ids = {word: row for row, word in enumerate(["<unk>", "</s>", *words])}
+        plain = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+        plain.pre_tokenizer = pre_tokenizers.Whitespace()
+        plain.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        names = {"unk_token": "<unk>", "pad_token": "</s>", "eos_token": "</s>"}
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=plain, model_input_names=["input_ids"], model_max_length=16, **names
+        )
+        text |= {"vocab_size": len(ids), "max_position_embeddings": 16, "projection_size": 16, "pad_token_id": 1}
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        torch.nn.init.constant_(model.logit_scale, 1.0)
+        torch.nn.init.constant_(model.logit_bias, -2.0)
+    else:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        signs = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        ids = {sign: row for row, sign in enumerate(signs)}
+        tokenizer = transformers.CLIPTokenizer(vocab=ids, merges=[], model_max_length=48)
+        text |= {"vocab_size": len(ids), "max_position_embeddings": 48}
+        text |= {"bos_token_id": len(ids) - 2, "eos_token_id": len(ids) - 1}
+        model = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+        )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def write_karpathy() -> Callable[..., Path]:
     """Write a caption data set in Karpathy's layout and return its folder.

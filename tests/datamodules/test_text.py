@@ -100,6 +100,13 @@ def test_subword_view(bert: Path) -> None:
     assert longer["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
 
 
+def test_subwords_beyond_what_the_model_reads_are_cut(tmp_path: Path, write_bert: Callable[..., Path]) -> None:
+    folder = write_bert(tmp_path, ["a", "dog"])
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 5}))
+    assert text.SubwordView(["a dog a dog a dog"], str(folder), 64).spec.shape == (5,)
+
+
 @pytest.mark.parametrize("name", ["./nowhere", ""])
 def test_tokenizer_folder_that_is_not_there(name: str) -> None:
     with pytest.raises(DataError, match="no such folder"):

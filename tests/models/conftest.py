@@ -124,3 +124,15 @@ def toy() -> Callable[..., Toy]:
 def bert(tmp_path_factory: pytest.TempPathFactory, write_bert: Callable[..., Path]) -> Path:
     """A tiny BERT that knows the words of the made-up data."""
     return write_bert(tmp_path_factory.mktemp("bert"), WORDS)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., Path]) -> Path:
+    """A tiny CLIP, which reads texts letter by letter."""
+    return write_clip(tmp_path_factory.mktemp("clip"), WORDS)
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., Path]) -> Path:
+    """A tiny SigLIP that knows the words of the made-up data."""
+    return write_clip(tmp_path_factory.mktemp("siglip"), WORDS, siglip=True)

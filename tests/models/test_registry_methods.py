@@ -25,14 +25,15 @@ SMALL: dict[str, Any] = {
     "discriminator": 8,
     "cnn": "timm:test_efficientnet",
     "cnn_weights": "random",
+    "mode": "fine_tune",
 }
 READABLE = {"vector", "regions", "pixels", "tokens", "subwords"}
 METHODS = list(registry.METHODS)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _local_bert(bert: Path) -> None:
-    SMALL["bert"] = str(bert)
+def _local_models(bert: Path, clip: Path) -> None:
+    SMALL["bert"], SMALL["backbone"] = str(bert), str(clip)
 
 
 def views() -> Iterator[Any]:

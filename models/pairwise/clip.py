@@ -1,0 +1,232 @@
+"""CLIP and SigLIP: networks pretrained on pairs from the web, as they are or fitted to the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmr_bench.backbones import channel_statistics
+from cmr_bench.datamodules.base import ArrayView, DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
+from cmr_bench.errors import UsageError
+from cmr_bench.hub import load_pretrained, load_tokenizer
+from cmr_bench.models.base import RetrievalModule, assemble
+from cmr_bench.models.distributed import everywhere
+from cmr_bench.models.encoders.text import Frozen
+from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
+
+Mode = Literal["zero_shot", "linear_probe", "fine_tune"]
+# Radford et al. keep the inverse temperature below 100, where training became unstable.
+_LARGEST_SCALE = 100.0
+
+
+class Towers(nn.Module):
+    """Both halves of a transformers model that was pretrained on images and texts.
+
+    Args:
+        name: Name on the Hugging Face hub, or a local folder.
+        fine_tune: Train the towers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, fine_tune: bool) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        # transformers loads weights in the precision they are stored in.
+        model = load_pretrained(AutoModel.from_pretrained, "image-text model", name).float()
+        self.kind = str(model.config.model_type)
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")) or self.kind == "siglip2":
+            raise UsageError(
+                f"--model.backbone {name}: a {type(model).__name__} does not encode square images and texts; "
+                "pass a CLIP or SigLIP model"
+            )
+        self.fine_tune = fine_tune
+        self.encoder: nn.Module = model if fine_tune else Frozen(model)
+        self.size = int(model.config.vision_config.image_size)
+        self.places = int(model.config.text_config.max_position_embeddings)
+        # SigLIP reads the state of the last place, a padding sign in training, and saw no attention mask.
+        self.fill = int(load_tokenizer(name).pad_token_id or 0) if self.kind.startswith("siglip") else None
+        for key, values in zip(("mean", "std"), channel_statistics(name, self.kind), strict=True):
+            self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def temperature(self) -> tuple[Tensor, Tensor | None]:
+        """Take the logarithm of the inverse temperature, and the bias of SigLIP, out of what is trained here."""
+        found = [getattr(self.model, name, None) for name in ("logit_scale", "logit_bias")]
+        for value in found:
+            if value is not None:
+                value.requires_grad_(False)
+        scale, bias = (None if value is None else value.detach().clone().reshape(()) for value in found)
+        return (torch.tensor(math.log(1 / 0.07)) if scale is None else scale), bias
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self.encoder.network if isinstance(self.encoder, Frozen) else self.encoder
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Encode RGB in 0..1, (b, 3, H, W), scaled to the size that the tower reads, to (b, dim)."""
+        if pixels.shape[-2:] != (self.size, self.size):
+            side = (self.size, self.size)
+            pixels = F.interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+            return _vectors(self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std))
+
+    def texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode subwords (b, W) to (b, dim)."""
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+            if self.fill is None:
+                return _vectors(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
+            padded = F.pad(input_ids, (0, self.places - input_ids.shape[1]), value=self.fill)
+            return _vectors(self.model.get_text_features(input_ids=padded))
+
+
+def _vectors(output: Any) -> Tensor:
+    """Return the features, which older versions of transformers give as they are."""
+    vectors: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return vectors
+
+
+class CLIP(RetrievalModule):
+    """CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023): what today's pretraining brings.
+
+    ``zero_shot`` scores by the cosine of the pretrained features and learns nothing. ``linear_probe`` puts a linear
+    layer on each frozen tower, starting from the identity; the towers then read every item once, without augmentation.
+    ``fine_tune`` trains everything. Both are trained with the loss of the pretraining, a softmax over the batch for
+    CLIP and a sigmoid for each pair for SigLIP, at a learned temperature; captions of the same image are never
+    negatives. Photographs are squashed to the square that the model reads, not cut, and captions get no prompt.
+
+    Args:
+        backbone: The transformers model: name on the Hugging Face hub, or a local folder.
+        mode: zero_shot, linear_probe or fine_tune.
+        lr: Learning rate of Adam.
+        image_view: View of the images: pixels.
+        text_view: View of the texts: subwords.
+    """
+
+    image_views = ("pixels",)
+    text_views = ("subwords",)
+
+    def __init__(
+        self,
+        backbone: str = "openai/clip-vit-base-patch32",
+        mode: Mode = "zero_shot",
+        lr: float = 1e-5,
+        image_view: ViewKind = "pixels",
+        text_view: ViewKind = "subwords",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(lr=lr, image_view=image_view, text_view=text_view, **kwargs)
+        self.backbone, self.mode = backbone, mode
+        self.closed_form = mode == "zero_shot"
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The tokenizer comes with the model."""
+        return self.backbone
+
+    def build(self, spec: DataSpec) -> None:
+        """Load the towers and make what is trained beside them."""
+        super().build(spec)
+        self.towers = Towers(self.backbone, self.mode == "fine_tune")
+        longest, places = spec.text.shape[0], self.towers.places
+        if longest > places:
+            raise UsageError(
+                f"'{self.backbone}' reads {places} subwords and a text has {longest}: --data.max_words {places}"
+            )
+        scale, bias = self.towers.temperature()
+        if self.mode == "zero_shot":
+            return
+        self.log_scale = nn.Parameter(scale)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        if self.mode == "linear_probe":
+            self.image_layer, self.text_layer = (_identity(width) for width in self._widths())
+
+    def _widths(self) -> tuple[int, int]:
+        side = self.towers.size
+        words = torch.ones(1, 1, dtype=torch.long)
+        with torch.no_grad():
+            return self.towers.images(torch.zeros(1, 3, side, side)).shape[1], self.towers.texts(words, words).shape[1]
+
+    def fit_split(self, train: Split, val: Split) -> None:
+        """Leave the model as it is."""
+
+    def on_fit_start(self) -> None:
+        """Let frozen towers read every training and validation item once, in place of once a pair and epoch."""
+        if self.mode != "linear_probe":
+            return
+        data = self._datamodule()
+        for name in ("train", "val"):
+            split = data.splits[name]
+            images, texts = data.item_loaders(name)
+            split.images = ArrayView(self._read(images, split.n_images, "images").numpy(), self.backbone)
+            split.texts = ArrayView(self._read(texts, split.n_texts, "texts").numpy(), self.backbone)
+
+    def _read(self, loader: Iterable[ImageBatch | TextBatch], n_items: int, what: str) -> Tensor:
+        pieces: list[tuple[Tensor, tuple[Tensor, ...]]] = []
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            for batch in loader:
+                placed = self.transfer_batch_to_device(batch, self.device, 0)
+                features = self._images(placed) if isinstance(placed, ImageBatch) else self._texts(placed)
+                pieces.append((batch.rows, (features.float().cpu(),)))
+        return assemble(everywhere(pieces), n_items, what)[0]
+
+    def _images(self, images: ImageBatch) -> Tensor:
+        if images.vector is not None:
+            return images.vector
+        assert images.pixels is not None
+        return self.towers.images(images.pixels)
+
+    def _texts(self, texts: TextBatch) -> Tensor:
+        if texts.vector is not None:
+            return texts.vector
+        assert texts.input_ids is not None
+        assert texts.attention_mask is not None
+        return self.towers.texts(texts.input_ids, texts.attention_mask)
+
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Encode images, (b, dim)."""
+        features = self._images(images)
+        return self.image_layer(features) if self.mode == "linear_probe" else features
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Encode texts, (b, dim)."""
+        features = self._texts(texts)
+        return self.text_layer(features) if self.mode == "linear_probe" else features
+
+    def loss(self, batch: PairBatch) -> dict[str, Tensor]:
+        """Return the loss of the pretraining over the batch, and the temperature it has come to."""
+        images, texts, identity, _ = self.gather(
+            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
+        )
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        scale = self.log_scale.exp()
+        if self.bias is None:
+            scale = scale.clamp(max=_LARGEST_SCALE)
+            loss = info_nce(images, texts, scale, same(identity))
+        else:
+            loss = sigmoid_pairs(images, texts, scale, self.bias, same(identity))
+        return {"loss": loss, "temperature": 1 / scale}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Keep biases, gains and the temperature free of weight decay, as in the pretraining."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def _identity(width: int) -> nn.Linear:
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
