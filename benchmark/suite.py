@@ -345,6 +345,8 @@ def run_suite(
             while waiting or running:
                 while waiting and len(running) < n_jobs:
                     running.append(_launch(*waiting.pop(0), runs, logger, threads, progress))
+                    if not console.is_terminal:
+                        console.print(f"started: {escape(running[-1].job.title)}", highlight=False, soft_wrap=True)
                 for run in [run for run in running if run.process.poll() is not None]:
                     running.remove(run)
                     progress.remove_task(run.bar)
@@ -354,7 +356,9 @@ def run_suite(
                         failed[run.job.title] = f"{problem} ({run.log})"
                     told = f"{'failed' if problem else 'done'}: {run.job.title}"
                     seconds = time.monotonic() - run.started
-                    console.print(escape(f"[{n_done}/{len(todo)}] {told} ({seconds:.0f} s)"), highlight=False)
+                    console.print(
+                        escape(f"[{n_done}/{len(todo)}] {told} ({seconds:.0f} s)"), highlight=False, soft_wrap=True
+                    )
                 fractions = [run.fraction() for run in running]
                 for run, fraction in zip(running, fractions, strict=True):
                     progress.update(run.bar, completed=fraction, done=f"{fraction:.0%}")
