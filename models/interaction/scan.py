@@ -133,9 +133,15 @@ class SCAN(RetrievalModule):
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
+        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())}
+
+    def _kind(self) -> Negatives:
         warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
-        kind: Negatives = "mean" if warming else self.negatives
-        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, kind)}
+        return "mean" if warming else self.negatives
+
+    def collapse_loss(self) -> float | None:
+        """Return twice the margin, where the hardest negatives alone count."""
+        return 2 * self.margin if self._kind() == "hardest" else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the image network its own learning rate."""
