@@ -267,6 +267,7 @@ def bit_imbalance(codes: Tensor) -> Tensor:
     return codes.float().mean(0).square().mean()
 
 
+@full_precision
 def canonical_correlation(a: Tensor, b: Tensor, ridge_a: float, ridge_b: float) -> Tensor:
     """Sum of the canonical correlations of two sides of a batch (Andrew et al., ICML 2013, eq. 10).
 
