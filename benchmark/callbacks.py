@@ -178,11 +178,11 @@ class Alarm(Callback):
         mean = trainer.callback_metrics.get("train/loss")
         if mean is not None:
             self._check_finite(trainer, float(mean))
-            stuck = pl_module.collapse_loss()
-            if stuck is not None and abs(float(mean) - stuck) < _STUCK * abs(stuck):
+            stuck, pair = pl_module.collapse_loss(), trainer.callback_metrics.get("train/pair", mean)
+            if stuck is not None and abs(float(pair) - stuck) < _STUCK * abs(stuck):
                 self._fail(
                     trainer,
-                    f"the loss stayed at {float(mean):.4f}, its value when all scores are equal ({stuck:g})",
+                    f"the loss of a pair stayed at {float(pair):.4f}, its value when all scores are equal ({stuck:g})",
                     "train the first epochs on the mean over negatives (--model.warmup_epochs 2), lower --model.lr or "
                     "standardise the image features",
                 )

@@ -218,7 +218,10 @@ class RetrievalModule(L.LightningModule):
         raise NotImplementedError
 
     def collapse_loss(self) -> float | None:
-        """Return the value at which this epoch's loss stays when all scores are equal, where it could stay there."""
+        """Return the loss of a pair when all scores are equal, where this epoch's loss could stay at it.
+
+        Where ``loss`` is not the mean over the pairs, the method logs that mean as the term ``pair``.
+        """
         return None
 
     def gather(
