@@ -186,6 +186,16 @@ class Standardise(nn.Module):
         return (values - self.mean) / self.deviation
 
 
+def linear_of_scaled(scale: nn.Module, layer: nn.Linear, values: Tensor) -> Tensor:
+    """Apply ``layer`` to standardised ``values``, (..., dim), without making a standardised copy of them."""
+    if not isinstance(scale, Standardise):
+        return F.linear(scale(values), layer.weight, layer.bias)
+    weight = layer.weight / scale.deviation
+    # Not a matrix product, which autocast would round.
+    bias = -(weight * scale.mean).sum(1)
+    return F.linear(values, weight, bias if layer.bias is None else layer.bias + bias)
+
+
 def standardiser(spec: ViewSpec, dim: int, scaling: Scaling, pooled: bool = True) -> nn.Module:
     """Return a :class:`Standardise` for views of stored features where one is wanted, else the identity."""
     stored = spec.kind in ("vector", "regions")

@@ -56,6 +56,22 @@ class CrossAttention:
     lambda_lse: float
     clip: Clip = "relu"
 
+    # Dimensions of the cosines of a piece, (texts, words, images, regions).
+    @property
+    def words_ask(self) -> bool:
+        """Whether words are the queries and regions the context."""
+        return self.attention == "t2i"
+
+    @property
+    def over(self) -> int:
+        """Dimension of the queries, over which clipped cosines get unit length."""
+        return 1 if self.words_ask else 3
+
+    @property
+    def among(self) -> int:
+        """Dimension of the context, among which attention is shared out."""
+        return 3 if self.words_ask else 1
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -73,7 +89,13 @@ class _Piece:
 
     @property
     def rows(self) -> slice:
+        """Rows of the matrix of cosines."""
         return slice(self.first_row, self.first_row + len(self.texts) * self.length)
+
+    @property
+    def slots(self) -> slice:
+        """Places of the texts."""
+        return slice(self.texts.start, self.texts.stop)
 
 
 def _pieces(lengths: Sequence[int], columns: int, limit: int) -> list[_Piece]:
@@ -110,7 +132,8 @@ def cross_attention(
         precision and everything after them is not.
     """
     piece = piece or _PIECE.get(regions.device.type, _PIECE["other"])
-    regions = regions * mask.unsqueeze(-1)
+    if not bool(mask.all()):
+        regions = regions * mask.unsqueeze(-1)
     counts = lengths.cpu()
     order = counts.argsort(stable=True)
     again = torch.is_grad_enabled() and regions.shape[:2].numel() * int(counts.sum()) > _KEPT
@@ -160,12 +183,14 @@ def _block(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: C
         [(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces]
     ).to(words.device)
     cosines = words.flatten(0, 1)[rows] @ regions.flatten(0, 1).T
-    with torch.autocast(regions.device.type, enabled=False):
-        context = (regions if how.attention == "t2i" else words).to(torch.promote_types(regions.dtype, torch.float32))
+    context = regions if how.words_ask else words
+    # Weights can be too large for float16, not for bfloat16.
+    with torch.autocast(regions.device.type, enabled=cosines.dtype == torch.bfloat16, dtype=torch.bfloat16):
         gram = context @ context.transpose(1, 2)
+    with torch.autocast(regions.device.type, enabled=False):
         shape = (n_images, n_regions)
         relevance = cast(Tensor, _Relevance.apply(cosines, gram, pieces, shape, how))  # type: ignore[no-untyped-call]
-        if how.attention == "i2t":
+        if not how.words_ask:
             return _pooled(relevance, mask[None], 2, how).T
         place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
         place[rows] = torch.arange(len(rows), device=words.device)
@@ -185,77 +210,84 @@ class _Relevance(torch.autograd.Function):
     Forward takes the cosines of words with regions (rows, n_images * R), the Gram matrices of the contexts, (n_images,
     R, R) or (n_texts, W, W), and the pieces. It returns (rows, n_images) where words are the queries, else
     (n_texts, n_images, R). Nothing of the size of the cosines but their own gradient is allocated: the elementwise work
-    goes piece by piece, in the backward pass again.
+    goes piece by piece, and most of it in the backward pass again.
     """
 
     @staticmethod
     def forward(
         ctx: Any, cosines: Tensor, gram: Tensor, pieces: list[_Piece], images: tuple[int, int], how: CrossAttention
     ) -> Tensor:
-        ctx.save_for_backward(cosines, gram)
-        ctx.pieces, ctx.images, ctx.how = pieces, images, how
-        parts = []
+        """Return the cosines of the queries with their attended vectors."""
+        products, squares = [], []
         for piece in pieces:
-            *_, product, square = _attend(*_of_piece(cosines, gram, piece, images, how), how)
-            parts.append((product * square.clamp_min(_TINY).rsqrt()).flatten(0, 1 if how.attention == "t2i" else 0))
-        return torch.cat(parts)
+            s, g = _of_piece(cosines, gram, piece, images, how)
+            _, _, weights, mixed = _attend(s, g, how)
+            products.append((weights * s).sum(how.among).flatten(0, 1 if how.words_ask else 0))
+            squares.append((weights * mixed).sum(how.among).flatten(0, 1 if how.words_ask else 0))
+        product, root = torch.cat(products), torch.cat(squares).clamp_min_(_TINY).rsqrt_()
+        relevance = product * root
+        ctx.save_for_backward(cosines, gram, relevance, root)
+        ctx.pieces, ctx.images, ctx.how = pieces, images, how
+        return relevance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        cosines, gram = ctx.saved_tensors
+        """Return the gradients for the cosines and the Gram matrices."""
+        cosines, gram, relevance, root = ctx.saved_tensors
         images, how = ctx.images, ctx.how
-        words_ask = how.attention == "t2i"
-        over, among = (1, 3) if words_ask else (3, 1)
-        to_cosines, to_gram = torch.empty_like(cosines), torch.zeros_like(gram)
+        # Of the products e.a and, doubled, of the squares |a|^2. A cosine stays as it is when all weights grow alike,
+        # so the denominator of the softmax has no part in the gradient either.
+        linear = gradients[0] * root
+        quadratic = -linear * relevance * root
+        to_cosines = torch.empty_like(cosines)
+        to_gram = torch.zeros_like(gram, dtype=linear.dtype)
         with torch.autocast(cosines.device.type, enabled=False):
             for piece in ctx.pieces:
                 s, g = _of_piece(cosines, gram, piece, images, how)
-                clipped, norm, weights, mixed, product, square = _attend(s, g, how)
-                at = piece.rows if words_ask else slice(piece.texts.start, piece.texts.stop)
-                root = square.clamp_min(_TINY).rsqrt()
-                linear = gradients[0][at].view_as(product) * root
-                # Of the squared length, doubled; the cosine is unchanged when all weights grow alike, which is why
-                # neither here nor below anything is needed for the denominator of the softmax.
-                quadratic = (-linear * product * root.square()).unsqueeze(among)
-                linear = linear.unsqueeze(among)
-                if words_ask:
-                    flat = weights.flatten(0, 1)
-                    to_gram += torch.bmm(
-                        (weights * (0.5 * quadratic)).flatten(0, 1).permute(1, 2, 0), flat.transpose(0, 1)
-                    )
-                else:
-                    flat = weights.flatten(2)
-                    part = to_gram[piece.texts.start : piece.texts.stop, : piece.length, : piece.length]
-                    part += torch.bmm((weights * (0.5 * quadratic)).flatten(2), flat.transpose(1, 2))
+                clipped, norm, weights, mixed = _attend(s, g, how)
+                at = piece.rows if how.words_ask else piece.slots
+                shape = [n for dim, n in enumerate(s.shape) if dim != how.among]
+                first, second = (part[at].view(shape).unsqueeze(how.among) for part in (linear, quadratic))
+                _add_outer(to_gram, piece, weights.to(gram.dtype), (0.5 * second).to(gram.dtype), how)
                 inverse = 1 / (norm + _EPS)
-                step = (s * linear).addcmul_(mixed, quadratic).mul_(weights).mul_(how.lambda_softmax * inverse)
-                along = (step * clipped).sum(over, keepdim=True) * inverse / norm.clamp_min(_TINY)
+                step = (s * first).addcmul_(mixed, second).mul_(weights).mul_(how.lambda_softmax * inverse)
+                along = (step * clipped).sum(how.over, keepdim=True) * inverse / norm.clamp_min(_TINY)
                 step.addcmul_(clipped, along, value=-1)
-                step = torch.where(s > 0, step, _SLOPE[how.clip] * step)
-                to_cosines[piece.rows] = step.addcmul_(weights, linear).view(-1, cosines.shape[1])
-        return to_cosines, to_gram, None, None, None
+                step = torch.ops.aten.leaky_relu_backward(step, s, _SLOPE[how.clip], False)
+                to_cosines[piece.rows] = step.addcmul_(weights, first).view(-1, cosines.shape[1])
+        return to_cosines, to_gram.to(gram.dtype), None, None, None
 
 
 def _of_piece(
     cosines: Tensor, gram: Tensor, piece: _Piece, images: tuple[int, int], how: CrossAttention
 ) -> tuple[Tensor, Tensor]:
     """Return the cosines of a piece, (texts, words, images, regions), and the Gram matrices of its contexts."""
-    s = cosines[piece.rows].view(len(piece.texts), piece.length, *images).to(gram.dtype)
-    if how.attention == "i2t":
-        gram = gram[piece.texts.start : piece.texts.stop, : piece.length, : piece.length]
-    return s, gram
+    s = cosines[piece.rows].view(len(piece.texts), piece.length, *images)
+    if not how.words_ask:
+        gram = gram[piece.slots, : piece.length, : piece.length]
+    return s.to(torch.promote_types(s.dtype, torch.float32)), gram
 
 
-def _attend(s: Tensor, gram: Tensor, how: CrossAttention) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return clipped cosines, their norm over the queries, weights, Gram times weights, and each query's e.a, |a|^2."""
-    words_ask = how.attention == "t2i"
-    over, among = (1, 3) if words_ask else (3, 1)
+def _attend(s: Tensor, gram: Tensor, how: CrossAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the clipped cosines, their norm over the queries, the weights, and the Gram matrices times the weights."""
     clipped = F.leaky_relu(s, _SLOPE[how.clip])
     # Not vector_norm: along any dimension but the last it is a hundred times slower.
-    norm = clipped.square().sum(over, keepdim=True).sqrt_()
+    norm = clipped.square().sum(how.over, keepdim=True).sqrt_()
     weights = (clipped * (how.lambda_softmax / (norm + _EPS))).exp_()
-    if words_ask:
-        mixed = torch.bmm(weights.flatten(0, 1).transpose(0, 1), gram).transpose(0, 1).unflatten(0, s.shape[:2])
+    factor = weights.to(gram.dtype)
+    if how.words_ask:
+        mixed = torch.bmm(factor.flatten(0, 1).transpose(0, 1), gram).transpose(0, 1).unflatten(0, s.shape[:2])
     else:
-        mixed = torch.bmm(gram, weights.flatten(2)).view_as(s)
-    return clipped, norm, weights, mixed, (weights * s).sum(among), (weights * mixed).sum(among)
+        mixed = torch.bmm(gram, factor.flatten(2)).view_as(s)
+    return clipped, norm, weights, mixed.to(s.dtype)
+
+
+def _add_outer(total: Tensor, piece: _Piece, weights: Tensor, scale: Tensor, how: CrossAttention) -> None:
+    """Add to the gradient of the Gram matrices the outer products of a piece's weights, scaled."""
+    scaled = weights * scale
+    if how.words_ask:
+        total += torch.bmm(scaled.flatten(0, 1).permute(1, 2, 0), weights.flatten(0, 1).transpose(0, 1))
+    else:
+        total[piece.slots, : piece.length, : piece.length] += torch.bmm(
+            scaled.flatten(2), weights.flatten(2).transpose(1, 2)
+        )

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
 from cmr_bench.models.base import Encoded, RetrievalModule
-from cmr_bench.models.encoders.inputs import RegionInput, Scaling, fit_standardisers, standardiser, with_own_rates
+from cmr_bench.models.encoders.inputs import (
+    RegionInput,
+    Scaling,
+    fit_standardisers,
+    linear_of_scaled,
+    standardiser,
+    with_own_rates,
+)
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.interaction.attention import (
     MAX_LAMBDA_SOFTMAX,
@@ -116,7 +123,7 @@ class SCAN(RetrievalModule):
     def encode_images(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
         """Embed regions, (b, R, dim), and tell which are real, (b, R)."""
         regions, mask = self.image_input(images)
-        return F.normalize(self.image_layer(self.image_scale(regions)), dim=-1), mask
+        return F.normalize(linear_of_scaled(self.image_scale, self.image_layer, regions), dim=-1), mask
 
     def encode_texts(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
         """Embed words, (b, W, dim), and tell how many there are, (b,)."""
