@@ -38,9 +38,10 @@ class SCAN(RetrievalModule):
     """SCAN (Lee et al., ECCV 2018): stacked cross attention between the words of a text and the regions of an image.
 
     Regions are embedded by a linear layer and words by a bidirectional GRU whose directions are averaged, all to unit
-    length. The loss is the mean over the pairs of a batch, where the paper sums. Captions of the same image are never
-    negatives of each other. The hardest negative alone can draw all embeddings to one point, where the loss stays at
-    twice the margin; epochs with the mean over all negatives come first to avoid that.
+    length. The loss is summed over the pairs of a batch; with the recipes' clipping of the gradient that makes every
+    step as long as the first ones. Captions of the same image are never negatives of each other. The hardest negative
+    alone can draw all embeddings to one point, where the loss of a pair stays at twice the margin; epochs with the mean
+    over all negatives come first to avoid that.
 
     Args:
         dim: Width of the common space of words and regions.
@@ -136,18 +137,19 @@ class SCAN(RetrievalModule):
         return cross_attention(regions, mask, words, lengths, self.how)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Hinge ranking loss of the scores of the batch."""
+        """Hinge ranking loss of the scores of the batch, summed over its pairs, and of one pair."""
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
-        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())}
+        pair = hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())
+        return {"loss": pair * len(identity), "pair": pair}
 
     def _kind(self) -> Negatives:
         warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
         return "mean" if warming else self.negatives
 
     def collapse_loss(self) -> float | None:
-        """Return twice the margin, where the hardest negatives alone count."""
+        """Return twice the margin for a pair, where the hardest negatives alone count."""
         return 2 * self.margin if self._kind() == "hardest" else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:

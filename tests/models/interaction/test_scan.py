@@ -58,7 +58,9 @@ def test_warm_up_takes_the_mean_and_then_the_hardest(toy: Callable[..., Any], mo
     for epoch, kind in ((0, "mean"), (1, "mean"), (2, "hardest")):
         monkeypatch.setattr(SCAN, "current_epoch", epoch)
         expected = hinge_ranking(scores, same(batch.identity), module.margin, kind)  # type: ignore[arg-type]
-        torch.testing.assert_close(module.loss(batch)["loss"], expected)
+        terms = module.loss(batch)
+        torch.testing.assert_close(terms["pair"], expected)
+        torch.testing.assert_close(terms["loss"], expected * len(batch))
 
 
 @pytest.mark.parametrize("attention", ["t2i", "i2t"])
