@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
 from cmr_bench.models.adversarial.modality import AdversarialModule
-from cmr_bench.models.encoders.inputs import with_own_rates
+from cmr_bench.models.encoders.inputs import normalise, with_own_rates
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
 from cmr_bench.models.losses import norm_softmax, projection_matching, same
 
@@ -21,8 +21,8 @@ class TIMAM(AdversarialModule):
 
     Cross-modal projection matching both ways, identification of the image by a softmax over unit-length class vectors,
     and a discriminator with one hidden layer that tells the modalities apart, whose gradient comes back reversed. The
-    widths and the weight of the adversarial term are reconstructed; no program was released. Pairs that share a
-    category match, or on data without categories those of the same image.
+    widths, the batch normalisation and the weight of the adversarial term are reconstructed; no program was released.
+    Pairs that share a category match, or on data without categories those of the same image.
     Texts as words read learned embeddings in place of BERT's features, texts as vectors pass one hidden layer in place
     of the LSTM. The weights of a frozen BERT are not stored with a run; they are loaded anew.
 
@@ -38,6 +38,7 @@ class TIMAM(AdversarialModule):
         bert_lr: Learning rate of that encoder.
         dropout: Share of the word features and of the text's feature that is dropped in training.
         image_dropout: Share of the image features that is dropped in training.
+        batch_norm: Normalise the common features by the batch, which keeps the adversary from shrinking them.
         text_view: View of the texts: subwords, tokens or vector.
     """
 
@@ -56,6 +57,7 @@ class TIMAM(AdversarialModule):
         bert_lr: float = 2e-5,
         dropout: float = 0.0,
         image_dropout: float = 0.0,
+        batch_norm: bool = True,
         cnn: str = "torchvision:resnet101",
         text_view: ViewKind = "subwords",
         **kwargs: Any,
@@ -67,7 +69,7 @@ class TIMAM(AdversarialModule):
         self.adversarial_weight = adversarial_weight
         self.matching, self.identification = matching, identification
         self.bert, self.fine_tune_bert, self.bert_lr = bert, fine_tune_bert, bert_lr
-        self.dropout, self.image_dropout = dropout, image_dropout
+        self.dropout, self.image_dropout, self.batch_norm = dropout, image_dropout, batch_norm
 
     @property
     def tokenizer(self) -> str | None:
@@ -93,6 +95,8 @@ class TIMAM(AdversarialModule):
         before = [nn.Linear(self.text_dim, self.hidden), nn.ReLU()] if spec.text.kind == "vector" else []
         self.image_layer = nn.Sequential(nn.Dropout(self.image_dropout), nn.Linear(self.image_dim, self.dim))
         self.text_layer = nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(self.hidden, self.dim))
+        self.image_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
+        self.text_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
         if self.identification:
             self.classes = self.class_vectors(self.dim)
         self.discriminate_with(self.dim, [self.discriminator_dim])
@@ -103,21 +107,27 @@ class TIMAM(AdversarialModule):
         own = [(network.encoder, self.bert_lr)] if isinstance(network, SubwordEncoder) else []
         return with_own_rates(self, (self.image_input, self.cnn_lr), *own)
 
-    def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embed images, (b, dim)."""
+    def _image(self, images: ImageBatch) -> Tensor:
         embedded: Tensor = self.image_layer(self.image_features(images))
         return embedded
 
-    def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Embed texts, (b, dim)."""
+    def _text(self, texts: TextBatch) -> Tensor:
         embedded: Tensor = self.text_layer(self.text_features(texts))
         return embedded
 
+    def encode_images(self, images: ImageBatch) -> Tensor:
+        """Embed images, (b, dim)."""
+        return normalise(self.image_norm, self._image(images))
+
+    def encode_texts(self, texts: TextBatch) -> Tensor:
+        """Embed texts, (b, dim)."""
+        return normalise(self.text_norm, self._text(texts))
+
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sum of the terms that are switched on."""
-        images, texts, labels = self.gather_labelled(
-            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
-        )
+        # Gathered before they are normalised, so that the statistics are those of the global batch.
+        images, texts, labels = self.gather_labelled(self._image(batch.images), self._text(batch.texts), batch)
+        images, texts = normalise(self.image_norm, images), normalise(self.text_norm, texts)
         terms: dict[str, Tensor] = {}
         if self.matching:
             terms["matching"] = projection_matching(images, texts, same(labels))
