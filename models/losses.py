@@ -136,9 +136,14 @@ def modality_cross_entropy(image_logits: Tensor, text_logits: Tensor) -> Tensor:
     return F.softplus(-image_logits.float()).mean() + F.softplus(text_logits.float()).mean()
 
 
+def class_shares(labels: Tensor) -> Tensor:
+    """Return labels (b,) as they are, and multi-hot labels (b, n_classes) as equal shares of each row's classes."""
+    return labels if labels.ndim == 1 else F.normalize(labels.float(), p=1, dim=1)
+
+
 def label_cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of the softmax of predictions (b, n_classes) with labels (b, n_classes), each row's shared out."""
-    return F.cross_entropy(predictions.float(), F.normalize(targets.float(), p=1, dim=1))
+    return F.cross_entropy(predictions.float(), class_shares(targets))
 
 
 def frobenius(weights: Iterable[Tensor]) -> Tensor:

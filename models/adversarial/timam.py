@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
@@ -13,7 +12,7 @@ from cmr_bench.errors import UsageError
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.encoders.inputs import normalise, with_own_rates
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
-from cmr_bench.models.losses import norm_softmax, projection_matching, same
+from cmr_bench.models.losses import class_shares, norm_softmax, projection_matching, same
 
 
 class TIMAM(AdversarialModule):
@@ -132,7 +131,7 @@ class TIMAM(AdversarialModule):
         if self.matching:
             terms["matching"] = projection_matching(images, texts, same(labels))
         if self.identification:
-            targets = labels if labels.ndim == 1 else F.normalize(labels.float(), p=1, dim=1)
+            targets = class_shares(labels)
             terms["identification"] = norm_softmax(images, self.classes, targets) + norm_softmax(
                 texts, self.classes, targets
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View, ViewSpec
 from cmr_bench.errors import CmrBenchError
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
+
+if TYPE_CHECKING:
+    from cmr_bench.models.encoders.image import PixelEncoder
 
 Scaling = Literal["none", "each", "overall"]
 _CHUNK = 1024
@@ -50,6 +53,17 @@ def fetch_regions(view: View, rows: Rows) -> Tensor:
     return torch.cat(parts)
 
 
+def _network(
+    spec: ViewSpec, cnn: str, weights: str | None, layer: Literal["grid"] | None, fine_tune: bool
+) -> PixelEncoder | None:
+    if spec.kind != "pixels":
+        return None
+    # Imported here because a method that reads stored features needs none of the image libraries.
+    from cmr_bench.models.encoders.image import PixelEncoder
+
+    return PixelEncoder(cnn, weights, layer, fine_tune)
+
+
 class ImageInput(nn.Module):
     """One feature vector an image, whatever the view: vectors as they are, regions averaged, pixels through a network.
 
@@ -62,13 +76,8 @@ class ImageInput(nn.Module):
 
     def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
         super().__init__()
-        self.network: nn.Module | None = None
-        self.dim = spec.shape[-1]
-        if spec.kind == "pixels":
-            from cmr_bench.models.encoders.image import PixelEncoder
-
-            encoder = PixelEncoder(cnn, weights, None, fine_tune)
-            self.network, self.dim = encoder, encoder.dim
+        self.network = _network(spec, cnn, weights, None, fine_tune)
+        self.dim = spec.shape[-1] if self.network is None else self.network.dim
 
     def forward(self, images: ImageBatch) -> Tensor:
         """Return the features of a batch, (b, dim)."""
@@ -93,13 +102,8 @@ class RegionInput(nn.Module):
 
     def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
         super().__init__()
-        self.network: nn.Module | None = None
-        self.dim = spec.shape[-1]
-        if spec.kind == "pixels":
-            from cmr_bench.models.encoders.image import PixelEncoder
-
-            encoder = PixelEncoder(cnn, weights, "grid", fine_tune)
-            self.network, self.dim = encoder, encoder.dim
+        self.network = _network(spec, cnn, weights, "grid", fine_tune)
+        self.dim = spec.shape[-1] if self.network is None else self.network.dim
 
     def forward(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
         """Return the regions of a batch, (b, R, dim), and True for the real ones, (b, R)."""

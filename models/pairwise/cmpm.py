@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -14,7 +13,7 @@ from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatc
 from cmr_bench.models.encoders.inputs import normalise
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import LabelledFeatureModule
-from cmr_bench.models.losses import norm_softmax, project_onto, projection_matching, same
+from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, projection_matching, same
 
 
 class CMPM(LabelledFeatureModule):
@@ -136,7 +135,7 @@ class CMPMCMPC(CMPM):
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the terms of the loss, given features (b, dim) and the labels that say what matches."""
-        targets = labels if labels.ndim == 1 else F.normalize(labels.float(), p=1, dim=1)
+        targets = class_shares(labels)
         classification = norm_softmax(project_onto(images, texts), self.classes, targets) + norm_softmax(
             project_onto(texts, images), self.classes, targets
         )
