@@ -7,9 +7,17 @@ from collections.abc import Iterable
 
 
 class CmrBenchError(Exception):
-    """Something went wrong that the user can act on; the command line prints the message and exits with 1."""
+    """Something went wrong that the user can act on; the command line prints the message and exits with 1.
+
+    Args:
+        message: What was looked for, where, and what to do; kept as one line, whatever names from the user's files are
+            in it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class UsageError(CmrBenchError):

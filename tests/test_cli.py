@@ -129,6 +129,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], message: str,
     ("error", "code", "message"),
     [
         (CmrBenchError("it broke"), 1, "cmr-bench list: it broke\n"),
+        (CmrBenchError("a column named '\n', twice\r\n"), 1, "cmr-bench list: a column named ' ', twice\n"),
         (UsageError("wrong"), 2, "cmr-bench list: wrong\n"),
         (KeyboardInterrupt(), 1, "cmr-bench list: interrupted\n"),
     ],

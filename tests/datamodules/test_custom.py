@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cmr_bench.datamodules.base import Split
@@ -183,6 +183,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
 
 
 @FUZZ
+@example(b',"\n",')
 @given(
     st.binary(max_size=60)
     | st.lists(st.sampled_from(["image", "caption", ",", '"', "\n", "\r", "a.jpg", "\0", "label"])).map(
