@@ -298,8 +298,11 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
 
 
 def best(rows: Iterable[Row], names: Iterable[str]) -> dict[str, float]:
-    """Return the best value of every metric among the measured rows, where there are at least two to compare."""
-    return best_of([row.metrics for row in rows if row.measured], names)
+    """Return the best value of every metric among the measured rows, where there are at least two to compare.
+
+    Rows whose weights were chosen on the test split take no part.
+    """
+    return best_of([row.metrics for row in rows if row.measured and "selected_on_test" not in row.flags], names)
 
 
 def best_of(figures: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from cmr_bench.published import load_published
 # Flag -> mark in a row and its meaning in the legend; a flag that is not here stands in the row in full.
 MARKS = {
     "transductive": ("t", "transductive: scores were corrected with the whole test set at hand"),
+    "selected_on_test": ("!", "the weights were chosen on the test split, as a released program does"),
     "ensemble": ("e", "ensemble of several models"),
     "uses_test_groups": ("g", "uses which captions of the test set belong together"),
     "external": ("x", "scored from files that a user brought; the content of the test split is not verified"),

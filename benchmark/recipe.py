@@ -43,6 +43,8 @@ class TrainerOptions:
         accumulate: Batches whose gradients are summed before a step.
         val_every: Epochs between validations.
         patience: Validations without gain after which training stops; 0 never stops early.
+        select_on: Split on which the weights are chosen. test repeats a program that looked at the test split; the
+            result is flagged and never counts as best.
         deterministic: Use deterministic algorithms only, where torch has them.
         limit_train_batches: Batches an epoch at most, for a quick try; 0 takes all.
         bootstrap: Resamples of the test queries for confidence intervals; 0 leaves them out.
@@ -60,6 +62,7 @@ class TrainerOptions:
     accumulate: int = 1
     val_every: int = 1
     patience: int = 0
+    select_on: Literal["val", "test"] = "val"
     deterministic: bool = False
     limit_train_batches: int = 0
     bootstrap: int = 1000

@@ -47,7 +47,7 @@ class Result:
         versions: Versions of Python and the libraries.
         device: Device in words.
         commit: Commit of the code, where known.
-        flags: ensemble, transductive, uses_test_groups.
+        flags: ensemble, transductive, uses_test_groups, selected_on_test.
         skipped: Images left out for want of a file, by split.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
         created: Time of writing, UTC.

@@ -226,11 +226,11 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
     Returns:
         The record of the selection: split, criterion, value and epoch.
     """
-    selection: dict[str, Any] = {"split": "val", "criterion": data.selection}
+    selection: dict[str, Any] = {"split": data.select_on, "criterion": data.selection}
     best = folder / "checkpoints" / "best.ckpt"
     if module.closed_form:
         started = time.perf_counter()
-        module.fit_split(data.splits["train"], data.splits["val"])
+        module.fit_split(data.splits["train"], data.splits[data.select_on])
         seconds = time.perf_counter() - started
         metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
         trainer.save_checkpoint(best, weights_only=True)
@@ -274,6 +274,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     module.build(data.load(module.image_view, module.text_view, module.tokenizer))
     module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
     module.selection = data.selection
+    data.select_on = options.select_on
     with quiet():
         trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
         selection = fit(trainer, module, data, folder)
@@ -319,7 +320,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         versions=library_versions(),
         device=device_name(module, trainer),
         commit=commit(),
-        flags=list(evaluation.flags),
+        flags=[*evaluation.flags, *(["selected_on_test"] if options.select_on == "test" else [])],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         options=recipe.settings(config),
     )

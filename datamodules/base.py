@@ -454,6 +454,7 @@ class RetrievalDataModule(L.LightningDataModule):
     selection: ClassVar[Literal["rsum", "map"]] = "rsum"
     folds: ClassVar[int | None] = None
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    select_on: Literal["val", "test"] = "val"
 
     def __init__(
         self,
@@ -660,8 +661,8 @@ class RetrievalDataModule(L.LightningDataModule):
         return [self._loader(split, "images", shuffle=False), self._loader(split, "texts", shuffle=False)]
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Images, then texts, of the validation split; each item once."""
-        return self.item_loaders("val")
+        """Images, then texts, of the split that chooses the weights; each item once."""
+        return self.item_loaders(self.select_on)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Images, then texts, of the test split; each item once."""

@@ -290,9 +290,9 @@ class RetrievalModule(L.LightningModule):
         return PairScores(self, images, texts)
 
     def protocol(self, split: Split) -> Protocol:
-        """Return what is scored against what for a split of the data set in use."""
+        """Return what is scored against what, in the test or to select, for a split of the data set in use."""
         data = self._datamodule()
-        test = split.name == "test"
+        test = self.trainer.testing
         return Protocol(
             folds=data.folds if test else None,
             category=split.labels is not None,
@@ -345,12 +345,12 @@ class RetrievalModule(L.LightningModule):
         self._encode(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the validation split and log every metric, and the one that selects as ``val/selection``."""
+        """Score the split that selects and log every metric, and the one that counts as ``val/selection``."""
         if self.trainer.sanity_checking:
             self._pieces = ([], [])
             return
         data = self._datamodule()
-        evaluation, _ = self._evaluate(data.splits["val"])
+        evaluation, _ = self._evaluate(data.splits[data.select_on])
         metrics: Mapping[str, float] = evaluation.metrics
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
         self.log("val/selection", metrics[data.selection], prog_bar=True)

@@ -55,6 +55,14 @@ def test_run_stores_everything(own: list[str], tmp_path: Path, capsys: pytest.Ca
     assert "R@1" in capsys.readouterr().out
 
 
+def test_weights_chosen_on_the_test_split_are_flagged(own: list[str], tmp_path: Path) -> None:
+    assert main([*own, "--trainer.select_on", "test"]) == 0
+    result = read_result(only_run(tmp_path) / "result.json")
+    assert result.flags == ["selected_on_test"]
+    assert result.selection["split"] == "test"
+    assert result.selection["value"] == pytest.approx(result.metrics["rsum"], abs=1e-4)
+
+
 def test_saved_config_reruns_to_the_same_numbers(own: list[str], tmp_path: Path) -> None:
     assert main(own) == 0
     first = only_run(tmp_path)

@@ -19,8 +19,8 @@ class DSCMR(LabelledFeatureModule):
     ``J = J1 + alpha J2 + beta J3``: error of the labels predicted linearly from both modalities, likelihood of shared
     labels given the cosines between and within the modalities, distance of the two sides of a pair. On data without
     categories the image is the label, and a softmax over unit-length class vectors takes the place of J1. The epoch is
-    chosen on the validation split. The authors' program chooses it on the test split and never shuffles its training
-    data; neither is offered, so figures made that way are out of reach here by design.
+    chosen on the validation split. The authors' program chooses it on the test split, which the variant `released`
+    repeats under a flag, and never shuffles its training data, which is not repeated.
 
     Args:
         hidden: Width of the layer of each modality.
