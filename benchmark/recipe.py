@@ -35,12 +35,13 @@ class TrainerOptions:
     Args:
         max_epochs: Passes over the training pairs.
         accelerator: cpu, gpu, mps or auto.
-        devices: Number of devices, or auto for every one there is.
+        devices: Number of devices of a machine, or auto for every one there is. A batch is shared out to them and put
+            together again before the loss, so that negatives and batch statistics are those of the whole batch.
         num_nodes: Machines.
         strategy: auto, ddp and the other strategies of Lightning.
         precision: 32-true, 16-mixed or bf16-mixed; scores are computed in float32 always.
         gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
-        accumulate: Batches whose gradients are summed before a step.
+        accumulate: Batches whose gradients are averaged before a step; negatives come from a pair's own batch.
         val_every: Epochs between validations.
         patience: Validations without gain after which training stops; 0 never stops early.
         select_on: Split on which the weights are chosen. test repeats a program that looked at the test split; the

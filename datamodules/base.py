@@ -200,11 +200,16 @@ class PairBatch:
         images: The images, (b,); an image appears twice when two of its captions meet in a batch.
         texts: The texts, (b,).
         labels: Category of each pair, (b,) or multi-hot (b, n_classes); None where the data has none.
+        whole: Pairs of the global batch, of which these are one process's share; None where nothing is shared.
+        stand_in: True where this process has no share and a pair of another's stands in for it, which counts nowhere:
+            recurrent networks and DDP cannot do with nothing.
     """
 
     images: ImageBatch
     texts: TextBatch
     labels: Tensor | None = None
+    whole: int | None = None
+    stand_in: bool = False
 
     @property
     def identity(self) -> Tensor:
@@ -300,27 +305,33 @@ class Split:
 
 
 class BatchRows(list[int]):
-    """Rows of one batch together with the epoch they are drawn in."""
+    """Rows of one batch together with the epoch they are drawn in and the global batch that they are a share of."""
 
     epoch: int | None = None
+    whole: int | None = None
+    stand_in: bool = False
 
 
 class BatchSampler:
     """Cuts a seeded permutation into global batches and hands every process its share of each.
 
     The order depends on seed and epoch only, not on workers or processes, so the pairs that meet in a batch are
-    the same on one device and on eight.
+    the same on one device and on eight. A global batch is cut into shares as even as can be, in the order of the
+    processes; where the last one has fewer items than there are processes, its first item stands in for a share.
+
+    Without a seed the batches are whole: they are dealt out to the processes in turn, so that an item is encoded in the
+    same company, to the same bits, whatever the number of processes. Who has fewer batches gets an empty one.
 
     Args:
         n_items: Number of items.
         batch_size: Items a global batch.
-        seed: Seed of the permutation; None keeps the order.
+        seed: Seed of the permutation; None keeps the order and the batches.
         rank: This process.
         world_size: Number of processes.
     """
 
     def __init__(self, n_items: int, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1) -> None:
-        if batch_size < world_size:
+        if seed is not None and batch_size < world_size:
             raise UsageError(f"--data.batch_size {batch_size} is global and smaller than the {world_size} processes")
         self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
         self.rank, self.world_size = rank, world_size
@@ -336,34 +347,41 @@ class BatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.n_items // self.batch_size)
+        n_batches = -(-self.n_items // self.batch_size)
+        return n_batches if self.seed is not None else -(-n_batches // self.world_size)
 
     def __iter__(self) -> Iterator[BatchRows]:
-        order = np.arange(self.n_items)
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_items)
+        return self._whole() if self.seed is None else self._shares(self.seed)
+
+    def _whole(self) -> Iterator[BatchRows]:
+        for turn in range(len(self)):
+            start = (turn * self.world_size + self.rank) * self.batch_size
+            yield BatchRows(range(start, min(start + self.batch_size, self.n_items)))
+
+    def _shares(self, seed: int) -> Iterator[BatchRows]:
+        order = np.random.default_rng([seed, self.epoch]).permutation(self.n_items)
         for start in range(0, self.n_items, self.batch_size):
-            batch = BatchRows(
-                np.array_split(order[start : start + self.batch_size], self.world_size)[self.rank].tolist()
-            )
-            batch.epoch = None if self.seed is None else self.epoch
+            everything = order[start : start + self.batch_size]
+            share = np.array_split(everything, self.world_size)[self.rank]
+            batch = BatchRows((share if len(share) else everything[:1]).tolist())
+            batch.epoch, batch.whole, batch.stand_in = self.epoch, len(everything), len(share) == 0
             yield batch
 
 
 class _Items(Dataset[Any]):
     """Whole batches by rows, through the function given."""
 
-    def __init__(self, n_items: int, fetch: Callable[[Rows, int | None], Any]) -> None:
+    def __init__(self, n_items: int, fetch: Callable[[BatchRows], Any]) -> None:
         self.n_items, self.fetch = n_items, fetch
 
     def __len__(self) -> int:
         return self.n_items
 
     def __getitem__(self, row: int) -> Any:
-        return self.fetch(np.asarray([row]), None)
+        return self.fetch(BatchRows([row]))
 
     def __getitems__(self, rows: BatchRows) -> Any:
-        return self.fetch(np.asarray(rows, dtype=np.int64), rows.epoch)
+        return self.fetch(rows)
 
 
 @dataclass
@@ -373,25 +391,36 @@ class _Fetch:
     split: Split
     what: Literal["pairs", "images", "texts"]
 
-    def __call__(self, rows: Rows, epoch: int | None) -> PairBatch | ImageBatch | TextBatch:
+    def __call__(self, batch: BatchRows) -> PairBatch | ImageBatch | TextBatch:
+        rows, epoch = np.asarray(batch, dtype=np.int64), batch.epoch
         if self.what == "images":
             return image_batch(self.split, rows, epoch)
         if self.what == "texts":
             return text_batch(self.split, rows, epoch)
         images = self.split.image_of_text[rows]
         labels = None if self.split.labels is None else torch.from_numpy(self.split.labels[images])
-        return PairBatch(image_batch(self.split, images, epoch), text_batch(self.split, rows, epoch), labels)
+        return PairBatch(
+            image_batch(self.split, images, epoch),
+            text_batch(self.split, rows, epoch),
+            labels,
+            batch.whole,
+            batch.stand_in,
+        )
 
 
 def image_batch(split: Split, rows: Rows, epoch: int | None = None) -> ImageBatch:
-    """Load images of a split by row."""
+    """Load images of a split by row; of no rows, an empty batch without fields."""
     assert split.images is not None
+    if len(rows) == 0:
+        return ImageBatch(torch.empty(0, dtype=torch.long))
     return ImageBatch(torch.from_numpy(rows.copy()), **split.images.fetch(rows, epoch))
 
 
 def text_batch(split: Split, rows: Rows, epoch: int | None = None) -> TextBatch:
-    """Load texts of a split by row."""
+    """Load texts of a split by row; of no rows, an empty batch without fields."""
     assert split.texts is not None
+    if len(rows) == 0:
+        return TextBatch(torch.empty(0, dtype=torch.long))
     return TextBatch(torch.from_numpy(rows.copy()), **split.texts.fetch(rows, epoch))
 
 
@@ -639,7 +668,7 @@ class RetrievalDataModule(L.LightningDataModule):
         n_items = part.n_images if what == "images" else part.n_texts
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        size = self.batch_size if what == "pairs" else max(self.eval_batch_size, world)
+        size = self.batch_size if what == "pairs" else self.eval_batch_size
         sampler = BatchSampler(n_items, size, self.seed if shuffle else None, rank, world)
         return DataLoader(
             _Items(n_items, _Fetch(part, what)),

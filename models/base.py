@@ -125,6 +125,12 @@ class RetrievalModule(L.LightningModule):
     A method overrides :meth:`build`, :meth:`encode_images`, :meth:`encode_texts` and :meth:`loss` (or :meth:`fit_split`
     where it is solved in closed form), and :meth:`similarity` where the score is not a cosine.
 
+    On several devices each encodes its share of a batch, :meth:`gather` puts the shares together in their order, and
+    every device computes the loss of the whole batch: negatives, batch statistics and curve are those of one device.
+    Shares may differ by one pair; a device without any encodes a stand-in that counts nowhere. A loss therefore
+    compares and averages gathered items only. Accumulated batches keep their negatives to themselves. The one exception
+    is batch normalisation inside a CNN that is trained too: its statistics are those of a device's share.
+
     Args:
         image_view: View of the images that the encoder reads.
         text_view: View of the texts that the encoder reads.
@@ -239,12 +245,16 @@ class RetrievalModule(L.LightningModule):
         """
         if world_size() == 1:
             return images, texts, batch.identity, batch.labels
+
+        def widen(share: Tensor) -> Tensor:
+            # Nothing of a stand-in is left but the graph, in which every parameter gets a gradient of zeros.
+            return gather(share[:0] if batch.stand_in else share)
+
         sides = [
-            gather(side) if isinstance(side, Tensor) else tuple(gather(part) for part in side)
-            for side in (images, texts)
+            widen(side) if isinstance(side, Tensor) else tuple(widen(part) for part in side) for side in (images, texts)
         ]
-        labels = None if batch.labels is None else gather(batch.labels)
-        return sides[0], sides[1], gather(batch.identity), labels
+        labels = None if batch.labels is None else widen(batch.labels)
+        return sides[0], sides[1], widen(batch.identity), labels
 
     def prepare_training(self, train: Split) -> None:
         """See the training split once before training starts, for what cannot be had from batches."""
@@ -270,15 +280,16 @@ class RetrievalModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, self.lr_decay_every, self.lr_decay)}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Compute the loss and log its terms as means over the epoch."""
+        """Compute the loss and log its terms as means over the epoch, weighted by the sizes of the global batches."""
         terms = self.loss(batch)
+        n_pairs = batch.whole or len(batch)
         self.log_dict(
             {f"train/{name}": value.detach() for name, value in terms.items()},
             on_step=False,
             on_epoch=True,
-            batch_size=len(batch),
+            batch_size=n_pairs,
         )
-        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=n_pairs)
         return terms["loss"]
 
     def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
@@ -306,6 +317,8 @@ class RetrievalModule(L.LightningModule):
         return data
 
     def _encode(self, batch: ImageBatch | TextBatch) -> None:
+        if len(batch) == 0:
+            return
         images = isinstance(batch, ImageBatch)
         started = time.perf_counter()
         encoded = self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)

@@ -176,26 +176,33 @@ class AgNet(LabelledFeatureModule):
             return EmbeddingScores(signs(images), signs(texts), normalize=False)
         return EmbeddingScores(images.float(), texts.float(), normalize=True)
 
-    def attribute_targets(self, batch: PairBatch) -> Tensor:
+    def attribute_targets(self, identity: Tensor, labels: Tensor | None) -> Tensor:
         """Return the attributes that both sides of the pairs should show, 0 or 1, (b, n_attributes)."""
         if self.attribute_source == "category":
-            assert batch.labels is not None
+            assert labels is not None
             assert self.spec is not None
-            return one_hot(batch.labels, self.spec.n_classes)
+            return one_hot(labels, self.spec.n_classes)
         # No buffer: DDP would send it to every process at every step.
-        self._of_image = self._of_image.to(batch.identity.device)
-        return self._of_image[batch.identity]
+        self._of_image = self._of_image.to(identity.device)
+        return self._of_image[identity]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Weighted sum of the four terms."""
-        targets = self.attribute_targets(batch).float()
-        known = targets.shape[1]
-        predicted = self.predict_image_attributes(batch.images), self.predict_text_attributes(batch.texts)
-        attributes = torch.stack(
-            [F.binary_cross_entropy_with_logits(logits[:, :known].float(), targets) for logits in predicted]
-        ).sum()
         # Gathered before they are normalised, so that the statistics are those of the global batch.
-        image_logits, text_logits, labels = self.gather_labelled(*predicted, batch)
+        image_logits, text_logits, identity, categories = self.gather(
+            self.predict_image_attributes(batch.images), self.predict_text_attributes(batch.texts), batch
+        )
+        assert isinstance(image_logits, Tensor)
+        assert isinstance(text_logits, Tensor)
+        labels = self.labels_of(identity, categories)
+        targets = self.attribute_targets(identity, categories).float()
+        known = targets.shape[1]
+        attributes = torch.stack(
+            [
+                F.binary_cross_entropy_with_logits(side[:, :known].float(), targets)
+                for side in (image_logits, text_logits)
+            ]
+        ).sum()
         images, texts = self.code(image_logits, self.image_norm), self.code(text_logits, self.text_norm)
         likelihood = code_likelihood(images, texts, same(labels), self.balanced)
         quantisation = quantisation_error(images) + quantisation_error(texts)

@@ -172,6 +172,8 @@ class CLIP(RetrievalModule):
         pieces: list[tuple[Tensor, tuple[Tensor, ...]]] = []
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             for batch in loader:
+                if len(batch) == 0:
+                    continue
                 placed = self.transfer_batch_to_device(batch, self.device, 0)
                 features = self._images(placed) if isinstance(placed, ImageBatch) else self._texts(placed)
                 pieces.append((batch.rows, (features.float().cpu(),)))
