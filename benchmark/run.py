@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import csv
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -29,16 +27,16 @@ from rich.table import Table
 
 from cmr_bench import __version__, recipe, registry
 from cmr_bench.callbacks import Alarm, History, Resume, Stops
-from cmr_bench.datamodules.base import RetrievalDataModule, Split
+from cmr_bench.datamodules.base import RetrievalDataModule
 from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
+from cmr_bench.examples import examples, store_examples
 from cmr_bench.files import write_atomic
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.recipe import RunConfig, TrainerOptions
 from cmr_bench.results import RESULT_FILE, Result, new_run_folder, read_result, write_result
 
 RUN_FOLDER_VARIABLE = "CMR_BENCH_RUN_FOLDER"
-_EXAMPLES = 24
-_TOP = 5
 
 
 def seconds_trained(path: Path) -> float:
@@ -135,35 +133,6 @@ def library_versions() -> dict[str, str]:
     return {"cmr-bench": __version__, "python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in names
     }
-
-
-def examples(module: RetrievalModule, split: Split) -> dict[str, Any]:
-    """Collect the best five answers to a few queries of each direction, spread over the test split.
-
-    Returns:
-        ``i2t`` and ``t2i``: lists of a query id and its answers with score and whether they match, captions where there
-        are any.
-    """
-    scores = module.test_scores
-    assert scores is not None
-    texts = [{"id": str(i)} | ({"caption": split.captions[n]} if split.captions is not None else {})
-             for n, i in enumerate(split.text_ids)]  # fmt: skip
-    images = [{"id": str(i)} for i in split.image_ids]
-    owner = split.image_of_text
-    found: dict[str, Any] = {"i2t": [], "t2i": []}
-    for row in np.unique(np.linspace(0, split.n_images - 1, _EXAMPLES).astype(int)):
-        line = scores.block(slice(row, row + 1), slice(0, split.n_texts))[0]
-        best = torch.topk(line, min(_TOP, split.n_texts))
-        answers = [texts[t] | {"score": float(s), "match": bool(owner[t] == row)}
-                   for s, t in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
-        found["i2t"].append({"query": images[row], "answers": answers})
-    for row in np.unique(np.linspace(0, split.n_texts - 1, _EXAMPLES).astype(int)):
-        column = scores.block(slice(0, split.n_images), slice(row, row + 1))[:, 0]
-        best = torch.topk(column, min(_TOP, split.n_images))
-        answers = [images[i] | {"score": float(s), "match": bool(owner[row] == i)}
-                   for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
-        found["t2i"].append({"query": texts[row], "answers": answers})
-    return found
 
 
 def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, selection: str) -> L.Trainer:
@@ -325,8 +294,10 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         options=recipe.settings(config),
     )
     if trainer.is_global_zero:
-        found = examples(module, data.splits["test"])
-        write_atomic(folder / "examples.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        test = data.splits["test"]
+        write_atomic(folder / RANKS_FILE, per_query(evaluation, test.image_of_text).to_bytes())
+        assert module.test_scores is not None
+        store_examples(folder, examples(module.test_scores, test, evaluation.ranks), data, test)
         write_result(folder, result)
         (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     return result

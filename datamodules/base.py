@@ -21,6 +21,8 @@ from cmr_bench.errors import DataError, UsageError
 from cmr_bench.places import cache_dir as cache_dir
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from cmr_bench.datamodules.features import FeatureStore
 
 ViewKind = Literal["pixels", "vector", "regions", "tokens", "subwords"]
@@ -577,6 +579,21 @@ class RetrievalDataModule(L.LightningDataModule):
                 f"{'grid' if kind == 'regions' else 'pool'}`"
             )
         return view
+
+    def photo(self, split: Split, row: int, at_least: int = 0) -> Image.Image | None:
+        """Return an image of ``split`` to look at; None where the data set ships features only.
+
+        Args:
+            split: A split of this data set.
+            row: Row of the image.
+            at_least: Both sides that are needed, in pixels; 0 for full size.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded.
+        """
+        from cmr_bench.datamodules import transforms
+
+        return None if split.image_files is None else transforms.read_photo(split.image_files[row], at_least)
 
     def text_view(self, kind: ViewKind, split: Split, tokenizer: str | None = None) -> View:
         """Return the texts of ``split`` as ``kind``; everything fitted is fitted on the training split."""

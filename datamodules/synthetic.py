@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -671,6 +672,10 @@ class Synthetic(RetrievalDataModule):
         if kind != "pixels" and self.image_features is not None:
             return super().missing_images(kind, split)
         return np.zeros(split.n_images, dtype=bool)
+
+    def photo(self, split: Split, row: int, at_least: int = 0) -> Image.Image:
+        """Return the picture as it was drawn."""
+        return Image.fromarray(self.pictures[split.name][row])
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return pixels, 7x7 regions of local features, or a vector pooled from them; scaled by the training split."""

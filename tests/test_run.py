@@ -16,6 +16,7 @@ import torch
 
 from cmr_bench import callbacks
 from cmr_bench.cli import main
+from cmr_bench.evaluation.per_query import read_per_query
 from cmr_bench.results import read_result
 
 OWN = Path(__file__).with_name("own.py")
@@ -50,6 +51,7 @@ def test_run_stores_everything(own: list[str], tmp_path: Path, capsys: pytest.Ca
     assert result.selection["split"] == "val"
     assert result.intervals["i2t_r1"][0] <= result.metrics["i2t_r1"] <= result.intervals["i2t_r1"][1]
     assert {"config.yaml", "history.csv", "examples.json", "checkpoints"} <= {p.name for p in folder.iterdir()}
+    assert len(read_per_query(folder / "ranks.npz").t2i) == 40
     answers = json.loads((folder / "examples.json").read_text())
     assert len(answers["i2t"][0]["answers"]) == 5
     assert "R@1" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,11 +34,14 @@ class Resamples:
         self.weights = counts.reshape(resamples, n_images).astype(np.float32)
 
     def mean_of_images(self, values: Floats) -> Floats:
-        """Return the mean of ``values`` (n_images,) in every resample; NaN values are left out."""
+        """Return the mean of ``values`` (n_images,) in every resample, or of each column of (n_images, k).
+
+        NaN values are left out.
+        """
         return self._mean(values, np.arange(len(values)))
 
     def mean_of_texts(self, values: Floats) -> Floats:
-        """Return the mean of ``values`` (n_texts,) in every resample; NaN values are left out."""
+        """Return the mean of ``values`` (n_texts,) in every resample, or of each column of (n_texts, k); as above."""
         return self._mean(values, self.image_of_text)
 
     def median_of_images(self, values: Floats) -> Floats:
@@ -48,13 +53,17 @@ class Resamples:
         return self._median(values, self.image_of_text)
 
     def _mean(self, values: Floats, image: NDArray[np.int64]) -> Floats:
-        present = ~np.isnan(values)
+        columns = values.reshape(len(values), -1)
+        present = ~np.isnan(columns)
+        sums, counts = (self._by_image(part, image) for part in (np.where(present, columns, 0.0), present))
+        total = self.weights @ counts
+        means: Floats = np.divide(self.weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+        return means.reshape(-1, *values.shape[1:])
+
+    def _by_image(self, columns: NDArray[np.floating | np.bool_], image: NDArray[np.int64]) -> Floats:
         n_images = self.weights.shape[1]
-        sums = np.bincount(image[present], values[present], minlength=n_images)
-        counts = np.bincount(image[present], minlength=n_images)
-        total = self.weights @ counts.astype(np.float64)
-        means: Floats = np.divide(self.weights @ sums, total, out=np.full(len(total), np.nan), where=total > 0)
-        return means
+        sums = [np.bincount(image, column, minlength=n_images) for column in columns.T]
+        return np.stack(sums, axis=1).astype(np.float64)
 
     def _median(self, values: Floats, image: NDArray[np.int64]) -> Floats:
         ascending = np.argsort(values, kind="stable")
@@ -78,3 +87,41 @@ def interval(draws: Floats, confidence: float) -> tuple[float, float]:
     tail = (1.0 - confidence) / 2.0
     low, high = np.nanquantile(draws, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Whether one run beats another on the same queries.
+
+    Attributes:
+        difference: Metric of the one minus that of the other.
+        low: Lower end of the interval of the difference.
+        high: Upper end of it.
+        p: Two-sided achieved significance level: how easily resamples turn the difference round.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def distinct(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired(difference: float, draws: Floats, confidence: float = 0.95) -> Paired:
+    """Judge a difference by the paired bootstrap (Efron and Tibshirani 1993, chapters 15 and 16).
+
+    Args:
+        difference: The metric of one run minus that of another on the whole test split.
+        draws: The same difference in every resample, ``(resamples,)``; both runs see the same resamples.
+        confidence: Share of the resamples inside the interval.
+
+    Returns:
+        The verdict; its ``p`` is never 0, as more resamples might have held an exception.
+    """
+    low, high = interval(draws, confidence)
+    fewest = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
+    return Paired(difference, low, high, min(1.0, 2 * (fewest + 1) / (len(draws) + 1)))

@@ -1,0 +1,150 @@
+"""What every query of a run came to: stored with it, so that two runs can be compared query by query."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmr_bench.errors import CmrBenchError
+from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
+from cmr_bench.evaluation.metrics import Floats
+from cmr_bench.evaluation.protocol import Evaluation
+
+RANKS_FILE = "ranks.npz"
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """Outcomes of all queries of a split, in the order of its rows.
+
+    Attributes:
+        image_of_text: Row of the image that each text belongs to, (n_texts,).
+        i2t: Rank of the best text of each image, (n_images,); empty where instance retrieval was not scored.
+        t2i: Rank of the image of each text, (n_texts,); empty likewise.
+        i2t_map: Average precision of each image, (n_images,), NaN where nothing is relevant; empty without labels.
+        t2i_map: Average precision of each text, (n_texts,); likewise.
+    """
+
+    image_of_text: NDArray[np.int64]
+    i2t: Floats = field(default_factory=lambda: np.zeros(0))
+    t2i: Floats = field(default_factory=lambda: np.zeros(0))
+    i2t_map: Floats = field(default_factory=lambda: np.zeros(0))
+    t2i_map: Floats = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return int(self.image_of_text.max()) + 1
+
+    def columns(self) -> dict[str, Floats]:
+        """Return what the mean over queries makes a metric of, by its name: hits of 0 or 100, average precisions."""
+        found: dict[str, Floats] = {}
+        for way, ranks in (("i2t", self.i2t), ("t2i", self.t2i)):
+            if len(ranks):
+                found |= {f"{way}_r{k}": np.where(ranks <= k, 100.0, 0.0) for k in (1, 5, 10)}
+        for way, precision in (("i2t", self.i2t_map), ("t2i", self.t2i_map)):
+            if len(precision):
+                found[f"{way}_map"] = precision
+        return found
+
+    def to_bytes(self) -> bytes:
+        """Return the content of ``ranks.npz``; ranks are whole or half, which float32 holds exactly."""
+        content = io.BytesIO()
+        arrays = {"image_of_text": self.image_of_text.astype(np.int32)}
+        for name in ("i2t", "t2i", "i2t_map", "t2i_map"):
+            if len(getattr(self, name)):
+                arrays[name] = getattr(self, name).astype(np.float64 if name.endswith("map") else np.float32)
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        return content.getvalue()
+
+
+def per_query(evaluation: Evaluation, image_of_text: NDArray[np.int64]) -> PerQuery:
+    """Take the outcomes of all queries out of an evaluation."""
+    found: dict[str, Floats] = {}
+    if evaluation.ranks is not None:
+        found |= {"i2t": evaluation.ranks.i2t, "t2i": evaluation.ranks.t2i}
+    found |= {f"{way}_map": scores.values["map"] for way, scores in evaluation.categories.items()}
+    return PerQuery(image_of_text, **found)
+
+
+def read_per_query(path: Path) -> PerQuery:
+    """Read ``ranks.npz``.
+
+    Raises:
+        CmrBenchError: If the file is unreadable or its arrays do not fit together.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+        owner = arrays.pop("image_of_text").astype(np.int64)
+        found = {
+            name: arrays[name].astype(np.float64) for name in ("i2t", "t2i", "i2t_map", "t2i_map") if name in arrays
+        }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CmrBenchError(f"{path} holds no readable ranks: {error}") from error
+    good = owner.ndim == 1 and len(owner) > 0 and owner.min() >= 0
+    sizes = {"i2t": int(owner.max()) + 1, "t2i": len(owner)} if good else {}
+    if not good or any(values.shape != (sizes[name[:3]],) for name, values in found.items()):
+        raise CmrBenchError(f"{path} holds no readable ranks: its arrays do not fit together")
+    return PerQuery(owner, **found)
+
+
+def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0) -> dict[str, Paired]:
+    """Compare two runs on the same test split by the paired bootstrap.
+
+    Args:
+        one: Outcomes of one run.
+        other: Outcomes of the other.
+        resamples: Number of resamples.
+        seed: Of the draws.
+
+    Returns:
+        The verdict on every metric that both have; a positive difference means that ``one`` scores higher. rsum is
+        there where all six recalls are, map where both directions are.
+
+    Raises:
+        CmrBenchError: If the two were not scored on the same links.
+    """
+    if not np.array_equal(one.image_of_text, other.image_of_text):
+        raise CmrBenchError("runs on different test splits cannot be compared query by query")
+    drawn = Resamples(one.n_images, one.image_of_text, resamples, seed)
+    first, second = (with_sums(draws([run], drawn)[0]) for run in (one, other))
+    means = [
+        with_sums({name: np.nanmean(values, keepdims=True) for name, values in run.columns().items()})
+        for run in (one, other)
+    ]
+    return {
+        name: paired(float(means[0][name][0] - means[1][name][0]), first[name] - second[name])
+        for name in first
+        if name in second
+    }
+
+
+def draws(runs: list[PerQuery], drawn: Resamples) -> list[dict[str, Floats]]:
+    """Return every metric in every resample, ``(resamples,)``, of runs that share their links."""
+    names = [(number, name) for number, run in enumerate(runs) for name in run.columns()]
+    columns = [run.columns() for run in runs]
+    found: list[dict[str, Floats]] = [{} for _ in runs]
+    for way, mean in (("i2t", drawn.mean_of_images), ("t2i", drawn.mean_of_texts)):
+        own = [(number, name) for number, name in names if name.startswith(way)]
+        if own:
+            means = mean(np.stack([columns[number][name] for number, name in own], axis=1))
+            for place, (number, name) in enumerate(own):
+                found[number][name] = means[:, place]
+    return found
+
+
+def with_sums(values: dict[str, Floats]) -> dict[str, Floats]:
+    """Add rsum where all six recalls are there, and map where both directions are."""
+    found = dict(values)
+    recalls = [f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    if all(name in values for name in recalls):
+        found["rsum"] = np.sum([values[name] for name in recalls], axis=0)
+    if "i2t_map" in values and "t2i_map" in values:
+        found["map"] = (values["i2t_map"] + values["t2i_map"]) / 2
+    return found
