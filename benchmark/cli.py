@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "suite": ("cmr_bench.suite", "run many experiments from one YAML, skipping what is stored"),
     "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
     "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
+    "check": ("cmr_bench.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
     "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
     "data features": ("cmr_bench.datamodules.features_command", "run an image encoder once over the photographs"),
     "list": ("cmr_bench.listing", "list methods and data sets"),
@@ -29,6 +30,7 @@ examples:
   cmr-bench data features flickr8k --encoder timm:tf_efficientnet_lite0 --weights FILE
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy
   cmr-bench leaderboard --data synthetic --format markdown
+  cmr-bench check --jobs 2                            have the scores of a method of each family fallen?
 """
 
 

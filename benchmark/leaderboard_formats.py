@@ -328,7 +328,8 @@ def _table(board: _Board, layout: _Layout, console: Console) -> Table:
     return table
 
 
-def _escape_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return text on one line that Markdown and HTML leave as it is, also in a cell of a table."""
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", clean(text)).replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
@@ -337,8 +338,8 @@ def _markdown(board: _Board) -> str:
     shown = board.columns()
     lines = [["method", "features or source", "seeds", *(" ".join(column.lines()) for column in shown)]]
     for row in board.rows:
-        label = _escape_markdown(row.label) + "".join(f"<sup>{_escape_markdown(mark)}</sup>" for mark in marks(row))
-        lines.append([label, _escape_markdown(row.source or row.features), str(row.n_seeds or "")])
+        label = escape_markdown(row.label) + "".join(f"<sup>{escape_markdown(mark)}</sup>" for mark in marks(row))
+        lines.append([label, escape_markdown(row.source or row.features), str(row.n_seeds or "")])
         for column in shown:
             cell = board.cell(row, column)
             text = f"{cell.text} {cell.second}".rstrip().replace("±", "± ")
@@ -347,13 +348,13 @@ def _markdown(board: _Board) -> str:
     rule = ["-" * width if at < 2 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     body = [f"| {' | '.join(line)} |" for line in (padded[0], rule, *padded[1:])]
-    notes = [_escape_markdown(note) for note in board.notes()]
+    notes = [escape_markdown(note) for note in board.notes()]
     notes += [f"{board.best_note('Bold: ')}."] if board.has_best else []
     notes += [f"<sup>{mark}</sup> {meaning}." for mark, meaning in legend(board.rows)]
-    notes += [f"{_escape_markdown(key)}: {_escape_markdown(title)}." for key, title in board.sources().items()]
-    parts = [f"### {_escape_markdown(board.section.title)}", "", *body]
+    notes += [f"{escape_markdown(key)}: {escape_markdown(title)}." for key, title in board.sources().items()]
+    parts = [f"### {escape_markdown(board.section.title)}", "", *body]
     if board.section.note:
-        parts[1:1] = ["", _escape_markdown(board.section.note)]
+        parts[1:1] = ["", escape_markdown(board.section.note)]
     return "\n".join([*parts, *([""] if notes else []), "  \n".join(notes)]).rstrip("\n") + "\n"
 
 

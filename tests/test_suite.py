@@ -59,7 +59,7 @@ def test_every_run_of_a_shipped_suite_has_its_recipe(name: str) -> None:
 
 
 def test_the_suites_of_the_readme_are_shipped() -> None:
-    assert set(suite.shipped()) == {"four_families", "adcsl_tables", "survey_table1"}
+    assert set(suite.shipped()) == {"four_families", "adcsl_tables", "survey_table1", "ci"}
     assert all(suite.shipped().values())
 
 

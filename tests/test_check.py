@@ -1,0 +1,449 @@
+"""The check: its statistics against slow definitions, its verdicts, reports and exit codes on made-up results."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cmr_bench import check, check_formats, expected, recipe, suite
+from cmr_bench.check import Comparison, Report, Row
+from cmr_bench.cli import main
+from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.evaluation.metrics import mr, recall_at_k, rsum
+from cmr_bench.expected import Score
+from cmr_bench.results import Result, write_result
+
+SUITE = (
+    "seeds: [0]\nruns:\n  - {method: cca, data: synthetic}\n  - {method: gma, data: synthetic, variants: ['', mfa]}\n"
+)
+RSUMS = (300.0, 303.0, 297.0, 304.0, 296.0)
+METRICS = dict.fromkeys(expected.RECALLS, 50.0) | {"mr": 50.0, "i2t_map": 0.5, "t2i_map": 0.5, "map": 0.5}
+
+
+def t_quantile(p: float, freedom: int) -> float:
+    """The number below which a share p of Student's distribution lies: its density summed up, then bisection."""
+    factor = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+
+    def below(x: float) -> float:
+        grid = np.linspace(0.0, x, 20_001)
+        return 0.5 + float(np.trapezoid(factor * (1 + grid**2 / freedom) ** (-(freedom + 1) / 2), grid))
+
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) < p else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(("n", "rate", "k"), [(5, 0.01, 1), (5, 0.001, 1), (8, 0.001, 1), (3, 0.05, 2), (10, 0.01, 3)])
+def test_half_width_is_the_prediction_interval(n: int, rate: float, k: int) -> None:
+    slow = t_quantile(1 - rate, n - 1) * 2.5 * math.sqrt(1 / k + 1 / n)
+    assert expected.half_width(2.5, n, rate, k) == pytest.approx(slow, rel=1e-3)
+
+
+@pytest.mark.parametrize(("n", "k"), [(2, 1), (5, 1), (8, 3)])
+def test_sound_code_falls_as_often_as_is_said(n: int, k: int) -> None:
+    rng = np.random.default_rng(0)
+    recorded, new = rng.normal(300, 4, (100_000, n)), rng.normal(300, 4, (100_000, k)).mean(1)
+    width = np.array([expected.half_width(1.0, n, 0.05, k)]) * recorded.std(1, ddof=1)
+    assert np.mean(new < recorded.mean(1) - width) == pytest.approx(0.05, abs=0.004)
+
+
+@pytest.mark.parametrize(("n_images", "n_texts"), [(10, 40), (7, 21)])
+def test_one_query_is_what_the_metrics_move_by(n_images: int, n_texts: int) -> None:
+    ranks = {"i2t": np.ones(n_images), "t2i": np.ones(n_texts)}
+
+    def metrics() -> dict[str, float]:
+        found = {f"{way}_r{k}": recall_at_k(ranks[way], k) for way in ranks for k in (1, 5, 10)}
+        return found | {"rsum": rsum(found), "mr": mr(found)}
+
+    before = metrics()
+    for one in ranks.values():
+        one[0] = 11.0
+    after = metrics()
+    for name in (*expected.RECALLS, "mr", "rsum"):
+        assert before[name] - after[name] == pytest.approx(expected.one_query(name, n_images, n_texts)), name
+    assert expected.one_query("map", n_images, n_texts) == pytest.approx((1 / n_images + 1 / n_texts) / 2)
+    assert expected.one_query("t2i_map", n_images, n_texts) == pytest.approx(1 / n_texts)
+
+
+def result(seed: int = 0, rsum: float = 300.0, **changes: Any) -> Result:
+    return Result(
+        **{
+            "method": "cca",
+            "data": "synthetic",
+            "metrics": METRICS | {"rsum": rsum},
+            "split_sizes": {"train": [9, 9], "test": [250, 1000]},
+            "fingerprint": "f" * 64,
+            "views": {"image": {"source": "pixels"}, "text": {"source": "words"}},
+            "seed": seed,
+            "versions": {"torch": "2.0"},
+            "device": "1 x abacus",
+            "commit": "c0ffee",
+        }
+        | changes
+    )
+
+
+def some_expected(**changes: Any) -> expected.Expected:
+    group = [result(seed, rsum, **changes) for seed, rsum in enumerate(RSUMS)]
+    return expected.expect("mine", [group], 0.01, expected.provenance(group, "2024-01-01T00:00:00+00:00"))
+
+
+def test_record_holds_mean_deviation_and_tolerance() -> None:
+    (row,) = some_expected().rows
+    score = row.metrics["rsum"]
+    assert score.mean == pytest.approx(statistics.fmean(RSUMS))
+    assert score.sd == pytest.approx(statistics.stdev(RSUMS))
+    # Two scores decide, so each has half of the false alarms.
+    assert score.tolerance == pytest.approx(expected.half_width(score.sd, 5, 0.005))
+    assert row.metrics["i2t_r1"].tolerance == 0.4  # a deviation of 0: one of 250 queries
+    assert row.seeds == (0, 1, 2, 3, 4)
+
+
+def test_written_record_reads_as_it_was(tmp_path: Path) -> None:
+    made = some_expected(options={"model.lr": 1e-05, "model.layers": [1, 2], "model.name": "yes"})
+    expected.write_expected(tmp_path / "e.yaml", made, "cmr-bench check --record")
+    assert (tmp_path / "e.yaml").read_text().startswith("# written by `cmr-bench check --record`")
+    assert expected.read_expected(tmp_path / "e.yaml") == made
+
+
+def test_a_figure_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    expected.write_expected(file, some_expected(), "cmr-bench check --record")
+    text = re.sub(r"mean: 300\.0", "mean: 200.0", file.read_text(), count=1)
+    assert text != file.read_text()
+    file.write_text(text)
+    with pytest.raises(UsageError, match="changed by hand"):
+        expected.read_expected(file)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def with_change(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    if not place:
+        return value
+    copy = content.copy()
+    copy[place[0]] = with_change(content[place[0]], place[1:], value)
+    return copy
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.dates(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), sign=st.booleans())
+def test_malformed_record_is_one_line(
+    tmp_path_factory: pytest.TempPathFactory,
+    one_line: Callable[[Callable[[], Any]], Any],
+    data: st.DataObject,
+    sign: bool,
+) -> None:
+    file = tmp_path_factory.mktemp("e") / "e.yaml"
+    expected.write_expected(file, some_expected(options={"model.dim": 8}), "x")
+    content = yaml.safe_load(file.read_text())
+    changed = with_change(content, data.draw(st.sampled_from(places(content))), data.draw(JUNK))
+    if sign and isinstance(changed, dict):
+        try:
+            changed["digest"] = expected._digest(changed)
+        except (TypeError, ValueError):
+            sign = False
+    file.write_text(yaml.safe_dump(changed, allow_unicode=True), encoding="utf-8", errors="replace")
+    read = one_line(lambda: expected.read_expected(file))
+    if read is not None:
+        assert all(
+            math.isfinite(s.mean) and s.tolerance >= 0 and s.n > 1 for r in read.rows for s in r.metrics.values()
+        )
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(max_size=60) | st.sampled_from(["schema: 1", "schema: 99", "[1, 2]", "!!python/none x", "a: &a [*a]"])
+)
+def test_any_text_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, one_line: Callable[[Callable[[], Any]], Any], text: str
+) -> None:
+    file = tmp_path_factory.mktemp("e") / "e.yaml"
+    file.write_text(text, encoding="utf-8", errors="replace")
+    assert one_line(lambda: expected.read_expected(file)) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "allowed", "verdict"),
+    [(300, 5, "as expected"), (295, 5, "as expected"), (294.9, 5, "fell"), (305, 5, "as expected"),
+     (305.1, 5, "suspiciously better"), (0.1 + 0.2 + 300, 0.3, "as expected"), (300, 0, "as expected")],
+)  # fmt: skip
+def test_verdict(found: float, allowed: float, verdict: str) -> None:
+    assert Comparison("rsum", Score(300, 1, 5, allowed), found, allowed, True).verdict == verdict
+
+
+@pytest.fixture(scope="module")
+def resolve() -> Callable[..., recipe.RunConfig]:
+    """``recipe.resolve`` that builds the parser of a method once, which takes longer than the rest of a test."""
+    known: dict[str, recipe.RunConfig] = {}
+
+    def once(*args: Any, **kwargs: Any) -> recipe.RunConfig:
+        key = repr((args, kwargs))
+        if key not in known:
+            known[key] = original(*args, **kwargs)
+        return copy.deepcopy(known[key])
+
+    original = recipe.resolve
+    return once
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolve: Callable[..., recipe.RunConfig]
+) -> Callable[..., Path]:
+    """Store a made-up run in ``runs`` of the working folder: ``store("cca", seed, rsum, **fields of the result)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(check.SUMMARY_VARIABLE, raising=False)
+    monkeypatch.setattr(recipe, "resolve", resolve)
+    (tmp_path / "mine.yaml").write_text(SUITE)
+    count = itertools.count(100)
+
+    def one(name: str, seed: int = 0, rsum: float = 300.0, **changes: Any) -> Path:
+        method, variant = name[:3], name[3:]
+        config = recipe.resolve(method, "synthetic", ["--trainer.progress=false"], variant=variant)
+        folder = tmp_path / "runs" / "synthetic" / method / f"{next(count):04d}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(dataclasses.replace(config, seed=seed).to_yaml())
+        write_result(folder, result(seed, rsum, **({"method": method, "variant": variant} | changes)))
+        return folder
+
+    return one
+
+
+WORDS = ["check", "--suite", "mine.yaml", "--expected", "expected.yaml", "--stored"]
+
+
+@pytest.fixture
+def recorded(store: Callable[..., Path]) -> Callable[..., Path]:
+    """As ``store``, after five seeds of every row were recorded."""
+    for name, (seed, score) in itertools.product(("cca", "gma", "gmamfa"), enumerate(RSUMS)):
+        store(name, seed, score)
+    assert main([*WORDS, "--record"]) == 0
+    return store
+
+
+def test_what_was_recorded_passes(recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--junit", "out/check.xml", "--markdown", "out/check.md"]) == 0
+    printed = capsys.readouterr()
+    assert "passed: suite mine, 6 scores judged, 0 fell" in printed.out
+    assert "3 of the results were stored already" in printed.out
+    assert not printed.err
+    (cases,) = ElementTree.parse("out/check.xml").getroot()
+    assert [len(cases), cases.get("tests"), cases.get("failures"), cases.get("errors")] == [6, "6", "0", "0"]
+
+
+@pytest.mark.parametrize(("rsum", "words", "code"), [
+    (270.0, [], 1), (330.0, [], 0), (330.0, ["--fail-on-rise"], 1), (301.0, ["--fail-on-rise"], 0),
+])  # fmt: skip
+def test_exit_code(
+    recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str], rsum: float, words: list[str], code: int
+) -> None:
+    recorded("gmamfa", 0, rsum)  # newer than the one recorded, which it replaces
+    capsys.readouterr()
+    assert main([*WORDS, *words, "--junit", "check.xml"]) == code
+    printed = capsys.readouterr()
+    failures = list(ElementTree.parse("check.xml").getroot().iter("failure"))
+    assert len(failures) == code
+    if rsum == 270.0:
+        (line,) = printed.err.splitlines()
+        assert line.startswith("cmr-bench check: gma (mfa) on synthetic: rsum fell to 270, 30 below the expected 300; ")
+        assert "R@1" in printed.out  # the recalls of what fell are shown
+    elif rsum == 330.0:
+        assert "suspiciously better" in printed.err
+
+
+def test_another_seed_is_judged_too(recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cca", "gma", "gmamfa"):
+        recorded(name, 77, 310.0)
+    assert main([*WORDS, "--seed", "77"]) == 0
+    assert main([*WORDS, "--seed", "78"]) == 1
+    assert "seed 78 is not stored in runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fingerprint": "0" * 64}, "another test split"),
+        ({"split_sizes": {"test": [250, 999]}}, "another test split"),
+        ({"options": {"model.n_components": 4}}, "model.n_components default -> 4"),
+        ({"views": {"image": {"source": "regions"}}}, "features differ"),
+        ({"metrics": {"rsum": 300.0}}, "has no"),
+    ],
+)
+def test_what_is_no_repetition_is_not_compared(
+    recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str], changes: dict[str, Any], says: str
+) -> None:
+    recorded("cca", 0, **changes)
+    capsys.readouterr()
+    assert main([*WORDS, "--junit", "check.xml"]) == 1
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert "1 of 3 methods not compared" in printed.out
+    assert len(list(ElementTree.parse("check.xml").getroot().iter("error"))) == 1
+
+
+def test_a_failed_run_is_missing(
+    store: Callable[..., Path], recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in Path("runs/synthetic/cca").iterdir():
+        (place / "result.json").unlink()
+        (place / "failed.json").write_text('{"reason": "the loss is\\nnot finite"}')
+    assert main(WORDS) == 1
+    assert "cca on synthetic: seed 0 failed: the loss is not finite" in capsys.readouterr().err
+
+
+def test_an_older_result_does_not_stand_in_for_a_run_that_fails(
+    recorded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(todo: Any, *_: Any) -> dict[str, str]:
+        return {job.title: "boom" for job, _ in todo if job.config.method == "cca"}
+
+    monkeypatch.setattr(suite, "run_suite", fail)
+    assert main([*WORDS[:-1], "--again"]) == 1
+    assert capsys.readouterr().err == "cmr-bench check: cca on synthetic: seed 0 failed: boom\n"
+
+
+def test_rows_that_only_one_side_has_are_named(
+    recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(SUITE.replace("variants: ['', mfa]", "variants: ''"))
+    assert main(WORDS) == 1
+    assert "gma (mfa) on synthetic: is expected, but the suite no longer runs it" in capsys.readouterr().err
+    Path("mine.yaml").write_text(SUITE + "  - {method: lcfs, data: synthetic}\n")
+    assert main(WORDS) == 1
+    assert "lcfs on synthetic: seed 0 is not stored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--suite", "four_families", "--stored"], "say where they are by --expected"),
+        (["--suite", "four_families", "--expected", "expected.yaml"], "holds the scores of the suite 'mine'"),
+        (["--suite", "mine.yaml", "--expected", "nowhere.yaml"], "no expected scores at nowhere.yaml"),
+        (["--record"], "say where by --expected"),
+        (["--record", "--expected", "x.yaml", "--seeds", "1"], "nothing of the spread"),
+        (["--seeds", "0"], "at least one seed"),
+        (["--seeds", "1,2"], "a number of seeds"),
+        (["--jobs", "0"], "at least one run"),
+        (["--false-alarms", "2"], "no share"),
+        (["--stored", "--again"], "not allowed with"),
+        (["--sead", "3"], "Did you mean '--seed'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(
+    recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    capsys.readouterr()
+    assert main(["check", *words]) == 2
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_nothing_is_recorded_where_a_seed_is_missing(
+    store: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store("cca", 0)
+    assert main([*WORDS, "--record", "--seeds", "2"]) == 1
+    assert "nothing is recorded: cca on synthetic: seed 1 is not stored" in capsys.readouterr().err
+    assert not Path("expected.yaml").exists()
+
+
+def test_results_that_differ_in_more_than_the_seed_are_not_recorded() -> None:
+    for changes in ({"fingerprint": "x"}, {"options": {"a": 1}}, {"views": {}}, {"metrics": {"rsum": 1.0}}):
+        with pytest.raises(CmrBenchError, match="differ"):
+            expected.expect("mine", [[result(0), result(1, **changes)]], 0.01, {})
+    with pytest.raises(CmrBenchError, match="neither rsum nor map"):
+        expected.expect("mine", [[result(0, metrics={"mr": 1.0}), result(1, metrics={"mr": 1.0})]], 0.01, {})
+
+
+def test_several_seeds_are_allowed_less_than_one(
+    recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(SUITE.replace("[0]", "[0, 1, 2]"))
+    report = expected.read_expected(Path("expected.yaml"))
+    planned = list(suite.jobs(suite.read_suite("mine.yaml"), None, ["--trainer.progress=false"]))
+    rows = check.compare(report, check.collect(planned, Path("runs"), {}))
+    score = report.rows[0].metrics["rsum"]
+    one = rows[0].judged[0]
+    assert one.found == pytest.approx(statistics.fmean(RSUMS[:3]))
+    assert one.allowed == pytest.approx(expected.half_width(score.sd, 5, 0.01 / 6, 3))
+    assert one.allowed < score.tolerance
+
+
+def test_other_versions_and_devices_are_told(recorded: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    recorded("cca", 0, versions={"torch": "3.0"}, device="2 x quill")
+    assert main(WORDS) == 0
+    assert "torch 2.0 -> 3.0, 1 x abacus -> 2 x quill" in capsys.readouterr().out
+
+
+def test_summary_of_a_job_is_added_to(
+    recorded: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    monkeypatch.setenv(check.SUMMARY_VARIABLE, str(file))
+    assert main(WORDS) == 0
+    assert file.read_text().startswith("before\n### Recall@K: passed")
+    monkeypatch.setenv(check.SUMMARY_VARIABLE, str(tmp_path / "no" / "summary.md"))
+    assert main(WORDS) == 1
+    assert "cannot write" in capsys.readouterr().err.splitlines()[-1]
+
+
+def hostile(text: str) -> Report:
+    fallen = Comparison("rsum", Score(300.0, 2.0, 5, 9.0), 200.0, 9.0, True)
+    recall = Comparison("i2t_r1", Score(50.0, 2.0, 5, 9.0), 60.0, 9.0, False)
+    rows = (Row(text, text, text, (0,), (fallen, recall)), Row(text, text, text, problem=text or "?"))
+    return Report(text, rows, (text,), 0.01, 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    text=st.text(max_size=30)
+    | st.sampled_from(["a|b", "<script>alert(1)</script>", "]]>", "\x00\x1b[31m", "[red]x", "`|`"])
+)
+def test_reports_stay_whole_whatever_the_names(text: str) -> None:
+    report = hostile(text)
+    cases = list(ElementTree.fromstring(check_formats.junit(report)).iter("testcase"))
+    assert [case[0].tag for case in cases] == ["failure", "error"]
+    page = check_formats.markdown(report)
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(tables) == 3 + 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {8}
+    assert "<script" not in page
+    with check_formats.Console(file=None, quiet=True) as console:
+        check_formats.show(report, console)
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "prediction interval" in printed
+    assert "--record --seeds 5" in printed
