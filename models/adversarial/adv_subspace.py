@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
 from cmr_bench.errors import UsageError
 from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (
     euclidean,
@@ -84,7 +85,10 @@ class AdvSubspace(AdversarialModule):
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_net, self.text_net = self._net(self.image_dim), self._net(self.text_dim)
+        self.image_net, self.text_net = (
+            hidden_layer(width, self.hidden, self.dropout, self.input_dropout)
+            for width in (self.image_dim, self.text_dim)
+        )
         layers: list[nn.Module] = []
         for _ in range(self.shared_layers - 1):
             layers += [nn.Linear(self.hidden, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)]
@@ -92,11 +96,6 @@ class AdvSubspace(AdversarialModule):
         self.discriminate_with(self.dim, [self.discriminator_dim])
         if self.label_prediction:
             self.classes = self.class_vectors(self.dim)
-
-    def _net(self, width: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Dropout(self.input_dropout), nn.Linear(width, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)
-        )
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Map images into the common space, (b, dim)."""

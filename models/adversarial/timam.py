@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
+from cmr_bench.datamodules.base import DataSpec, PairBatch, ViewKind
 from cmr_bench.errors import UsageError
 from cmr_bench.models.adversarial.modality import AdversarialModule
-from cmr_bench.models.encoders.inputs import normalise, with_own_rates
+from cmr_bench.models.encoders.inputs import with_own_rates
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
 from cmr_bench.models.losses import class_shares, norm_softmax, projection_matching, same
+from cmr_bench.models.matching import MatchingModule
 
 
-class TIMAM(AdversarialModule):
+class TIMAM(MatchingModule, AdversarialModule):
     """Text-image modality adversarial matching (Sarafianos et al., ICCV 2019): a CNN, and an LSTM over BERT's words.
 
     Cross-modal projection matching both ways, identification of the image by a softmax over unit-length class vectors,
@@ -37,7 +38,6 @@ class TIMAM(AdversarialModule):
         bert_lr: Learning rate of that encoder.
         dropout: Share of the word features and of the text's feature that is dropped in training.
         image_dropout: Share of the image features that is dropped in training.
-        batch_norm: Normalise the common features by the batch, which keeps the adversary from shrinking them.
         text_view: View of the texts: subwords, tokens or vector.
     """
 
@@ -56,7 +56,6 @@ class TIMAM(AdversarialModule):
         bert_lr: float = 2e-5,
         dropout: float = 0.0,
         image_dropout: float = 0.0,
-        batch_norm: bool = True,
         cnn: str = "torchvision:resnet101",
         text_view: ViewKind = "subwords",
         **kwargs: Any,
@@ -68,7 +67,7 @@ class TIMAM(AdversarialModule):
         self.adversarial_weight = adversarial_weight
         self.matching, self.identification = matching, identification
         self.bert, self.fine_tune_bert, self.bert_lr = bert, fine_tune_bert, bert_lr
-        self.dropout, self.image_dropout, self.batch_norm = dropout, image_dropout, batch_norm
+        self.dropout, self.image_dropout = dropout, image_dropout
 
     @property
     def tokenizer(self) -> str | None:
@@ -92,10 +91,12 @@ class TIMAM(AdversarialModule):
         """Make the layers."""
         super().build(spec)
         before = [nn.Linear(self.text_dim, self.hidden), nn.ReLU()] if spec.text.kind == "vector" else []
-        self.image_layer = nn.Sequential(nn.Dropout(self.image_dropout), nn.Linear(self.image_dim, self.dim))
-        self.text_layer = nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(self.hidden, self.dim))
-        self.image_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
-        self.text_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
+        # The batch normalisation also keeps the adversary from shrinking the features.
+        self.embed_with(
+            nn.Sequential(nn.Dropout(self.image_dropout), nn.Linear(self.image_dim, self.dim)),
+            nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(self.hidden, self.dim)),
+            self.dim,
+        )
         if self.identification:
             self.classes = self.class_vectors(self.dim)
         self.discriminate_with(self.dim, [self.discriminator_dim])
@@ -106,27 +107,9 @@ class TIMAM(AdversarialModule):
         own = [(network.encoder, self.bert_lr)] if isinstance(network, SubwordEncoder) else []
         return with_own_rates(self, (self.image_input, self.cnn_lr), *own)
 
-    def _image(self, images: ImageBatch) -> Tensor:
-        embedded: Tensor = self.image_layer(self.image_features(images))
-        return embedded
-
-    def _text(self, texts: TextBatch) -> Tensor:
-        embedded: Tensor = self.text_layer(self.text_features(texts))
-        return embedded
-
-    def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embed images, (b, dim)."""
-        return normalise(self.image_norm, self._image(images))
-
-    def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Embed texts, (b, dim)."""
-        return normalise(self.text_norm, self._text(texts))
-
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sum of the terms that are switched on."""
-        # Gathered before they are normalised, so that the statistics are those of the global batch.
-        images, texts, labels = self.gather_labelled(self._image(batch.images), self._text(batch.texts), batch)
-        images, texts = normalise(self.image_norm, images), normalise(self.text_norm, texts)
+        images, texts, labels = self.embed(batch)
         terms: dict[str, Tensor] = {}
         if self.matching:
             terms["matching"] = projection_matching(images, texts, same(labels))

@@ -15,7 +15,7 @@ from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Rows, Sp
 from cmr_bench.errors import CmrBenchError, DataError, UsageError
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.base import Encoded
-from cmr_bench.models.encoders.inputs import normalise
+from cmr_bench.models.encoders.inputs import hidden_layer, normalise
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import LabelledFeatureModule, one_hot
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
@@ -106,11 +106,7 @@ class AgNet(LabelledFeatureModule):
 
     def _net(self, dim: int, width: int) -> nn.Module:
         return nn.Sequential(
-            nn.Dropout(self.input_dropout),
-            nn.Linear(dim, self.hidden),
-            nn.ReLU(),
-            nn.Dropout(self.dropout),
-            nn.Linear(self.hidden, width),
+            *hidden_layer(dim, self.hidden, self.dropout, self.input_dropout), nn.Linear(self.hidden, width)
         )
 
     def prepare_training(self, train: Split) -> None:

@@ -44,6 +44,11 @@ def fetch_vectors(view: View, rows: Rows | None = None) -> Tensor:
     return torch.cat(parts)
 
 
+def hidden_layer(width: int, hidden: int, dropout: float = 0.0, input_dropout: float = 0.0) -> nn.Sequential:
+    """Make a layer of ReLU units, (b, width) to (b, hidden), with dropout before and after."""
+    return nn.Sequential(nn.Dropout(input_dropout), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout))
+
+
 def fetch_regions(view: View, rows: Rows) -> Tensor:
     """Load the real regions of items of a view, one a row, (n, d)."""
     parts = []

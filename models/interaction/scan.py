@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
 from cmr_bench.errors import UsageError
-from cmr_bench.models.base import Encoded, RetrievalModule
+from cmr_bench.models.base import Encoded
 from cmr_bench.models.encoders.inputs import (
     RegionInput,
     Scaling,
@@ -27,21 +27,19 @@ from cmr_bench.models.interaction.attention import (
     Pool,
     cross_attention,
 )
-from cmr_bench.models.losses import Negatives, hinge_ranking, same
+from cmr_bench.models.ranking import RankingModule
 
 # Inverse temperatures of attention and pooling in the paper, section 4.3.
 _LAMBDA_SOFTMAX: dict[Attention, float] = {"t2i": 9.0, "i2t": 4.0}
 _LAMBDA_LSE: dict[Attention, float] = {"t2i": 6.0, "i2t": 5.0}
 
 
-class SCAN(RetrievalModule):
+class SCAN(RankingModule):
     """SCAN (Lee et al., ECCV 2018): stacked cross attention between the words of a text and the regions of an image.
 
     Regions are embedded by a linear layer and words by a bidirectional GRU whose directions are averaged, all to unit
     length. The loss is summed over the pairs of a batch; with the recipes' clipping of the gradient that makes every
-    step as long as the first ones. Captions of the same image are never negatives of each other. The hardest negative
-    alone can draw all embeddings to one point, where the loss of a pair stays at twice the margin; epochs with the mean
-    over all negatives come first to avoid that.
+    step as long as the first ones.
 
     Args:
         dim: Width of the common space of words and regions.
@@ -52,9 +50,6 @@ class SCAN(RetrievalModule):
         lambda_lse: Inverse temperature of log-sum-exp; 0 takes the paper's for Flickr30K and the direction: 6, 5.
         clip: What negative cosines become before the attention: 0 (relu, the paper), or a tenth of themselves (leaky,
             the released program).
-        margin: Least difference wanted between the score of a pair and that of a negative.
-        negatives: Negatives that count: hardest of the batch, or the mean or sum over all of them.
-        warmup_epochs: First epochs, in which the mean over all negatives replaces the hardest.
         standardise: Centre the stored features of regions and divide each by its deviation in the training split
             (each), or all by one number (overall); none leaves them as they are.
         cnn: Network that reads pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
@@ -78,9 +73,6 @@ class SCAN(RetrievalModule):
         lambda_softmax: float = 0.0,
         lambda_lse: float = 0.0,
         clip: Clip = "relu",
-        margin: float = 0.2,
-        negatives: Negatives = "hardest",
-        warmup_epochs: int = 1,
         standardise: Scaling = "none",
         cnn: str = "torchvision:resnet152",
         cnn_weights: str | None = None,
@@ -103,7 +95,6 @@ class SCAN(RetrievalModule):
             lambda_lse or _LAMBDA_LSE[attention],
             clip,
         )
-        self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
         self.standardise = standardise
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
 
@@ -138,19 +129,8 @@ class SCAN(RetrievalModule):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Hinge ranking loss of the scores of the batch, summed over its pairs, and of one pair."""
-        images, texts, identity, _ = self.gather(
-            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
-        )
-        pair = hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())
-        return {"loss": pair * len(identity), "pair": pair}
-
-    def _kind(self) -> Negatives:
-        warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
-        return "mean" if warming else self.negatives
-
-    def collapse_loss(self) -> float | None:
-        """Return twice the margin for a pair, where the hardest negatives alone count."""
-        return 2 * self.margin if self._kind() == "hardest" else None
+        pair, n_pairs = self.ranking_loss(batch)
+        return {"loss": pair * n_pairs, "pair": pair}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the image network its own learning rate."""

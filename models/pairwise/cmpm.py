@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
-from cmr_bench.models.encoders.inputs import normalise
+from cmr_bench.datamodules.base import DataSpec, PairBatch, ViewKind
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, projection_matching, same
+from cmr_bench.models.matching import MatchingModule
 
 
-class CMPM(LabelledFeatureModule):
+class CMPM(MatchingModule):
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018): image features and max-pooled BiLSTM states.
 
     Pairs that share a category match, or on data without categories those of the same image. Dropout and batch
@@ -29,7 +28,6 @@ class CMPM(LabelledFeatureModule):
         dim: Width of the common space.
         word_dim: Width of the word embeddings.
         dropout: Share of the word embeddings and of the text's pooled states that is dropped in training.
-        batch_norm: Normalise the common features by the batch.
         frozen_epochs: First epochs, in which that network does not learn.
     """
 
@@ -39,7 +37,6 @@ class CMPM(LabelledFeatureModule):
         dim: int = 512,
         word_dim: int = 512,
         dropout: float = 0.3,
-        batch_norm: bool = True,
         frozen_epochs: int = 15,
         cnn: str = "torchvision:resnet152",
         text_view: ViewKind = "tokens",
@@ -47,18 +44,18 @@ class CMPM(LabelledFeatureModule):
     ) -> None:
         super().__init__(word_dim=word_dim, cnn=cnn, text_view=text_view, **kwargs)
         self.hidden, self.dim = hidden, dim
-        self.dropout, self.batch_norm = dropout, batch_norm
-        self.frozen_epochs = frozen_epochs
+        self.dropout, self.frozen_epochs = dropout, frozen_epochs
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_layer = nn.Linear(self.image_dim, self.dim)
         width = 2 * self.hidden
         before = [] if spec.text.kind == "tokens" else [nn.Linear(self.text_dim, width), nn.ReLU()]
-        self.text_layer = nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(width, self.dim))
-        self.image_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
-        self.text_norm = nn.BatchNorm1d(self.dim) if self.batch_norm else None
+        self.embed_with(
+            nn.Linear(self.image_dim, self.dim),
+            nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(width, self.dim)),
+            self.dim,
+        )
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Read words with a BiLSTM and take the largest value of each unit."""
@@ -66,27 +63,9 @@ class CMPM(LabelledFeatureModule):
             vocab_size, self.word_dim, self.hidden, True, "max", self.dropout, cell="lstm", merge="concatenate"
         )
 
-    def _image(self, images: ImageBatch) -> Tensor:
-        embedded: Tensor = self.image_layer(self.image_features(images))
-        return embedded
-
-    def _text(self, texts: TextBatch) -> Tensor:
-        embedded: Tensor = self.text_layer(self.text_features(texts))
-        return embedded
-
-    def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embed images, (b, dim)."""
-        return normalise(self.image_norm, self._image(images))
-
-    def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Embed texts, (b, dim)."""
-        return normalise(self.text_norm, self._text(texts))
-
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Sum of the terms of the batch."""
-        # Gathered before they are normalised, so that the statistics are those of the global batch.
-        images, texts, labels = self.gather_labelled(self._image(batch.images), self._text(batch.texts), batch)
-        terms = self.terms(normalise(self.image_norm, images), normalise(self.text_norm, texts), labels)
+        terms = self.terms(*self.embed(batch))
         return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:

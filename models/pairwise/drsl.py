@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
 from cmr_bench.models.base import Encoded
+from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import full_precision, relation_error, same
@@ -33,6 +34,8 @@ class DRSL(LabelledFeatureModule):
         dim: Width of the features of each modality.
         relation: Width of the hidden layer of the relation network.
         balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
+        dropout: Share of the hidden units that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
         lr: Learning rate of Adam.
         lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
         lr_decay: Factor of the learning rate at each decay.
@@ -44,6 +47,8 @@ class DRSL(LabelledFeatureModule):
         dim: int = 300,
         relation: int = 1024,
         balanced: bool = False,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
         lr: float = 1e-4,
         lr_decay_every: int = 1,
         lr_decay: float = 0.98,
@@ -51,6 +56,7 @@ class DRSL(LabelledFeatureModule):
     ) -> None:
         super().__init__(lr=lr, lr_decay_every=lr_decay_every, lr_decay=lr_decay, **kwargs)
         self.hidden, self.dim, self.relation_dim, self.balanced = hidden, dim, relation, balanced
+        self.dropout, self.input_dropout = dropout, input_dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Read words with a GRU, whose last state is the feature."""
@@ -64,7 +70,9 @@ class DRSL(LabelledFeatureModule):
         self.score = nn.Linear(self.relation_dim, 1)
 
     def _net(self, width: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.dim))
+        return nn.Sequential(
+            *hidden_layer(width, self.hidden, self.dropout, self.input_dropout), nn.Linear(self.hidden, self.dim)
+        )
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Return the images' halves of the relation network's first layer, (b, relation)."""

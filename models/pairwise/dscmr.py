@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
+from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import cosine_likelihood, label_regression, mean_distance, same
@@ -29,6 +30,8 @@ class DSCMR(LabelledFeatureModule):
         beta: Weight of the distance term.
         norm: Norm of the first and third term: frobenius, the matrix norm of the batch divided by its size, as in the
             paper; or rows, the mean norm of its rows, as in the authors' program.
+        dropout: Share of the hidden units that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
         lr: Learning rate of Adam.
     """
 
@@ -41,11 +44,14 @@ class DSCMR(LabelledFeatureModule):
         alpha: float = 1e-3,
         beta: float = 1e-1,
         norm: Literal["frobenius", "rows"] = "frobenius",
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
         lr: float = 1e-4,
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, **kwargs)
         self.hidden, self.dim, self.alpha, self.beta, self.norm = hidden, dim, alpha, beta, norm
+        self.dropout, self.input_dropout = dropout, input_dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Read words with a GRU, whose last state is the feature."""
@@ -54,19 +60,21 @@ class DSCMR(LabelledFeatureModule):
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
         super().build(spec)
-        self.image_layer = nn.Linear(self.image_dim, self.hidden)
-        self.text_layer = nn.Linear(self.text_dim, self.hidden)
+        self.image_layer, self.text_layer = (
+            hidden_layer(width, self.hidden, self.dropout, self.input_dropout)
+            for width in (self.image_dim, self.text_dim)
+        )
         self.shared = nn.Linear(self.hidden, self.dim)
         self.classes = self.class_vectors(self.dim)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Map images into the common space, (b, dim)."""
-        encoded: Tensor = self.shared(self.image_layer(self.image_features(images)).relu())
+        encoded: Tensor = self.shared(self.image_layer(self.image_features(images)))
         return encoded
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
         """Map texts into the common space, (b, dim)."""
-        encoded: Tensor = self.shared(self.text_layer(self.text_features(texts)).relu())
+        encoded: Tensor = self.shared(self.text_layer(self.text_features(texts)))
         return encoded
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

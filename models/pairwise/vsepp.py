@@ -9,22 +9,17 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.feature_module import FeatureModule
-from cmr_bench.models.losses import Negatives, hinge_ranking, same
+from cmr_bench.models.ranking import RankingModule
 
 
-class VSEPP(FeatureModule):
+class VSEPP(RankingModule, FeatureModule):
     """VSE++ (Faghri et al., BMVC 2018): linear image embedding, GRU sentence embedding, hardest negatives.
 
-    The loss is the mean over the pairs of a batch, where the paper sums. Captions of the same image are never
-    negatives of each other. The hardest negative alone can draw all embeddings to one point, where the loss stays at
-    twice the margin; epochs with the mean over all negatives come first to avoid that.
+    The loss is the mean over the pairs of a batch, where the paper sums.
 
     Args:
         dim: Width of the common space.
         bidirectional: Read the words in both directions and average the two last states.
-        margin: Least difference wanted between the cosine of a pair and that of a negative.
-        negatives: Negatives that count: hardest of the batch, or the mean or sum over all of them.
-        warmup_epochs: First epochs, in which the mean over all negatives replaces the hardest.
         dropout: Share of the entries of image features and word embeddings that is dropped in training.
         text_view: View of the texts: tokens.
     """
@@ -35,9 +30,6 @@ class VSEPP(FeatureModule):
         self,
         dim: int = 1024,
         bidirectional: bool = False,
-        margin: float = 0.2,
-        negatives: Negatives = "hardest",
-        warmup_epochs: int = 1,
         dropout: float = 0.0,
         cnn: str = "torchvision:resnet152",
         text_view: ViewKind = "tokens",
@@ -45,7 +37,6 @@ class VSEPP(FeatureModule):
     ) -> None:
         super().__init__(cnn=cnn, text_view=text_view, **kwargs)
         self.dim, self.bidirectional = dim, bidirectional
-        self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
         self.dropout = dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
@@ -71,15 +62,4 @@ class VSEPP(FeatureModule):
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Hinge ranking loss of the cosines of the batch."""
-        images, texts, identity, _ = self.gather(
-            self.encode_images(batch.images), self.encode_texts(batch.texts), batch
-        )
-        return {"loss": hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._kind())}
-
-    def _kind(self) -> Negatives:
-        warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
-        return "mean" if warming else self.negatives
-
-    def collapse_loss(self) -> float | None:
-        """Return twice the margin, where the hardest negatives alone count."""
-        return 2 * self.margin if self._kind() == "hardest" else None
+        return {"loss": self.ranking_loss(batch)[0]}

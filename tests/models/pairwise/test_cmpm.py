@@ -53,8 +53,8 @@ def test_classification_shares_out_several_categories() -> None:
     images, texts = (
         norm(value)
         for norm, value in (
-            (module.image_norm, module._image(batch().images)),
-            (module.text_norm, module._text(batch().texts)),
+            (module.image_norm, module.image_layer(module.image_features(batch().images))),
+            (module.text_norm, module.text_layer(module.text_features(batch().texts))),
         )
         if norm is not None
     )
@@ -92,7 +92,10 @@ def test_normalises_and_compares_the_batch_of_all_processes() -> None:
 
     def gather(images: Any, texts: Any, mine: PairBatch) -> Any:
         assert len(images) == len(mine) == 4
-        others = part._image(shares[1].images), part._text(shares[1].texts)
+        others = (
+            part.image_layer(part.image_features(shares[1].images)),
+            part.text_layer(part.text_features(shares[1].texts)),
+        )
         return torch.cat([images, others[0]]), torch.cat([texts, others[1]]), pairs.identity, None
 
     part.gather = gather  # type: ignore[method-assign]
