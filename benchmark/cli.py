@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("cmr_bench.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
     "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
     "data features": ("cmr_bench.datamodules.features_command", "run an image encoder once over the photographs"),
+    "search": ("cmr_bench.search.command", "rank your own photographs or sentences with a trained run"),
     "list": ("cmr_bench.listing", "list methods and data sets"),
 }
 
@@ -31,6 +32,7 @@ examples:
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy
   cmr-bench leaderboard --data synthetic --format markdown
   cmr-bench check --jobs 2                            have the scores of a method of each family fallen?
+  cmr-bench search RUN "a dog in the snow" --images FOLDER
 """
 
 

@@ -22,11 +22,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
 from cmr_bench import __version__, recipe, registry
 from cmr_bench.callbacks import Alarm, History, Resume, Stops
+from cmr_bench.datamodules import raw
 from cmr_bench.datamodules.base import RetrievalDataModule
 from cmr_bench.errors import CmrBenchError, UsageError
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
@@ -298,9 +300,18 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         write_atomic(folder / RANKS_FILE, per_query(evaluation, test.image_of_text).to_bytes())
         assert module.test_scores is not None
         store_examples(folder, examples(module.test_scores, test, evaluation.ranks), data, test)
+        _save_inputs(folder, data)
         write_result(folder, result)
         (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     return result
+
+
+def _save_inputs(folder: Path, data: RetrievalDataModule) -> None:
+    """Keep what `cmr-bench search` needs; a result is worth more than that, so trouble here does not stop it."""
+    try:
+        raw.save(folder, raw.describe(data))
+    except CmrBenchError as error:
+        rank_zero_warn(f"`cmr-bench search` will need the data set of this run: {error}")
 
 
 def _views(data: RetrievalDataModule) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -69,10 +70,50 @@ class DataSpec:
     n_train_texts: int
 
 
+@dataclass(frozen=True)
+class Origin:
+    """How a view is made of raw photographs or texts: enough to make it of others than those of the data set.
+
+    Attributes:
+        kind: Name of the way, see :mod:`cmr_bench.datamodules.raw`.
+        settings: What JSON can hold.
+        arrays: Arrays of numbers.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a safetensors file."""
+        from safetensors.numpy import save
+
+        arrays = {name: np.ascontiguousarray(value) for name, value in self.arrays.items()}
+        return save(arrays, {"kind": self.kind, "settings": json.dumps(self.settings)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Origin:
+        """Read what :meth:`to_bytes` wrote; raises ValueError or KeyError where it is something else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            arrays = load(content)
+            length = int.from_bytes(content[:8], "little")
+            notes = json.loads(content[8 : 8 + length])["__metadata__"]
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        return cls(notes["kind"], json.loads(notes["settings"]), arrays)
+
+
 class View(abc.ABC):
     """Random access to one view of the images or texts of a split, by row."""
 
     spec: ViewSpec
+
+    def origin(self) -> Origin | None:
+        """Return how the view is made of raw photographs or texts; None where they do not give it."""
+        return None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -614,7 +655,7 @@ class RetrievalDataModule(L.LightningDataModule):
             raise UsageError(
                 "the method reads texts as vectors: pass --data.text_features doc2vec, tfidf or hf:NAME_OR_FOLDER"
             )
-        vectors = text.text_vectors(
+        return text.vector_view(
             self.text_features,
             train.captions,
             split.captions,
@@ -622,7 +663,6 @@ class RetrievalDataModule(L.LightningDataModule):
             seed=self.seed,
             cache=cache_dir(self.data_name),
         )
-        return ArrayView(vectors, self.text_features)
 
     def load(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> DataSpec:
         """Read the splits and build the views; fails before training if something is missing.

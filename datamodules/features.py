@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from cmr_bench.datamodules.base import ArrayView, Split, View
+from cmr_bench.datamodules.base import ArrayView, Origin, Split, View
 from cmr_bench.datamodules.transforms import Resize, fit_photo, photo_bytes, read_photo
 from cmr_bench.errors import DataError, did_you_mean
 from cmr_bench.files import write_atomic
@@ -212,6 +212,10 @@ class StoredView(ArrayView):
     def __init__(self, store: FeatureStore, rows: npt.NDArray[np.int64]) -> None:
         super().__init__(store.array, store.source, rows, store.boxes)
         self.path = store.folder / ARRAY
+
+    def origin(self) -> Origin:
+        """Return the manifest, without the names of the images."""
+        return Origin("features", _plain(replace(read_manifest(self.path.parent), ids=[], skipped=[])))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "array": None}
@@ -448,6 +452,21 @@ def _fill(
     return state
 
 
+def read_pixels(file: Path, preprocessing: Mapping[str, Any]) -> Tensor:
+    """Decode a photograph and fit it to the square of an extraction, uint8 (3, size, size); raises DataError."""
+    size, fraction = preprocessing["size"], preprocessing["crop_fraction"]
+    photo = read_photo(file, at_least=round(size / fraction))
+    return photo_bytes(fit_photo(photo, size, preprocessing["resize"], preprocessing["interpolation"], fraction))
+
+
+def encode_pixels(encoder: Backbone, pixels: Tensor, dtype: str) -> npt.NDArray[Any]:
+    """Return the features of photographs, uint8 (b, 3, size, size), in the precision in which a store keeps them."""
+    batch = pixels.to(encoder.mean.device).float().div_(255).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        values: npt.NDArray[Any] = encoder(batch).float().cpu().numpy()
+    return values.astype(dtype)
+
+
 @torch.inference_mode()
 def _encode(
     encoder: Backbone, batch: Sequence[Tensor | DataError], files: Sequence[Path], manifest: Manifest
@@ -458,9 +477,7 @@ def _encode(
     stored = np.zeros((len(batch), *manifest.shape[1:]), dtype=manifest.dtype)
     if not good:
         return stored, broken
-    pixels = torch.stack([photo for photo in batch if isinstance(photo, Tensor)]).to(encoder.mean.device)
-    pixels = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)
-    values = encoder(pixels).float().cpu().numpy()
+    values = encode_pixels(encoder, torch.stack([photo for photo in batch if isinstance(photo, Tensor)]), "float32")
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
         file = files[good[int(np.flatnonzero(~finite)[0])]]
@@ -476,12 +493,10 @@ def _encode(
 
 
 def _decode(file: Path, preprocessing: Mapping[str, Any]) -> Tensor | DataError:
-    size, fraction = preprocessing["size"], preprocessing["crop_fraction"]
     try:
-        photo = read_photo(file, at_least=round(size / fraction))
+        return read_pixels(file, preprocessing)
     except DataError as error:
         return error
-    return photo_bytes(fit_photo(photo, size, preprocessing["resize"], preprocessing["interpolation"], fraction))
 
 
 def _decoded(

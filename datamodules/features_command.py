@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from cmr_bench.datamodules import features
     from cmr_bench.datamodules.base import cache_dir
 
-    device = _device(args.device)
+    device = choose_device(args.device)
     name = args.name or backbones.store_name(args.encoder, args.layer)
     module = recipe.data_module(args.data, args.data_options)
     splits = module.read()
@@ -116,7 +116,8 @@ def resume_command(args: argparse.Namespace) -> str:
     return shlex.join([*words, *(["--skip-missing"] if args.skip_missing else [])])
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """Return the device that ``--device`` names, for auto a GPU if there is one; raises UsageError for others."""
     import torch
 
     if name == "auto":

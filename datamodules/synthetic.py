@@ -16,7 +16,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cmr_bench.datamodules.base import SPLITS, ArrayView, RetrievalDataModule, Rows, Split, View, ViewKind, ViewSpec
+from cmr_bench.datamodules.base import (
+    SPLITS,
+    ArrayView,
+    Origin,
+    RetrievalDataModule,
+    Rows,
+    Split,
+    View,
+    ViewKind,
+    ViewSpec,
+)
 from cmr_bench.errors import UsageError
 
 T = TypeVar("T")
@@ -536,12 +546,14 @@ def vector_features(pictures: Bytes) -> Floats:
     return np.concatenate([regions.mean(axis=1), regions.std(axis=1)], axis=1)
 
 
-def scaled_features(compute: Callable[[Bytes], Floats], pictures: Mapping[str, Bytes]) -> dict[str, Floats]:
-    """Compute features of every split, each number with mean 0 and deviation 1 over the training split."""
-    parts = {name: compute(part) for name, part in pictures.items()}
-    axes = tuple(range(parts["train"].ndim - 1))
-    centre, spread = (f(axes, dtype=np.float64).astype(np.float32) for f in (parts["train"].mean, parts["train"].std))
-    return {name: (part - centre) / np.maximum(spread, 1e-6) for name, part in parts.items()}
+def feature_scale(features: Floats) -> tuple[Floats, Floats]:
+    """Return mean and deviation of each number over the training pictures, (n_filters,) or (2 * n_filters,)."""
+    axes = tuple(range(features.ndim - 1))
+    centre, spread = (f(axes, dtype=np.float64).astype(np.float32) for f in (features.mean, features.std))
+    return centre, np.maximum(spread, np.float32(1e-6))
+
+
+FEATURES: dict[str, Callable[[Bytes], Floats]] = {"regions": region_features, "vector": vector_features}
 
 
 def grid_boxes() -> Floats:
@@ -573,6 +585,30 @@ class PictureView(View):
         if self.size != SIDE:
             pixels = functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return {"pixels": pixels}
+
+    def origin(self) -> Origin:
+        """Return the side of the pixels delivered."""
+        return Origin("drawn", {"view": "pixels", "size": self.size})
+
+
+class DrawnView(ArrayView):
+    """Features of drawn pictures, scaled by the training split.
+
+    Args:
+        features: The features as computed, (n, d) or (n, R, d).
+        kind: vector or regions.
+        centre: Mean of each number, (d,).
+        spread: Deviation of each number, (d,).
+    """
+
+    def __init__(self, features: Floats, kind: str, centre: Floats, spread: Floats) -> None:
+        boxes = grid_boxes() if kind == "regions" else None
+        super().__init__((features - centre) / spread, f"synthetic:{kind}", boxes=boxes)
+        self.scale = {"centre": centre, "spread": spread}
+
+    def origin(self) -> Origin:
+        """Return kind and scale of the features."""
+        return Origin("drawn", {"view": self.spec.kind}, self.scale)
 
 
 class Synthetic(RetrievalDataModule):
@@ -635,6 +671,7 @@ class Synthetic(RetrievalDataModule):
         self.meanings: dict[str, list[Meaning]] = {}
         self.pictures: dict[str, Bytes] = {}
         self._features: dict[str, dict[str, Floats]] = {}
+        self._scale: dict[str, tuple[Floats, Floats]] = {}
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images of every split."""
@@ -685,8 +722,6 @@ class Synthetic(RetrievalDataModule):
         if self.image_features is not None or kind not in ("regions", "vector"):
             return super().image_view(kind, split)
         if kind not in self._features:
-            self._features[kind] = scaled_features(
-                region_features if kind == "regions" else vector_features, self.pictures
-            )
-        boxes = grid_boxes() if kind == "regions" else None
-        return ArrayView(self._features[kind][split.name], f"synthetic:{kind}", boxes=boxes)
+            self._features[kind] = {name: FEATURES[kind](part) for name, part in self.pictures.items()}
+            self._scale[kind] = feature_scale(self._features[kind]["train"])
+        return DrawnView(self._features[kind][split.name], kind, *self._scale[kind])

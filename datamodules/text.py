@@ -10,7 +10,8 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from cmr_bench.datamodules.base import Rows, View, ViewSpec
+from cmr_bench.datamodules.base import ArrayView, Origin, Rows, View, ViewSpec
 from cmr_bench.errors import DataError, UsageError, did_you_mean
+from cmr_bench.files import write_atomic
 from cmr_bench.hub import load_text_encoder, load_tokenizer
 
 PAD, UNKNOWN = 0, 1
@@ -136,6 +138,7 @@ class TokenView(View):
 
     def __init__(self, captions: Sequence[str], vocabulary: Vocabulary, max_words: int) -> None:
         _refuse_empty(captions)
+        self.vocabulary, self.max_words = vocabulary, max_words
         self.ids = _Ragged(vocabulary.encode(caption, max_words) for caption in captions)
         self.spec = ViewSpec("tokens", (self.ids.longest,), "words", len(vocabulary))
 
@@ -146,6 +149,10 @@ class TokenView(View):
         """Return ``tokens`` (b, W), padded with 0 to the longest of the batch, and ``lengths`` (b,)."""
         tokens, lengths = self.ids.padded(rows, PAD)
         return {"tokens": tokens, "lengths": lengths}
+
+    def origin(self) -> Origin:
+        """Return the words and the length at which texts are cut."""
+        return Origin("tokens", {"words": self.vocabulary.words, "max_words": self.max_words})
 
 
 class SubwordView(View):
@@ -161,6 +168,7 @@ class SubwordView(View):
     def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int) -> None:
         _refuse_empty(captions)
         encode = load_tokenizer(tokenizer)
+        self.max_words = max_words
         # A tokenizer without a padding sign (GPT-2) pads with anything: the attention mask hides it.
         self.fill = int(encode.pad_token_id or 0)
         most = min(max_words, encode.model_max_length)
@@ -178,6 +186,68 @@ class SubwordView(View):
         """Return ``input_ids`` and ``attention_mask``, (b, W), padded to the longest of the batch."""
         ids, lengths = self.ids.padded(rows, self.fill)
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+
+    def origin(self) -> Origin:
+        """Return the tokenizer and the length at which texts are cut."""
+        return Origin("subwords", {"tokenizer": self.spec.source, "max_words": self.max_words})
+
+
+class VectorView(ArrayView):
+    """Texts as the vectors of :func:`text_vectors`.
+
+    Args:
+        vectors: The vectors, (n_texts, d).
+        name: Name of the method that made them.
+        fit: File with what was fitted on the training texts; None where nothing was.
+    """
+
+    def __init__(self, vectors: Vectors, name: str, fit: Path | None) -> None:
+        super().__init__(vectors, name)
+        self.fit = fit
+
+    def origin(self) -> Origin:
+        """Return what was fitted, or the name of the transformers encoder."""
+        if self.fit is None:
+            return Origin("encoder", {"name": self.spec.source.removeprefix("hf:")})
+        fitted = read_fit(self.fit)
+        if fitted is None:
+            raise DataError(f"the fit of text vectors '{self.spec.source}' is no longer in {self.fit}")
+        return fitted.origin()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a method learned from the training texts: enough to turn any text into the same vector without them.
+
+    Attributes:
+        name: doc2vec, tfidf or lsa.
+        dim: Width asked for.
+        seed: Seed of what is random.
+        words: The words that count, in the order of the arrays.
+        arrays: ``idf`` (n_words,) for tf-idf and lsa, ``components`` (d, n_words) for lsa; for doc2vec the output layer
+            ``weights`` (n_words, d), the table that negatives are drawn by and how often each word is kept, (n_words,).
+    """
+
+    name: str
+    dim: int
+    seed: int
+    words: Sequence[str]
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    def origin(self) -> Origin:
+        """Return the same in the form that is stored with a run."""
+        settings = {"name": self.name, "dim": self.dim, "seed": self.seed, "words": list(self.words)}
+        return Origin("fitted", settings, dict(self.arrays))
+
+    @classmethod
+    def of(cls, origin: Origin) -> Fitted:
+        """Return what :meth:`origin` was made from."""
+        return cls(**origin.settings, arrays=origin.arrays)
+
+    def encoder(self) -> Encode:
+        """Return the function that turns texts into vectors."""
+        makers: dict[str, Callable[[Fitted], Encode]] = {"doc2vec": _doc2vec_encoder, "lsa": _lsa_encoder}
+        return makers.get(self.name, _tfidf_encoder)(self)
 
 
 def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: int, seed: int, cache: Path) -> Vectors:
@@ -217,25 +287,68 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
         _refuse_empty(train)
         dim = dim or DEFAULT_DIM[name]
     made_by = {"name": name, "dim": dim if fitted else 0, "seed": seed if fitted else 0, "software": _software(name)}
-    digest = hashlib.sha256(json.dumps(made_by).encode())
-    for part in (train if fitted else (), texts):
-        digest.update(b"\1")
-        for text in part:
-            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    short = re.sub(r"\W+", "-", name.rstrip("/")).strip("-")[-40:]
-    file = cache / "text" / f"{short}-{digest.hexdigest()[:20]}.npy"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = _cache_file(cache, made_by, train if fitted else (), texts, "npy")
     # Processes of one run ask for the same vectors at the same time: one computes, the others wait and read.
     with filelock.FileLock(f"{file}.lock"):
         kept = _read_vectors(file, len(texts))
         if kept is not None:
             return kept
-        encode = _fit(name, tuple(train), dim, seed) if fitted else _transformer(model)
+        encode = fitted_on(name, train, dim=dim, seed=seed, cache=cache).encoder() if fitted else transformer(model)
         _write_vectors(file, encode, texts, f"text vectors {name}", made_by)
     kept = _read_vectors(file, len(texts))
     if kept is None:
         raise DataError(f"text vectors just written to {file} cannot be read back; is the disk full?")
     return kept
+
+
+def vector_view(name: str, train: Sequence[str], texts: Sequence[str], *, dim: int, seed: int, cache: Path) -> View:
+    """Return texts as a view of :func:`text_vectors`, which takes the same arguments."""
+    vectors = text_vectors(name, train, texts, dim=dim, seed=seed, cache=cache)
+    if name not in FITTED:
+        return VectorView(vectors, name, None)
+    fit = _fit_file(name, train, dim or DEFAULT_DIM[name], seed, cache)
+    if not fit.is_file():
+        fitted_on(name, train, dim=dim, seed=seed, cache=cache)
+    return VectorView(vectors, name, fit)
+
+
+def fitted_on(name: str, train: Sequence[str], *, dim: int, seed: int, cache: Path) -> Fitted:
+    """Fit a method of :data:`FITTED` on the training texts, or read the fit that the cache holds."""
+    dim = dim or DEFAULT_DIM[name]
+    file = _fit_file(name, train, dim, seed, cache)
+    with filelock.FileLock(f"{file}.lock"):
+        kept = read_fit(file)
+        if kept is None:
+            kept = _fit(name, tuple(train), dim, seed)
+            write_atomic(file, kept.origin().to_bytes())
+    return kept
+
+
+def read_fit(file: Path) -> Fitted | None:
+    """Read a fit from the cache; None where it is not there or damaged."""
+    try:
+        return Fitted.of(Origin.from_bytes(file.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _fit_file(name: str, train: Sequence[str], dim: int, seed: int, cache: Path) -> Path:
+    made_by = {"name": name, "dim": dim, "seed": seed, "software": _software(name)}
+    return _cache_file(cache, made_by, train, (), "fit.safetensors")
+
+
+def _cache_file(
+    cache: Path, made_by: Mapping[str, Any], train: Sequence[str], texts: Sequence[str], suffix: str
+) -> Path:
+    digest = hashlib.sha256(json.dumps(made_by).encode())
+    for part in (train, texts):
+        digest.update(b"\1")
+        for text in part:
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    short = re.sub(r"\W+", "-", str(made_by["name"]).rstrip("/")).strip("-")[-40:]
+    file = cache / "text" / f"{short}-{digest.hexdigest()[:20]}.{suffix}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _first_line(error: BaseException) -> str:
@@ -301,60 +414,84 @@ def _software(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _fit(name: str, train: tuple[str, ...], dim: int, seed: int) -> Encode:
+def _fit(name: str, train: tuple[str, ...], dim: int, seed: int) -> Fitted:
     """Fit on the training texts; the last fit is kept, since the splits of a data set are encoded one by one."""
-    fits: dict[str, Callable[[Sequence[str], int, int], Encode]] = {"doc2vec": _doc2vec, "tfidf": _tfidf, "lsa": _lsa}
-    return fits[name](train, dim, seed)
+    if name == "doc2vec":
+        return _fit_doc2vec(train, dim, seed)
+    terms = _tfidf_terms(train, dim if name == "tfidf" else None)
+    arrays = {"idf": terms.idf_}
+    if name == "lsa":
+        from sklearn.decomposition import TruncatedSVD
+
+        weights = terms.transform(train)
+        width = max(1, min(dim, min(weights.shape) - 1))
+        arrays["components"] = TruncatedSVD(width, random_state=seed).fit(weights).components_
+    return Fitted(name, dim, seed, terms.get_feature_names_out().tolist(), arrays)
 
 
-def _tfidf(train: Sequence[str], dim: int, seed: int) -> Encode:
-    terms = _tfidf_terms(train, dim)
-    return lambda texts: np.asarray(terms.transform(texts).toarray(), dtype=np.float32)
+def _term_weights(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(tokenizer=tokenize, token_pattern=None, lowercase=False, sublinear_tf=True, **options)
 
 
 def _tfidf_terms(train: Sequence[str], limit: int | None) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    terms = TfidfVectorizer(
-        tokenizer=tokenize, token_pattern=None, lowercase=False, sublinear_tf=True, max_features=limit
-    )
     try:
-        return terms.fit(train)
+        return _term_weights(max_features=limit).fit(train)
     except ValueError as error:
         raise DataError(f"tf-idf finds no words in the {len(train)} training texts: {_first_line(error)}") from error
 
 
-def _lsa(train: Sequence[str], dim: int, seed: int) -> Encode:
-    from sklearn.decomposition import TruncatedSVD
-
-    terms = _tfidf_terms(train, None)
-    weights = terms.transform(train)
-    width = max(1, min(dim, min(weights.shape) - 1))
-    reduce = TruncatedSVD(width, random_state=seed).fit(weights)
-    return lambda texts: np.asarray(reduce.transform(terms.transform(texts)), dtype=np.float32)
+def _terms_of(fitted: Fitted) -> Any:
+    terms = _term_weights(vocabulary=list(fitted.words))
+    terms.idf_ = fitted.arrays["idf"]
+    return terms
 
 
-def _doc2vec(train: Sequence[str], dim: int, seed: int) -> Encode:
+def _tfidf_encoder(fitted: Fitted) -> Encode:
+    terms = _terms_of(fitted)
+    return lambda texts: np.asarray(terms.transform(texts).toarray(), dtype=np.float32)
+
+
+def _lsa_encoder(fitted: Fitted) -> Encode:
+    terms, components = _terms_of(fitted), fitted.arrays["components"]
+    return lambda texts: np.asarray(terms.transform(texts) @ components.T, dtype=np.float32)
+
+
+def _doc2vec_model(dim: int, seed: int, **options: Any) -> Any:
+    from gensim.models import doc2vec
+
+    # Passes and down-sampling as selected on folds of Pascal's training and validation documents, where CCA on these
+    # vectors reached an mAP of .58; with 40 passes and 1e-3 it fell to .44. Two workers would update the weights in an
+    # order that differs from run to run.
+    return doc2vec.Doc2Vec(
+        vector_size=dim, dm=0, negative=5, sample=3e-4, epochs=20, workers=1, seed=seed, hashfxn=_stable_hash, **options
+    )
+
+
+def _fit_doc2vec(train: Sequence[str], dim: int, seed: int) -> Fitted:
     from gensim.models import doc2vec
 
     documents = [doc2vec.TaggedDocument(tokenize(text), [row]) for row, text in enumerate(train)]
     if not any(document.words for document in documents):
         raise DataError(f"doc2vec finds no words in the {len(train)} training texts")
-    # Passes and down-sampling as selected on folds of Pascal's training and validation documents, where CCA on these
-    # vectors reached an mAP of .58; with 40 passes and 1e-3 it fell to .44. Two workers would update the weights in an
-    # order that differs from run to run.
-    model = doc2vec.Doc2Vec(
-        documents,
-        vector_size=dim,
-        dm=0,
-        min_count=2 if len(train) > 100 else 1,
-        negative=5,
-        sample=3e-4,
-        epochs=20,
-        workers=1,
-        seed=seed,
-        hashfxn=_stable_hash,
-    )
+    model = _doc2vec_model(dim, seed, documents=documents, min_count=2 if len(train) > 100 else 1)
+    arrays = {"weights": model.syn1neg, "negatives": model.cum_table, "kept": model.wv.expandos["sample_int"]}
+    return Fitted("doc2vec", dim, seed, list(model.wv.index_to_key), arrays)
+
+
+def _doc2vec_encoder(fitted: Fitted) -> Encode:
+    from gensim.models import doc2vec
+
+    dim, seed = fitted.dim, fitted.seed
+    model = _doc2vec_model(dim, seed)
+    model.wv.index_to_key = list(fitted.words)
+    model.wv.key_to_index = {word: row for row, word in enumerate(fitted.words)}
+    model.wv.expandos["sample_int"] = np.ascontiguousarray(fitted.arrays["kept"])
+    model.syn1neg = np.ascontiguousarray(fitted.arrays["weights"])
+    model.cum_table = np.ascontiguousarray(fitted.arrays["negatives"])
+    # Neither is read while a document vector is inferred, but the compiled code takes their addresses.
+    model.wv.vectors, model.wv.vectors_lockf = np.zeros((1, dim), np.float32), np.ones(1, np.float32)
 
     # Without a buffer of the caller's, the compiled code points to one that is freed before it is used.
     work, unlocked = np.zeros(model.layer1_size, np.float32), np.ones(1, np.float32)
@@ -386,7 +523,8 @@ def _stable_hash(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def _transformer(name: str) -> Encode:
+def transformer(name: str) -> Encode:
+    """Return the function that turns texts into vectors by a transformers encoder, see :func:`text_vectors`."""
     tokenizer = load_tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_text_encoder(name).to(device).eval()

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from cmr_bench.datamodules.base import Rows, View, ViewSpec
+from cmr_bench.datamodules.base import Origin, Rows, View, ViewSpec
 from cmr_bench.errors import DataError
 
 Resize = Literal["squash", "crop"]
@@ -142,3 +142,7 @@ class PixelView(View):
                 photo = fit_photo(read_photo(self.files[row], at_least=self.size), self.size)
             pixels[k] = photo_bytes(photo)
         return {"pixels": pixels.div_(255)}
+
+    def origin(self) -> Origin:
+        """Return the side of the square that photographs are squashed to."""
+        return Origin("pixels", {"size": self.size})

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmr_bench.datamodules import text
+from cmr_bench.datamodules.base import Origin
 from cmr_bench.errors import DataError, UsageError
 
 CAPTIONS = ["A dog's ball, two-tone.", "a DOG runs", "the cat sits on a mat", "Ünïcode words – 12 of them"]
@@ -194,9 +195,31 @@ def test_vectors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     again = _vectors("tfidf", tmp_path)
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(first, again)
-    for change in ({"dim": 9}, {"seed": 1}, {"texts": CAPTIONS[:2]}):
+    np.testing.assert_array_equal(_vectors("tfidf", tmp_path, texts=CAPTIONS[:2]), first[:2])
+    for change in ({"dim": 9}, {"seed": 1}):
         with pytest.raises(pytest.fail.Exception):
             _vectors("tfidf", tmp_path, **change)
+
+
+@pytest.mark.parametrize("name", text.FITTED)
+def test_a_stored_fit_gives_the_same_vectors(name: str, tmp_path: Path) -> None:
+    view = text.vector_view(name, CAPTIONS, CAPTIONS, dim=8, seed=1, cache=tmp_path)
+    origin = Origin.from_bytes(view.origin().to_bytes())
+    texts = ["a dog runs", "words never seen", CAPTIONS[0]]
+    again = text.Fitted.of(origin).encoder()(texts)
+    np.testing.assert_allclose(again, _vectors(name, tmp_path, texts, seed=1), atol=1e-6)
+
+
+def test_vectors_of_a_cache_without_the_fit_are_fitted_again(tmp_path: Path) -> None:
+    _vectors("tfidf", tmp_path)
+    (fit,) = (tmp_path / "text").glob("*.fit.safetensors")
+    before = fit.read_bytes()
+    fit.write_bytes(b"not a fit")
+    text._fit.cache_clear()
+    assert text.fitted_on("tfidf", CAPTIONS, dim=8, seed=0, cache=tmp_path).dim == 8
+    assert fit.read_bytes() == before
+    fit.unlink()
+    assert text.vector_view("tfidf", CAPTIONS, CAPTIONS, dim=8, seed=0, cache=tmp_path).origin() is not None
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "manifest", "gone"])

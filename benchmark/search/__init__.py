@@ -1,0 +1,1 @@
+"""Ranking a user's own photographs and sentences with a trained run."""

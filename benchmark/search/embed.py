@@ -1,0 +1,237 @@
+"""Embeddings of photographs and sentences by a trained run, each computed once and kept in the user's cache.
+
+One SQLite file a run, a row an item: a folder that has grown is embedded where it has grown, and a killed command goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from cmr_bench.errors import DataError
+from cmr_bench.models.base import Encoded, assemble
+from cmr_bench.places import cache_dir
+from cmr_bench.search.trained import TrainedRun
+
+Key = bytes
+_AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds
+
+
+@dataclass
+class Embedded:
+    """Items that a run has embedded.
+
+    Attributes:
+        rows: Row of each embedded item in what was given.
+        keys: Key of each in the cache.
+        skipped: Row and reason of every photograph that could not be read.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Cache:
+    """Embeddings of one run by key: SHA-256 of path, size and time of change of a photograph, or of a sentence.
+
+    Args:
+        checksum: Checksum of the run.
+    """
+
+    def __init__(self, checksum: str) -> None:
+        folder = cache_dir("search")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._open(str(folder / f"{checksum[:32]}.sqlite"))
+        except (OSError, sqlite3.Error):
+            # Without a place to keep them, embeddings live as long as the command.
+            self._open(":memory:")
+
+    def _open(self, name: str) -> None:
+        self._rows = sqlite3.connect(name, timeout=60)
+        self._rows.execute("PRAGMA journal_mode=WAL")
+        self._rows.execute("CREATE TABLE IF NOT EXISTS items (key BLOB PRIMARY KEY, form TEXT, value BLOB)")
+
+    def known(self, keys: Sequence[Key]) -> dict[Key, str]:
+        """Return what is known of the keys: an empty text for an embedding, or why the item cannot be read."""
+        found: dict[Key, str] = {}
+        for part in _parts(keys):
+            marks = ",".join("?" * len(part))
+            query = (
+                f"SELECT key, CASE form WHEN '' THEN CAST(value AS TEXT) ELSE '' END FROM items WHERE key IN ({marks})"
+            )
+            found.update(self._rows.execute(query, part))
+        return found
+
+    def write(self, keys: Sequence[Key], encoded: Encoded, broken: Sequence[tuple[Key, str]] = ()) -> None:
+        """Keep a batch of embeddings, and the reasons why items of it could not be read."""
+        rows: list[tuple[Key, str, bytes]] = [(key, "", reason.encode()) for key, reason in broken]
+        parts = [part.float() if part.is_floating_point() else part for part in _tensors(encoded)]
+        arrays = [part.cpu().contiguous().numpy() for part in parts]
+        form = json.dumps([[str(array.dtype), array.shape[1:]] for array in arrays])
+        rows += [(key, form, b"".join(array[at].tobytes() for array in arrays)) for at, key in enumerate(keys)]
+        with self._rows:
+            self._rows.executemany("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", rows)
+
+    def read(self, keys: Sequence[Key]) -> Encoded:
+        """Return the embeddings of keys, in their order; where their lengths differ they are padded with zeros."""
+        row_of: dict[Key, list[int]] = {}
+        for row, key in enumerate(keys):
+            row_of.setdefault(key, []).append(row)
+        groups: dict[str, tuple[list[int], list[bytes]]] = {}
+        for part in _parts(list(row_of)):
+            marks = ",".join("?" * len(part))
+            for key, form, value in self._rows.execute(
+                f"SELECT key, form, value FROM items WHERE key IN ({marks})", part
+            ):
+                rows, values = groups.setdefault(form, ([], []))
+                rows += row_of[key]
+                values += [value] * len(row_of[key])
+        pieces = [(torch.tensor(rows), _decode(form, values)) for form, (rows, values) in groups.items()]
+        whole = assemble(pieces, len(keys), "items of the cache")
+        return whole[0] if len(whole) == 1 else whole
+
+
+def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    for start in range(0, len(keys), _AT_ONCE):
+        yield keys[start : start + _AT_ONCE]
+
+
+def _tensors(encoded: Encoded) -> tuple[Tensor, ...]:
+    return (encoded,) if isinstance(encoded, Tensor) else encoded
+
+
+def _decode(form: str, values: Sequence[bytes]) -> tuple[Tensor, ...]:
+    table = np.frombuffer(bytearray(b"".join(values)), dtype=np.uint8).reshape(len(values), -1)
+    parts, start = [], 0
+    for name, shape in json.loads(form):
+        dtype = np.dtype(name)
+        width = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        columns = np.ascontiguousarray(table[:, start : start + width])
+        parts.append(torch.from_numpy(columns.view(dtype).reshape(len(values), *shape)))
+        start += width
+    return tuple(parts)
+
+
+def photo_key(file: Path) -> Key:
+    """Return the key of a photograph; it changes with the file's place, size and time of change."""
+    state = file.stat()
+    name = str(file.resolve()).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(b"\0".join([name, b"%d" % state.st_size, b"%d" % state.st_mtime_ns])).digest()
+
+
+def embed_texts(run: TrainedRun, cache: Cache, texts: Sequence[str], batch_size: int = 64) -> Embedded:
+    """Embed sentences that the cache does not hold yet."""
+    keys = [hashlib.sha256(b"text\0" + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+    known = cache.known(keys)
+    wanted = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
+    if not wanted:
+        return Embedded(list(range(len(texts))), keys)
+    reader = run.text_reader()
+    with _progress("sentences", len(wanted)) as advance:
+        for start in range(0, len(wanted), batch_size):
+            part = wanted[start : start + batch_size]
+            cache.write([key for key, _ in part], run.encode_texts(reader, [text for _, text in part]))
+            advance(len(part))
+    return Embedded(list(range(len(texts))), keys)
+
+
+def embed_photos(
+    run: TrainedRun,
+    cache: Cache,
+    files: Sequence[Path],
+    weights: Path | None = None,
+    batch_size: int = 32,
+    workers: int = 2,
+) -> Embedded:
+    """Embed photographs that the cache does not hold yet; those that cannot be read are left out with the reason.
+
+    Args:
+        run: The run.
+        cache: Its embeddings.
+        files: The photographs.
+        weights: Weights file of the encoder of stored features, where it has moved.
+        batch_size: Photographs encoded at once.
+        workers: Threads that decode.
+    """
+    result = Embedded()
+    keys: list[Key | None] = []
+    for row, file in enumerate(files):
+        try:
+            keys.append(photo_key(file))
+        except OSError as error:
+            keys.append(None)
+            result.skipped.append((row, f"cannot read photo {file}: {error.strerror or error}"))
+    known = cache.known([key for key in keys if key is not None])
+    wanted = {key: file for key, file in zip(keys, files, strict=True) if key is not None and key not in known}
+    if wanted:
+        known |= _embed_new(run, cache, wanted, weights, batch_size, workers)
+    for row, key in enumerate(keys):
+        if key is None:
+            continue
+        if known[key]:
+            result.skipped.append((row, known[key]))
+        else:
+            result.rows.append(row)
+            result.keys.append(key)
+    result.skipped.sort()
+    return result
+
+
+def _embed_new(
+    run: TrainedRun, cache: Cache, wanted: dict[Key, Path], weights: Path | None, batch_size: int, workers: int
+) -> dict[Key, str]:
+    reader = run.photo_reader(weights)
+    found: dict[Key, str] = {}
+    keys = list(wanted)
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+
+    def decode(key: Key) -> Tensor | DataError:
+        try:
+            return reader.read(wanted[key])
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool, _progress("photographs", len(keys)) as done:
+        try:
+            ahead = pool.map(decode, batches[0])
+            for at, batch in enumerate(batches):
+                decoded = list(zip(batch, ahead, strict=True))
+                if at + 1 < len(batches):
+                    ahead = pool.map(decode, batches[at + 1])
+                good = [(key, photo) for key, photo in decoded if isinstance(photo, Tensor)]
+                broken = [(key, str(error)) for key, error in decoded if isinstance(error, DataError)]
+                photos = torch.stack([photo for _, photo in good]) if good else None
+                encoded: Encoded = () if photos is None else run.encode_photos(reader, photos)
+                cache.write([key for key, _ in good], encoded, broken)
+                found.update({key: "" for key, _ in good})
+                found.update(broken)
+                done(len(batch))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return found
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], Any]]:
+    console = Console(stderr=True)
+    columns = (TextColumn("embedding {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not console.is_terminal or not total
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

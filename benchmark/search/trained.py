@@ -1,0 +1,159 @@
+"""A trained run, loaded from its folder and ready to encode photographs and sentences from raw files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmr_bench import recipe
+from cmr_bench.datamodules import raw
+from cmr_bench.datamodules.base import ImageBatch, Origin, RetrievalDataModule, TextBatch, View, ViewSpec
+from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.models.base import Encoded, RetrievalModule, as_rows
+from cmr_bench.results import FAILURE_FILE
+from cmr_bench.run import quiet
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A method with the weights that a run chose, and what it reads.
+
+    Attributes:
+        folder: The run folder.
+        method: Short name of the method.
+        dataset: Short name of the data set it learned from.
+        module: The method in evaluation mode.
+        inputs: How its inputs are made of raw files.
+        checksum: SHA-256 of the weights and of the inputs: what an embedding depends on beside the item.
+    """
+
+    folder: Path
+    method: str
+    dataset: str
+    module: RetrievalModule
+    inputs: raw.Inputs
+    checksum: str
+
+    def photo_reader(self, weights: Path | None = None) -> raw.PhotoReader:
+        """Return what turns photographs into the image view; raises DataError where nothing can."""
+        origin = self._origin(self.inputs.image, self.inputs.spec.image, "images", "photographs")
+        return raw.photo_reader(origin, weights, self.module.device)
+
+    def encode_photos(self, reader: raw.PhotoReader, photos: torch.Tensor) -> Encoded:
+        """Encode decoded photographs, (b, 3, H, W) as uint8."""
+        batch = ImageBatch(torch.arange(len(photos)), **reader.fields(photos))
+        with torch.inference_mode():
+            return self.module.encode_images(self.module.transfer_batch_to_device(batch, self.module.device, 0))
+
+    def text_reader(self) -> Callable[[Sequence[str]], View]:
+        """Return what turns sentences into the text view; raises DataError where nothing can."""
+        return raw.text_reader(self._origin(self.inputs.text, self.inputs.spec.text, "texts", "sentences"))
+
+    def encode_texts(self, reader: Callable[[Sequence[str]], View], texts: Sequence[str]) -> Encoded:
+        """Encode sentences, (b,)."""
+        batch = TextBatch(torch.arange(len(texts)), **reader(texts).fetch(as_rows(range(len(texts)))))
+        with torch.inference_mode():
+            return self.module.encode_texts(self.module.transfer_batch_to_device(batch, self.module.device, 0))
+
+    def _origin(self, origin: Origin | None, spec: ViewSpec, side: str, files: str) -> Origin:
+        if origin is None:
+            raise DataError(
+                f"{self.folder} reads {side} as the arrays '{spec.source}' of {self.dataset}, which {files} do not "
+                f"give; search with a run on {_ALTERNATIVE[side]}"
+            )
+        return origin
+
+
+_ALTERNATIVE = {
+    "images": "pixels or on features made by `cmr-bench data features`",
+    "texts": "words or on --data.text_features tfidf, doc2vec or hf:NAME",
+}
+
+
+def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
+    """Load a run from its folder.
+
+    Args:
+        folder: Run folder with ``config.yaml`` and ``checkpoints/best.ckpt``.
+        device: Where the method runs.
+
+    Raises:
+        UsageError: If the folder is no run folder.
+        DataError: If it holds no weights, or what the method reads cannot be made.
+    """
+    if not (folder / "config.yaml").is_file():
+        what = "has no config.yaml" if folder.is_dir() else "is not there"
+        raise UsageError(
+            f"no run in {folder}: it {what}; pass a folder runs/<data>/<method>/<run id> of `cmr-bench run`"
+        )
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not checkpoint.is_file():
+        raise DataError(_why_no_weights(folder, checkpoint))
+    saved = recipe.read_yaml(folder / "config.yaml")
+    config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
+    if config.data.get("seed") is None:
+        config.data["seed"] = config.seed
+    if config.model.get("image_view") == "pixels" and "cnn_weights" in config.model:
+        # The checkpoint holds the network that reads pixels, so the file that it began with is not needed.
+        config.model["cnn_weights"] = "random"
+    with quiet():
+        module, data, _ = recipe.instantiate(config)
+        assert isinstance(module, RetrievalModule)
+        inputs = _inputs(folder, module, data)
+        try:
+            stored: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            module.build(inputs.spec)
+            module.load_state(stored["state_dict"])
+        except CmrBenchError:
+            raise
+        except Exception as error:  # a damaged file and foreign weights have errors of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"cannot load the weights {checkpoint}: {reason}; train the run again") from error
+    return TrainedRun(
+        folder,
+        config.method,
+        config.dataset,
+        module.eval().to(device),
+        inputs,
+        _checksum([checkpoint, folder / raw.INPUTS_FILE]),
+    )
+
+
+def _why_no_weights(folder: Path, checkpoint: Path) -> str:
+    failed = folder / FAILURE_FILE
+    if failed.is_file():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            reason = json.loads(failed.read_text(encoding="utf-8"))["reason"]
+            return f"{folder} failed in training ({reason}) and left no weights; choose another run"
+    return f"{folder} has no weights {checkpoint.relative_to(folder)}: go on with `cmr-bench run --resume {folder}`"
+
+
+def _inputs(folder: Path, module: RetrievalModule, data: RetrievalDataModule) -> raw.Inputs:
+    """Read what the run left, or make it from the data set, for runs that an older version or a kill left without."""
+    kept = raw.load(folder)
+    if kept is not None:
+        return kept
+    try:
+        data.load(module.image_view, module.text_view, module.tokenizer)
+    except CmrBenchError as error:
+        raise DataError(f"{folder} has no {raw.INPUTS_FILE}, which its data set would give, and: {error}") from error
+    inputs = raw.describe(data)
+    with contextlib.suppress(CmrBenchError):
+        raw.save(folder, inputs)
+    return inputs
+
+
+def _checksum(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
