@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt $(LIST)
 # Changes only when a file of the package was added or removed, as only then new links are needed.
 $(LIST): FORCE
 	@mkdir -p $(VENV)
-	@find benchmark models datamodules experiments -name '*.py' -o -name '*.yaml' -o -name py.typed \
+	@find benchmark models datamodules experiments -name '*.py' -o -name '*.yaml' -o -name py.typed -o -name '*.html' -o -name '*.css' -o -name '*.js' \
 		| LC_ALL=C sort > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
     "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
     "check": ("cmr_bench.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
+    "dashboard": ("cmr_bench.dashboard.command", "make a site of stored runs that opens from disk"),
     "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
     "data features": ("cmr_bench.datamodules.features_command", "run an image encoder once over the photographs"),
     "search": ("cmr_bench.search.command", "rank your own photographs or sentences with a trained run"),

@@ -7,15 +7,16 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
-from cmr_bench.datamodules.base import RetrievalDataModule, Split
 from cmr_bench.errors import DataError
-from cmr_bench.evaluation.ranks import Ranks, ScoreSource
 from cmr_bench.files import write_atomic
+
+if TYPE_CHECKING:
+    from cmr_bench.datamodules.base import RetrievalDataModule, Split
+    from cmr_bench.evaluation.ranks import Ranks, ScoreSource
 
 EXAMPLES_FILE = "examples.json"
 THUMBNAILS = "examples"
@@ -46,13 +47,13 @@ def examples(scores: ScoreSource, split: Split, ranks: Ranks | None = None) -> d
     found: dict[str, Any] = {"i2t": [], "t2i": []}
     for row in _sample(split.n_images):
         line = scores.block(slice(row, row + 1), slice(0, split.n_texts))[0]
-        best = torch.topk(line, min(_TOP, split.n_texts))
+        best = line.topk(min(_TOP, split.n_texts))
         answers = [texts[t] | {"score": float(s), "match": bool(owner[t] == row)} | _related(split, row, int(owner[t]))
                    for s, t in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
         found["i2t"].append({"query": images[row] | _rank(ranks, "i2t", row), "answers": answers})
     for row in _sample(split.n_texts):
         column = scores.block(slice(0, split.n_images), slice(row, row + 1))[:, 0]
-        best = torch.topk(column, min(_TOP, split.n_images))
+        best = column.topk(min(_TOP, split.n_images))
         answers = [images[i] | {"score": float(s), "match": bool(owner[row] == i)} | _related(split, int(owner[row]), i)
                    for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
         found["t2i"].append({"query": texts[row] | _rank(ranks, "t2i", row), "answers": answers})

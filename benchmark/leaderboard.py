@@ -64,6 +64,7 @@ class Row:
         title: What a paper's table calls the row; empty for method and variant.
         published: What the paper reports for this row, where a measured row stands beside it.
         published_spread: Standard deviation over seeds that the paper reports.
+        results: The results that a measured row comes from, one a seed.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Row:
     title: str = ""
     published: Mapping[str, float] = field(default_factory=dict)
     published_spread: Mapping[str, float] = field(default_factory=dict)
+    results: tuple[Result, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def measured(self) -> bool:
@@ -360,7 +362,7 @@ def sections(
     """
     chosen = [r for r in results if data in (None, r.data) and family in (None, r.family)]
     found: list[Section] = []
-    for bucket in _comparable(chosen):
+    for bucket in comparable(chosen):
         folds = {int(match[1]) for result in bucket for name in result.metrics if (match := _FOLD.fullmatch(name))}
         found += [section for n in (None, *sorted(folds)) if (section := _section(bucket, n)).rows]
     if published is not None:
@@ -372,7 +374,7 @@ def sections(
     return found
 
 
-def _comparable(results: Sequence[Result]) -> list[list[Result]]:
+def comparable(results: Sequence[Result]) -> list[list[Result]]:
     """Split results into lists of the same data set, test content and definitions of metrics, longest first."""
     buckets: list[tuple[list[Result], dict[str, str]]] = []
     # Scores from elsewhere come without ids of the items, so their fingerprint never equals that of a run.
@@ -467,6 +469,7 @@ def _row(runs: Sequence[tuple[Result, Mapping[str, float]]]) -> Row:
         flags=tuple(dict.fromkeys(flags)),
         fidelity=result.fidelity,
         criterion=str(result.selection.get("criterion", "")),
+        results=tuple(run for run, _ in runs),
     )
 
 

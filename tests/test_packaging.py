@@ -27,7 +27,7 @@ def shipped() -> dict[str, bytes]:
     files = {}
     for folder, name in FOLDERS.items():
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in (".py", ".yaml") or file.name == "py.typed":
+            if file.suffix in (".py", ".yaml", ".html", ".css", ".js") or file.name == "py.typed":
                 files[f"{name}/{file.relative_to(ROOT / folder).as_posix()}"] = file.read_bytes()
     return files
 

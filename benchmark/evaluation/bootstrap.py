@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmr_bench.evaluation.metrics import Floats
+if TYPE_CHECKING:
+    from cmr_bench.evaluation.metrics import Floats
 
 # Weights of about this many (resample, query) pairs are held at a time.
 _CHUNK = 2**23

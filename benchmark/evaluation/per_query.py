@@ -6,14 +6,17 @@ import io
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.errors import CmrBenchError
 from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
-from cmr_bench.evaluation.metrics import Floats
-from cmr_bench.evaluation.protocol import Evaluation
+
+if TYPE_CHECKING:
+    from cmr_bench.evaluation.metrics import Floats
+    from cmr_bench.evaluation.protocol import Evaluation
 
 RANKS_FILE = "ranks.npz"
 

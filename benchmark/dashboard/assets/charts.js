@@ -1,0 +1,163 @@
+"use strict";
+// Charts by Plotly, each with the figures behind it as a table; drawn when they come into view.
+cmr.charts = (() => {
+  const COLOURS = ["#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0"];
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const SYMBOLS = { pairwise: "circle", adversarial: "diamond", interaction: "square", attributes: "triangle-up", subspace: "cross" };
+  const makers = new Map();
+  const visible = new Set();
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  // Plotly reads some tags in texts as format.
+  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const short = (text, most = 34) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  const narrow = () => innerWidth < 700;
+
+  function style(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  function colour(place) {
+    return COLOURS[place % COLOURS.length];
+  }
+
+  function dash(place) {
+    return DASHES[Math.floor(place / COLOURS.length) % DASHES.length];
+  }
+
+  function axis(extra = {}) {
+    return { gridcolor: style("--line"), linecolor: style("--line"), zerolinecolor: style("--line"), automargin: true,
+      ...extra, title: { text: extra.title || "", font: { size: 12 }, standoff: 8 } };
+  }
+
+  function layout(extra) {
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", height: narrow() ? 420 : 380,
+      font: { family: style("--font") || "sans-serif", size: 12, color: style("--ink") },
+      margin: { l: 52, r: 12, t: 28, b: 40 }, hovermode: "closest", bargap: 0.22, colorway: COLOURS,
+      hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") } },
+      legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0, font: { size: 11 } },
+      ...extra,
+    };
+  }
+
+  // Two panels beside each other, or one above the other on a phone.
+  function panels(left, right, x, y, rightX = x, rightY = y) {
+    const stacked = narrow();
+    const heading = (text, at) => ({ text: plain(text), showarrow: false, xref: "paper", yref: "paper", xanchor: "left",
+      yanchor: "bottom", x: stacked ? 0 : at, y: stacked ? (at ? 0.44 : 1) : 1, font: { size: 12, color: style("--quiet") } });
+    return layout({
+      height: stacked ? 640 : 390,
+      xaxis: axis({ ...x, domain: stacked ? [0, 1] : [0, 0.46], anchor: "y" }),
+      yaxis: axis({ ...y, domain: stacked ? [0.57, 1] : [0, 1], anchor: "x" }),
+      xaxis2: axis({ ...rightX, domain: stacked ? [0, 1] : [0.54, 1], anchor: "y2" }),
+      yaxis2: axis({ ...rightY, domain: stacked ? [0, 0.43] : [0, 1], anchor: "x2" }),
+      annotations: [heading(left, 0), heading(right, stacked ? 1 : 0.54)],
+    });
+  }
+
+  async function render(id) {
+    const figure = document.getElementById(id);
+    const made = await makers.get(id)();
+    figure.hidden = !made;
+    if (!made) return;
+    const plot = figure.querySelector(".plot");
+    plot.setAttribute("aria-label", made.summary);
+    figure.querySelector(".behind .scroll").replaceChildren(cmr.table(made.heads, made.rows, { class: "figures" }));
+    if (!visible.has(id)) return;
+    const Plotly = await cmr.plotly();
+    await Plotly.react(plot, made.traces, made.layout, { displaylogo: false, responsive: true, displayModeBar: "hover",
+      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
+    figure.dataset.drawn = made.traces.length;
+  }
+
+  const running = new Map();
+  function draw(id) {
+    const next = (running.get(id) || Promise.resolve()).then(() => render(id)).catch((error) => {
+      const figure = document.getElementById(id);
+      figure.hidden = false;
+      figure.querySelector(".plot").textContent = error.message;
+    });
+    running.set(id, next);
+    return next;
+  }
+
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      visible.add(entry.target.id);
+      watcher.unobserve(entry.target);
+      draw(entry.target.id);
+    }
+  }, { rootMargin: "300px" });
+
+  function add(id, make) {
+    makers.set(id, make);
+    draw(id).then(() => watcher.observe(document.getElementById(id)));
+  }
+
+  function redraw() {
+    return Promise.all([...makers.keys()].map(draw));
+  }
+
+  function select(id, label, choices, chosen, changed) {
+    const box = cmr.element("select", { onchange: (event) => changed(event.target.value) });
+    for (const [value, text] of choices) {
+      box.append(cmr.element("option", { value, text, selected: value === chosen }));
+    }
+    document.querySelector(`#${id} .controls`).append(cmr.element("label", {}, label, box));
+    return box;
+  }
+
+  dark.addEventListener("change", redraw);
+  let wasNarrow = narrow();
+  addEventListener("resize", () => {
+    if (narrow() !== wasNarrow) {
+      wasNarrow = narrow();
+      redraw();
+    }
+  });
+
+  // Curves of epochs: one line for each history, histories of one row in one colour.
+  function epochs(lines, metric, name) {
+    const traces = [];
+    const rows = [];
+    const seen = new Set();
+    for (const line of lines) {
+      const y = line.history[metric];
+      if (!y) continue;
+      const x = (line.history.epoch || y.map((_, place) => place)).map((epoch) => epoch + 1);
+      traces.push({ type: "scatter", mode: x.length > 1 ? "lines" : "markers", x, y, name: plain(short(line.name)), legendgroup: String(line.place),
+        showlegend: !seen.has(line.place), line: { color: colour(line.place), dash: dash(line.place), width: 2 },
+        marker: { color: colour(line.place) }, opacity: seen.has(line.place) ? 0.55 : 1, hoverinfo: "text",
+        hovertext: y.map((value, at) => `${plain(line.label)}<br>epoch ${x[at]}: ${value === null ? "none" : value.toPrecision(5)}`) });
+      seen.add(line.place);
+      y.forEach((value, at) => rows.push([line.label, x[at], value]));
+    }
+    if (!traces.length) return null;
+    return { traces, heads: ["Run", "Epoch", name], rows, summary: `Line chart of ${name} by epoch for ${traces.length} runs. The table below the chart has its figures.`,
+      layout: layout({ xaxis: axis({ title: "epoch" }), yaxis: axis({ title: plain(name) }) }) };
+  }
+
+  function precisionRecall(items) {
+    const traces = [];
+    const rows = [];
+    const drawn = items.filter((item) => item.curves && item.curves.recall);
+    for (const item of drawn) {
+      for (const [number, way] of [["", "i2t"], ["2", "t2i"]]) {
+        const y = item.curves[`${way}_precision`];
+        traces.push({ type: "scatter", mode: "lines+markers", x: item.curves.recall, y, xaxis: `x${number}`, yaxis: `y${number}`,
+          name: plain(short(item.label)), legendgroup: String(item.place), showlegend: !number, marker: { size: 5 },
+          line: { color: colour(item.place), dash: dash(item.place), width: 2 }, hoverinfo: "text",
+          hovertext: y.map((value, at) => `${plain(item.label)}<br>recall ${item.curves.recall[at].toFixed(1)}: precision ${value.toFixed(3)}`) });
+        y.forEach((value, at) => rows.push([item.label, way, item.curves.recall[at].toFixed(1), value]));
+      }
+    }
+    if (!drawn.length) return null;
+    return { traces, rows, heads: ["Row", "Direction", "Recall", "Precision"], layout: panels("Image query, texts ranked", "Text query, images ranked",
+      { title: "recall", range: [0, 1.02] }, { title: "precision", rangemode: "tozero" }),
+    summary: `Precision against recall for both directions, ${drawn.length} rows. The table below the chart has its figures.` };
+  }
+
+  return { add, redraw, select, plain, short, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
+})();

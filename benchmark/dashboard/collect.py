@@ -1,0 +1,125 @@
+"""Reads run folders for the dashboard."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmr_bench.errors import CmrBenchError
+from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query
+from cmr_bench.examples import EXAMPLES_FILE
+from cmr_bench.results import Result, failures, read_result, result_files
+
+DIRECTIONS = ("i2t", "t2i")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run with a result.
+
+    Attributes:
+        folder: The run folder.
+        slug: A name that is safe in files and addresses, and no other run's.
+        result: The result.
+        config: Text of ``config.yaml``, empty where there is none.
+        history: Columns of ``history.csv`` by name, None where an epoch has no value.
+        examples: Content of ``examples.json``, empty where there is none.
+        outcomes: Outcome of every query, where the run kept it.
+    """
+
+    folder: Path
+    slug: str
+    result: Result
+    config: str
+    history: dict[str, list[float | None]]
+    examples: dict[str, list[dict[str, Any]]]
+    outcomes: PerQuery | None
+
+
+def collect(runs: Path) -> tuple[list[StoredRun], list[str]]:
+    """Read every run with a result under a folder of runs.
+
+    Returns:
+        The runs in the order of their folders, and one line for each file that could not be read and each run that
+        failed. A run of which only a side file cannot be read is among the runs.
+    """
+    found, problems = [], []
+    for path in result_files(runs):
+        try:
+            result = read_result(path)
+        except CmrBenchError as error:
+            problems.append(str(error))
+            continue
+        found.append(_stored(path.parent, runs, result, problems))
+    return found, problems + failures(runs)
+
+
+def _stored(folder: Path, runs: Path, result: Result, problems: list[str]) -> StoredRun:
+    outcomes = None
+    if (folder / RANKS_FILE).is_file():
+        try:
+            outcomes = read_per_query(folder / RANKS_FILE)
+        except CmrBenchError as error:
+            problems.append(str(error))
+    return StoredRun(
+        folder,
+        slug(folder.relative_to(runs).parts),
+        result,
+        _text(folder / "config.yaml"),
+        _history(folder / "history.csv"),
+        _examples(folder / EXAMPLES_FILE, problems),
+        outcomes,
+    )
+
+
+def slug(parts: Iterable[str]) -> str:
+    """Return a name of lower-case letters, digits and dashes for a path; a checksum keeps different paths apart."""
+    path = "/".join(parts)
+    plain = re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-")[:60]
+    return f"{plain}-{hashlib.sha256(path.encode(errors='surrogatepass')).hexdigest()[:6]}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _history(path: Path) -> dict[str, list[float | None]]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in (rows[0] if rows else {}) if name]
+    return {name: [_number(row.get(name)) for row in rows] for name in names}
+
+
+def _number(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _examples(path: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]]:
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for way in DIRECTIONS:
+            for entry in record[way]:
+                for item in (entry["query"], *entry["answers"]):
+                    item["id"] = str(item["id"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        problems.append(f"{path} holds no readable examples")
+        return {}
+    return {way: record[way] for way in DIRECTIONS}

@@ -1,0 +1,52 @@
+"""The command ``cmr-bench dashboard``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cmr_bench.errors import UsageError
+
+_EXAMPLES = """\
+The site is a folder of files: open its index.html, keep it as an artifact of CI, or publish it as it is, e.g. by GitHub
+Pages. It holds what the run folders hold: configurations with their paths, captions, thumbnails of test images.
+
+examples:
+  cmr-bench dashboard
+  cmr-bench dashboard --runs runs/demo --out public
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``cmr-bench dashboard``."""
+    parser.epilog = _EXAMPLES
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("site"), metavar="DIR", help="where the site goes (default: site)"
+    )
+    parser.add_argument(
+        "--published", action=argparse.BooleanOptionalAction, default=True, help="figures of papers (default: shown)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the site.
+
+    Raises:
+        UsageError: If there is no folder of runs, or the output folder holds something else.
+        CmrBenchError: If no run can be shown.
+    """
+    from cmr_bench.dashboard.site import build
+    from cmr_bench.published import load_published
+
+    if not args.runs.is_dir():
+        raise UsageError(
+            f"--runs {args.runs} is no folder; results are looked for in DIR/<data>/<method>/<run>/result.json. "
+            "Make some: cmr-bench run --model vsepp"
+        )
+    built = build(args.runs, args.out, load_published() if args.published else None)
+    for problem in built.problems:
+        print(f"cmr-bench dashboard: left out: {problem}", file=sys.stderr)
+    print(f"{built.n_runs} runs: open {args.out / 'index.html'}")
+    return 0

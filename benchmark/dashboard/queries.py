@@ -1,0 +1,108 @@
+"""Queries to look at: what runs on one test split answered to the same captions and images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cmr_bench.dashboard.collect import DIRECTIONS, StoredRun, slug
+from cmr_bench.examples import THUMBNAILS, thumbnail_name
+
+# Documents stand in some data sets in place of captions; this much of one tells what it is about.
+_LONGEST = 400
+
+
+def split_key(run: StoredRun) -> str:
+    """Name the test split of a run in files and addresses."""
+    return slug((run.result.data, run.result.fingerprint))
+
+
+class _Items:
+    """Numbers items in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        self.captions: dict[str, str] = {}
+
+    def number(self, item: dict[str, Any]) -> int:
+        name = item["id"]
+        if name not in self.captions and isinstance(item.get("caption"), str):
+            self.captions[name] = item["caption"]
+        return self.rows.setdefault(name, len(self.rows))
+
+
+def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrange the examples of runs on one test split, and copy the thumbnails that they name, each once.
+
+    Args:
+        runs: Runs of one fingerprint.
+        thumbnails: Folder to which thumbnails go, below one for the split.
+
+    Returns:
+        What the runs share (items, queries, list of runs), and by slug the answers of each run: for each query of each
+        direction the rank of its match, or None, and the answers as number, score, match and related.
+    """
+    images, texts = _Items(), _Items()
+    queries: dict[str, dict[int, None]] = {way: {} for way in DIRECTIONS}
+    answers: dict[str, Any] = {}
+    for run in runs:
+        own: dict[str, list[Any]] = {}
+        for way, asked, answered in (("i2t", images, texts), ("t2i", texts, images)):
+            own[way] = []
+            for entry in run.examples[way]:
+                query = asked.number(entry["query"])
+                queries[way][query] = None
+                found = [_answer(item, answered) for item in entry["answers"]]
+                own[way].append([query, entry["query"].get("rank"), found])
+        answers[run.slug] = own
+    key = split_key(runs[0])
+    pictures = [_copy(name, runs, thumbnails / key) for name in images.rows]
+    first = runs[0].result
+    sizes = [*first.split_sizes.get("test", []), 0, 0][:2]
+    content = {
+        "title": f"{first.data}: {sizes[0]:,} images and {sizes[1]:,} texts",
+        "images": [[name, picture] for name, picture in zip(images.rows, pictures, strict=True)],
+        "texts": [_cut(texts.captions.get(name, name)) for name in texts.rows],
+        "queries": {way: list(numbers) for way, numbers in queries.items()},
+        "runs": [
+            {
+                "slug": run.slug,
+                "method": run.result.method,
+                "variant": run.result.variant,
+                "seed": run.result.seed,
+                "run_id": run.result.run_id,
+                "score": run.result.metrics.get("rsum", run.result.metrics.get("map", 0.0)),
+            }
+            for run in runs
+        ],
+    }
+    return content, answers
+
+
+def _answer(item: dict[str, Any], items: _Items) -> list[Any]:
+    related = item.get("related")
+    score = item.get("score")
+    return [
+        items.number(item),
+        float(f"{score:.4g}") if isinstance(score, int | float) else None,
+        int(bool(item.get("match"))),
+        None if related is None else int(bool(related)),
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rsplit(' ', 1)[0]} …"
+
+
+def _copy(image: str, runs: Sequence[StoredRun], folder: Path) -> str:
+    """Copy the thumbnail of an image from the first run that has it; return its address, empty where none has."""
+    name = thumbnail_name(image)
+    for run in runs:
+        source = run.folder / THUMBNAILS / name
+        if source.is_file():
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(source, folder / name)
+            return f"{folder.name}/{name}"
+    return ""
