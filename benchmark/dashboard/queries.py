@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
                 own[way].append([query, entry["query"].get("rank"), found])
         answers[run.slug] = own
     key = split_key(runs[0])
-    pictures = [_copy(name, runs, thumbnails / key) for name in images.rows]
+    pictures = _copy_thumbnails(images.rows, runs, thumbnails / key)
     first = runs[0].result
     sizes = [*first.split_sizes.get("test", []), 0, 0][:2]
     content = {
@@ -96,13 +96,14 @@ def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST].rsplit(' ', 1)[0]} …"
 
 
-def _copy(image: str, runs: Sequence[StoredRun], folder: Path) -> str:
-    """Copy the thumbnail of an image from the first run that has it; return its address, empty where none has."""
-    name = thumbnail_name(image)
-    for run in runs:
-        source = run.folder / THUMBNAILS / name
-        if source.is_file():
+def _copy_thumbnails(images: Iterable[str], runs: Sequence[StoredRun], folder: Path) -> list[str]:
+    """Copy the thumbnail of each image from a run that has it; return their addresses, empty where none has."""
+    there = {file.name: file for run in runs for file in (run.folder / THUMBNAILS).glob("*.jpg")}
+    addresses = []
+    for image in images:
+        source = there.get(thumbnail_name(image))
+        if source is not None:
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(source, folder / name)
-            return f"{folder.name}/{name}"
-    return ""
+            shutil.copyfile(source, folder / source.name)
+        addresses.append("" if source is None else f"{folder.name}/{source.name}")
+    return addresses
