@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Callback
 from cmr_bench.errors import CmrBenchError
 from cmr_bench.files import write_atomic
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.distributed import everywhere
 from cmr_bench.results import FAILURE_FILE
 
 # Signals that end a run in order: Ctrl-C, and those by which SLURM announces a time limit or preemption.
@@ -76,30 +77,31 @@ class Resume(Callback):
     """Saves the whole state at the start of every epoch, so that a killed run repeats at most one epoch, bit for bit.
 
     Args:
-        path: The checkpoint; Lightning writes it under another name and renames it.
+        path: The checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stored: dict[str, Any] = {}
+        self._stored: list[dict[str, Any]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the random state of a run that goes on, then save."""
-        if self._stored:
-            _set_random_state(self._stored)
-            self._stored = {}
+        # Where there are more processes than before, none of the states is theirs.
+        if trainer.global_rank < len(self._stored):
+            _set_random_state(self._stored[trainer.global_rank])
+        self._stored = []
         # Lightning counts the batches of the last epoch until the loop over the new one begins; stored like that, a
         # resumed run would take this epoch for done.
         trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of every random generator."""
-        return _random_state()
+        """Return the state of every random generator of every process."""
+        return {"processes": everywhere([_random_state()])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the epoch starts."""
-        self._stored = state_dict
+        """Keep the states until the epoch starts."""
+        self._stored = state_dict["processes"]
 
 
 class Stops(Callback):

@@ -123,7 +123,7 @@ def _array(path: Path, option: str) -> NDArray[Any]:
         raise DataError(f"{option}: no file {path}")
     try:
         values = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header can fail in any way
         raise DataError(f"{option}: {path} is not a NumPy array of numbers (.npy): {_line(error)}") from error
     if values.dtype.kind not in "biuf":
         raise DataError(f"{option}: {path} holds {values.dtype}, not numbers")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from cmr_bench.errors import CmrBenchError
 
 DIRECTIONS = ("i2t", "t2i")
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (1, 5, 10))
@@ -78,8 +83,21 @@ def with_sums(metrics: Mapping[str, float]) -> dict[str, float]:
 @functools.cache
 def load_published() -> Published:
     """Read the figures that come with the package."""
-    file = importlib.resources.files("cmr_bench.experiments").joinpath("published.yaml")
-    return parse_published(yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return read_published(importlib.resources.files("cmr_bench.experiments").joinpath("published.yaml"))
+
+
+def read_published(file: Traversable | Path) -> Published:
+    """Read published figures from a file.
+
+    Raises:
+        CmrBenchError: If it cannot be read, or an entry is malformed.
+    """
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return parse_published(content)
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        raise CmrBenchError(f"{file} holds no published figures: {what}") from error
 
 
 def parse_published(content: Mapping[str, Any]) -> Published:
@@ -100,6 +118,8 @@ def _row(entry: Mapping[str, Any], kind: str) -> PublishedRow:
         pairs = {key: value for key, value in entry.items() if key.startswith(DIRECTIONS)}
         metrics = {key: mean for key, (mean, _) in pairs.items()}
         spread = {key: sd for key, (_, sd) in pairs.items()}
+    if not all(math.isfinite(value) for value in (*metrics.values(), *spread.values()) if value is not None):
+        raise ValueError(f"a figure of {entry['method']} on {entry['data']} is not finite")
     protocol = str(entry.get("protocol", ""))
     return PublishedRow(
         method=entry["method"],

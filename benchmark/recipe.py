@@ -101,7 +101,7 @@ def read_yaml(file: Traversable | Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -116,6 +116,11 @@ def read_yaml(file: Traversable | Path) -> dict[str, Any]:
             content.pop(key, None)
         elif not isinstance(content[key], dict):
             raise UsageError(f"{file}: '{key}' must be a table")
+    if type(content.get("seed", 0)) is not int:
+        raise UsageError(f"{file}: 'seed' must be a whole number, not {content['seed']!r}")
+    for key in ("method", "dataset", "variant"):
+        if not isinstance(content.get(key) or "", str):
+            raise UsageError(f"{file}: '{key}' must be text, not {content[key]!r}")
     fidelity = content.get("fidelity")
     if fidelity is not None and fidelity not in FIDELITIES:
         raise UsageError(f"{file}: fidelity '{fidelity}' is none of {', '.join(FIDELITIES)}")

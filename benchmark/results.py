@@ -164,6 +164,10 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _malformed(record: Mapping[str, Any]) -> str:
+    try:
+        json.dumps(record, allow_nan=False)
+    except ValueError:
+        return "a number in it is not finite"
     for name in ("method", "data", "metrics"):
         if not record.get(name):
             return f"'{name}' is missing"

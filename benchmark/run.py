@@ -26,8 +26,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from cmr_bench import __version__, recipe, registry
+from cmr_bench import __version__, launch, recipe, registry
 from cmr_bench.callbacks import Alarm, History, Resume, Stops
+from cmr_bench.checkpoints import Checkpoints
 from cmr_bench.datamodules import raw
 from cmr_bench.datamodules.base import RetrievalDataModule
 from cmr_bench.errors import CmrBenchError, UsageError
@@ -137,7 +138,7 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, selection: str) -> L.Trainer:
+def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, config: RunConfig) -> L.Trainer:
     """Make the Lightning Trainer of a run."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
@@ -170,6 +171,7 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, s
         deterministic=options.deterministic or None,
         limit_train_batches=options.limit_train_batches or None,
         callbacks=callbacks,
+        plugins=[Checkpoints(config)],
         logger=logger,
         num_sanity_val_steps=0,
         enable_progress_bar=options.progress,
@@ -191,7 +193,9 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         raise
 
 
-def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path) -> dict[str, Any]:
+def fit(
+    trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path, seed: int
+) -> dict[str, Any]:
     """Train or fit a method, choose its weights on validation and load them.
 
     Returns:
@@ -207,6 +211,9 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
         trainer.save_checkpoint(best, weights_only=True)
         return selection | {"value": float(metrics["val/selection"]), "epoch": None, "fit_seconds": seconds}
     module.prepare_training(data.splits["train"])
+    if trainer.global_rank:
+        # With the random numbers of the first process, dropout would take the same units from every share.
+        L.seed_everything(seed + trainer.global_rank, workers=True, verbose=False)
     last = folder / "checkpoints" / "last.ckpt"
     with interruptible(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
@@ -217,7 +224,7 @@ def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, 
             "no epoch was validated, so no weights were selected: "
             "lower --trainer.val_every or raise --trainer.max_epochs"
         )
-    stored = torch.load(best, map_location="cpu", weights_only=True)
+    stored = trainer.strategy.checkpoint_io.load_checkpoint(best)
     module.load_state(stored["state_dict"])
     return selection | {"value": float(keeper.best_model_score), "epoch": int(stored["epoch"])}
 
@@ -233,7 +240,7 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     Returns:
         The stored result.
     """
-    if "LOCAL_RANK" not in os.environ:
+    if launch.rank() == 0:
         write_atomic(folder / "config.yaml", config.to_yaml())
     L.seed_everything(config.seed, workers=True, verbose=False)
     family = registry.family(config.method)
@@ -242,13 +249,14 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     module, data, options = recipe.instantiate(config)
     assert isinstance(module, RetrievalModule)
     assert isinstance(data, RetrievalDataModule)
+    launch.check_devices(options)
     module.build(data.load(module.image_view, module.text_view, module.tokenizer))
     module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
     module.selection = data.selection
     data.select_on = options.select_on
     with quiet():
-        trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), data.selection)
-        selection = fit(trainer, module, data, folder)
+        trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), config)
+        selection = fit(trainer, module, data, folder, config.seed)
         fit_seconds = selection.pop("fit_seconds", None)
         with interruptible(trainer):
             trainer.test(module, datamodule=data, verbose=False)
@@ -372,8 +380,16 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     child = os.environ.get(RUN_FOLDER_VARIABLE)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
     short = [name.rpartition(":")[2] for name in (dataset, method)]
-    folder = Path(child) if child else new_run_folder(args.runs, short[0], short[1], label)
-    return _go(config, folder, args.logger, console)
+    folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
+    try:
+        return _go(config, folder, args.logger, console)
+    except CmrBenchError:
+        if launch.rank() == 0 and not (folder / "checkpoints").is_dir():
+            for name in ("config.yaml", launch.LOCK):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _resume(args: argparse.Namespace, overrides: list[str], console: Console) -> int:
@@ -394,18 +410,13 @@ def _resume(args: argparse.Namespace, overrides: list[str], console: Console) ->
 def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     try:
-        result = run(config, folder, logger)
+        with launch.sole_runner(folder):
+            result = run(config, folder, logger)
     except KeyboardInterrupt:
         raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
-    except CmrBenchError:
-        if not (folder / "checkpoints").is_dir():
-            (folder / "config.yaml").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
     finally:
         os.environ.pop(RUN_FOLDER_VARIABLE, None)
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    if launch.rank() == 0:
         console.print(result_table(result))
         console.print(f"stored in {folder}", soft_wrap=True)
     return 0

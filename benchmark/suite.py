@@ -81,17 +81,35 @@ def read_suite(name: str) -> dict[str, Any]:
         text, where = file.read_text(encoding="utf-8"), name
     try:
         suite = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(suite, dict) or not isinstance(suite.get("runs"), list) or not suite["runs"]:
         raise UsageError(f"{where} is no suite: it needs a list 'runs' of entries with 'method' and 'data'")
     _known(suite, _ENTRIES, where)
+    _check_kinds(suite, where)
     for entry in suite["runs"]:
         if not isinstance(entry, dict) or not entry.get("method") or not entry.get("data"):
             raise UsageError(f"{where}: an entry of 'runs' needs 'method' and 'data': {entry}")
         _known(entry, _RUN_ENTRIES, where)
+        _check_kinds(entry, where)
     read_tables(suite, where)
     return suite
+
+
+def _check_kinds(table: Mapping[str, Any], where: str) -> None:
+    kinds: dict[str, tuple[type, str]] = {
+        "method": (str, "a text or a list of texts"),
+        "data": (str, "a text or a list of texts"),
+        "variants": (str, "a text or a list of texts"),
+        "seeds": (int, "a whole number or a list of them"),
+    }
+    for name, (kind, words) in kinds.items():
+        value = table.get(name)
+        if value is not None and not (_listed(value) and all(type(one) is kind for one in _listed(value))):
+            raise UsageError(f"{where}: '{name}' must be {words}, not {value!r}")
+    options = table.get("options") or {}
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise UsageError(f"{where}: 'options' must be a table of dotted options, not {options!r}")
 
 
 def _read(file: Path) -> str:

@@ -481,13 +481,16 @@ def print_findings(name: str, findings: Sequence[Finding], console: Console | No
     )
 
 
-def make_datamodule(name: str, root: str | None, options: Sequence[str] = ()) -> RetrievalDataModule:
+def make_datamodule(
+    name: str, root: str | None, options: Sequence[str] = (), words: Sequence[str] = ()
+) -> RetrievalDataModule:
     """Make a data set by name, its options typed by its constructor.
 
     Args:
         name: Name of the data set.
         root: Folder of the data sets; None for the default.
         options: ``key=value`` for every other option.
+        words: Options as `run` takes them, such as ``--data.root=DIR``.
 
     Raises:
         UsageError: For an unknown name or option, or a value of the wrong type.
@@ -501,9 +504,9 @@ def make_datamodule(name: str, root: str | None, options: Sequence[str] = ()) ->
     bad = next((option for option in options if "=" not in option), None)
     if bad is not None:
         raise UsageError(f"--set {bad}: write KEY=VALUE, such as --set image_column=path")
-    words = [f"--data.{option}" for option in options] + ([] if root is None else [f"--data.root={root}"])
+    given = [f"--data.{option}" for option in options] + ([] if root is None else [f"--data.root={root}"])
     try:
-        made = parser.instantiate(parser.parse_args(words))
+        made = parser.instantiate(parser.parse_args([*given, *words]))
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
         raise UsageError(" ".join(str(error).split())[:300]) from None
     datamodule = made.data
@@ -524,7 +527,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check a data set and print what was found; 1 where there is an error."""
-    datamodule = make_datamodule(args.data, args.root, args.set)
+    datamodule = make_datamodule(args.data, args.root, args.set, args.data_options)
     findings = check(datamodule, decode=not args.no_decode, progress=True)
     print_findings(args.data, findings)
     failed = any(finding.level == "error" for finding in findings)

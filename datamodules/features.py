@@ -112,6 +112,13 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**values)
         if not all(isinstance(name, str) for name in manifest.ids) or len(manifest.shape) not in (2, 3):
             raise ValueError("ids are not text, or the shape is not that of vectors or regions")
+        for name in ("data", "encoder", "layer", "weights", "weights_sha256", "dtype", "command"):
+            if not isinstance(values.get(name, ""), str):
+                raise ValueError(f"{name} is not text")
+        for name, length in (("shape", len(manifest.shape)), ("grid", 2)):
+            sides = values.get(name)
+            if sides is not None and not (len(sides) == length and all(type(n) is int and n > 0 for n in sides)):
+                raise ValueError(f"{name} {str(sides)[:60]} is none")
         return replace(manifest, ids=list(manifest.ids), rows_done=int(manifest.rows_done))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {path}: {error}; remove the folder and make the features again") from error
@@ -168,7 +175,7 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     """Memory-map an array; one clear line if it is missing or cut short."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged header can fail in any way
         raise DataError(f"cannot read features {path}: {error}; make them again") from error
     return array
 

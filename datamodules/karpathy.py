@@ -49,6 +49,9 @@ class Photo:
 def relative_path(text: object, where: str) -> str:
     """Return a path written in an annotation file, if it stays below the folder it is meant for.
 
+    What lies in that folder is the user's own: a link there is followed, wherever it leads, as large photographs are
+    often kept elsewhere.
+
     Args:
         text: The path as it was written.
         where: What to name in the error: the file and the entry.

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cmr_bench.datamodules.base import SPLITS, RetrievalDataModule, Split, locate
+from cmr_bench.datamodules.karpathy import relative_path
 from cmr_bench.datamodules.splits import stratified_slice
 from cmr_bench.errors import DataError, did_you_mean
 
@@ -111,11 +112,12 @@ def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
     for name in SPLITS:
         file = folder / f"{name}.txt"
         parts[name] = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(_decoded(file).splitlines(), start=1):
             item = line.strip().removesuffix(".jpg").removesuffix(".txt")
             if not item:
                 continue
             where = f"{file}:{number}"
+            item = relative_path(item, where)
             if item.count("/") != 1:
                 raise DataError(f"{where}: expected category/image, found {line[:80]!r}")
             _check_category(item, categories, where)
@@ -124,6 +126,13 @@ def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
             first[item] = where
             parts[name].append(item)
     return parts
+
+
+def _decoded(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file} as text: {error}") from error
 
 
 def read_sentences(file: Path) -> list[str]:

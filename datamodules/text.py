@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.base import ArrayView, Origin, Rows, View, ViewSpec
 from cmr_bench.errors import DataError, UsageError, did_you_mean
-from cmr_bench.files import write_atomic
+from cmr_bench.files import replacing, write_atomic
 from cmr_bench.hub import load_text_encoder, load_tokenizer
 
 PAD, UNKNOWN = 0, 1
@@ -85,7 +85,7 @@ class Vocabulary:
 
     def save(self, file: Path) -> None:
         """Write the words to a JSON file."""
-        _write_json(file, {"format": 1, "words": self.words})
+        write_atomic(file, json.dumps({"format": 1, "words": self.words}, ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, file: Path) -> Vocabulary:
@@ -289,7 +289,7 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
     made_by = {"name": name, "dim": dim if fitted else 0, "seed": seed if fitted else 0, "software": _software(name)}
     file = _cache_file(cache, made_by, train if fitted else (), texts, "npy")
     # Processes of one run ask for the same vectors at the same time: one computes, the others wait and read.
-    with filelock.FileLock(f"{file}.lock"):
+    with _alone_at(file):
         kept = _read_vectors(file, len(texts))
         if kept is not None:
             return kept
@@ -316,7 +316,7 @@ def fitted_on(name: str, train: Sequence[str], *, dim: int, seed: int, cache: Pa
     """Fit a method of :data:`FITTED` on the training texts, or read the fit that the cache holds."""
     dim = dim or DEFAULT_DIM[name]
     file = _fit_file(name, train, dim, seed, cache)
-    with filelock.FileLock(f"{file}.lock"):
+    with _alone_at(file):
         kept = read_fit(file)
         if kept is None:
             kept = _fit(name, tuple(train), dim, seed)
@@ -346,9 +346,24 @@ def _cache_file(
         for text in part:
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
     short = re.sub(r"\W+", "-", str(made_by["name"]).rstrip("/")).strip("-")[-40:]
-    file = cache / "text" / f"{short}-{digest.hexdigest()[:20]}.{suffix}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file
+    return cache / "text" / f"{short}-{digest.hexdigest()[:20]}.{suffix}"
+
+
+@contextmanager
+def _alone_at(file: Path) -> Iterator[None]:
+    lock = filelock.FileLock(f"{file}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"cannot keep text vectors in {file.parent}: {error.strerror or error}; "
+            "name another folder by CMR_BENCH_CACHE"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _first_line(error: BaseException) -> str:
@@ -359,12 +374,6 @@ def _refuse_empty(texts: Sequence[str]) -> None:
     for row, text in enumerate(texts):
         if not text.strip():
             raise DataError(f"text {row} of {len(texts)} is empty (counted from 0); give it words or take it out")
-
-
-def _write_json(file: Path, content: object) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    temporary.replace(file)
 
 
 def _read_vectors(file: Path, n_texts: int) -> Vectors | None:
@@ -380,25 +389,23 @@ def _read_vectors(file: Path, n_texts: int) -> Vectors | None:
 
 
 def _write_vectors(file: Path, encode: Encode, texts: Sequence[str], title: str, made_by: dict[str, Any]) -> None:
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    array: Vectors | None = None
-    try:
-        starts = range(0, len(texts), _SHOWN)
+    if not texts:
+        raise DataError(f"{title}: there are no texts to encode")
+    shape: list[int] = []
+    # Not through a memory map: on a full disk that ends the process without a word.
+    with replacing(file) as stream:
         console = Console(stderr=True)
+        starts = range(0, len(texts), _SHOWN)
         for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
-            part = encode(texts[start : start + _SHOWN])
-            if array is None:
-                array = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), (len(texts), part.shape[1]))
-            array[start : start + len(part)] = part
-        if array is None:
-            raise DataError(f"{title}: there are no texts to encode")
-        shape = list(array.shape)
-        array.flush()  # type: ignore[attr-defined]
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+            part = np.ascontiguousarray(encode(texts[start : start + _SHOWN]), dtype=np.dtype("<f4"))
+            if not shape:
+                shape = [len(texts), part.shape[1]]
+                header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+                np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(part.tobytes())
     # The manifest comes last: without it the array counts as unfinished.
-    _write_json(file.with_suffix(".json"), {**made_by, "shape": shape, "dtype": "float32"})
+    content = {**made_by, "shape": shape, "dtype": "float32"}
+    write_atomic(file.with_suffix(".json"), json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def _software(name: str) -> str:

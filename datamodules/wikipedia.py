@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cmr_bench.datamodules import text
 from cmr_bench.datamodules.arrays import Side, Stored, find_arrays, listing, pick
 from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Rows, Split, View, ViewKind, locate
+from cmr_bench.datamodules.karpathy import relative_path
 from cmr_bench.datamodules.splits import stratified_slice
 from cmr_bench.errors import DataError, UsageError
 
@@ -78,7 +79,8 @@ class Wikipedia(RetrievalDataModule):
     def read(self) -> Mapping[str, Split]:
         """Read the lists, and the articles and the names of the photographs where their folders are there."""
         folder = self.folder()
-        class_names = _lines(folder / CATEGORIES)
+        # The categories name the folders of the photographs.
+        class_names = [relative_path(line, str(folder / CATEGORIES)) for line in _lines(folder / CATEGORIES)]
         train = read_list(folder / TRAIN_LIST, len(class_names))
         test = read_list(folder / TEST_LIST, len(class_names))
         items = train + test
@@ -219,7 +221,8 @@ def read_list(file: Path, n_classes: int) -> list[Listed]:
             raise DataError(
                 f"{file}:{number}: expected text id, image id and category in 1..{n_classes}, found {line[:80]!r}"
             )
-        items.append(Listed(parts[0], parts[1], int(parts[2]) - 1))
+        text_id, image_id = (relative_path(part, f"{file}:{number}") for part in parts[:2])
+        items.append(Listed(text_id, image_id, int(parts[2]) - 1))
     return items
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmr_bench.errors import DataError
+from cmr_bench.errors import CmrBenchError, DataError
 from cmr_bench.evaluation.sharing import Sharing
 
 ArrayLike = NDArray[Any] | Tensor
@@ -196,7 +197,7 @@ def checked_block(scores: ScoreSource, images: slice, texts: slice, order: NDArr
     Raises:
         DataError: if the block has the wrong shape, less than float32, or a NaN.
     """
-    tile = scores.block(images, texts)
+    tile = _in_memory(scores, images, texts)
     expected = (images.stop - images.start, texts.stop - texts.start)
     if tuple(tile.shape) != expected:
         raise DataError(f"scores of {expected[0]} images and {expected[1]} texts came as shape {tuple(tile.shape)}")
@@ -208,6 +209,34 @@ def checked_block(scores: ScoreSource, images: slice, texts: slice, order: NDArr
         text = texts.start + column if order is None else int(order[texts.start + column])
         raise DataError(f"the score of image {images.start + row} and text {text} is NaN")
     return tile
+
+
+def _in_memory(scores: ScoreSource, images: slice, texts: slice) -> Tensor:
+    """Score a block, in halves of halves where memory does not suffice for the whole, and say so."""
+    try:
+        return scores.block(images, texts)
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no error class of its own.
+        if not isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+    # Out of the handler, as the error keeps alive what was computed so far.
+    n_images, n_texts = images.stop - images.start, texts.stop - texts.start
+    if n_images * n_texts == 1:
+        raise CmrBenchError(
+            "not enough memory to score one image with one text: free some, lower --data.max_words or the width of the "
+            "method, or run where there is more"
+        )
+    warnings.warn(
+        f"memory does not suffice to score {n_images} images with {n_texts} texts at once; trying smaller blocks",
+        stacklevel=2,
+    )
+    if n_images >= n_texts:
+        middle = images.start + n_images // 2
+        halves = [_in_memory(scores, part, texts) for part in (slice(images.start, middle), slice(middle, images.stop))]
+        return torch.cat(halves)
+    middle = texts.start + n_texts // 2
+    halves = [_in_memory(scores, images, part) for part in (slice(texts.start, middle), slice(middle, texts.stop))]
+    return torch.cat(halves, dim=1)
 
 
 @contextlib.contextmanager
