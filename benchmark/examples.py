@@ -36,9 +36,9 @@ def examples(scores: ScoreSource, split: Split, ranks: Ranks | None = None) -> d
         ranks: Rank of the match of every query, where instance retrieval was scored.
 
     Returns:
-        ``i2t`` and ``t2i``: lists of a query with its id and the ``rank`` of its match, and its answers with score and
-        whether they match; captions where there are any; where there are labels, whether an answer is ``related``,
-        which means that it shares one with the query.
+        ``i2t`` and ``t2i``: lists of a query with its id, its ``match`` (the image, or the image's first text) and the
+        ``rank`` of that, and its answers with score and whether they match; captions where there are any; where there
+        are labels, whether an answer is ``related``, which means that it shares one with the query.
     """
     texts = [{"id": str(i)} | ({"caption": split.captions[n]} if split.captions is not None else {})
              for n, i in enumerate(split.text_ids)]  # fmt: skip
@@ -50,13 +50,15 @@ def examples(scores: ScoreSource, split: Split, ranks: Ranks | None = None) -> d
         best = line.topk(min(_TOP, split.n_texts))
         answers = [texts[t] | {"score": float(s), "match": bool(owner[t] == row)} | _related(split, row, int(owner[t]))
                    for s, t in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
-        found["i2t"].append({"query": images[row] | _rank(ranks, "i2t", row), "answers": answers})
+        own = texts[int(np.flatnonzero(owner == row)[0])]
+        found["i2t"].append({"query": images[row] | _rank(ranks, "i2t", row) | {"match": own}, "answers": answers})
     for row in _sample(split.n_texts):
         column = scores.block(slice(0, split.n_images), slice(row, row + 1))[:, 0]
         best = column.topk(min(_TOP, split.n_images))
         answers = [images[i] | {"score": float(s), "match": bool(owner[row] == i)} | _related(split, int(owner[row]), i)
                    for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
-        found["t2i"].append({"query": texts[row] | _rank(ranks, "t2i", row), "answers": answers})
+        own = images[int(owner[row])]
+        found["t2i"].append({"query": texts[row] | _rank(ranks, "t2i", row) | {"match": own}, "answers": answers})
     return found
 
 
@@ -84,8 +86,9 @@ def thumbnail_name(image_id: str) -> str:
 def image_ids(found: dict[str, Any]) -> list[str]:
     """List the ids of the images that examples speak of, each once."""
     queries = (entry["query"]["id"] for entry in found["i2t"])
+    matches = (entry["query"]["match"]["id"] for entry in found["t2i"])
     answers = (answer["id"] for entry in found["t2i"] for answer in entry["answers"])
-    return list(dict.fromkeys([*queries, *answers]))
+    return list(dict.fromkeys([*queries, *matches, *answers]))
 
 
 def store_examples(folder: Path, found: dict[str, Any], data: RetrievalDataModule, split: Split) -> None:

@@ -93,7 +93,7 @@ def _examples(rng: np.random.Generator, outcomes: PerQuery) -> dict[str, list[ob
     for way, (queries, gallery, asked, answered) in sides.items():
         found[way] = [
             {
-                "query": _item(asked, row) | {"rank": float(queries[row])},
+                "query": _item(asked, row) | {"rank": float(queries[row]), "match": _item(answered, row)},
                 "answers": [
                     _item(answered, int(item)) | {"score": 0.9, "match": bool(place == queries[row])}
                     for place, item in enumerate(rng.integers(0, len(gallery), 5), 1)

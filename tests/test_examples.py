@@ -28,6 +28,8 @@ def test_queries_come_with_their_rank_and_answers_with_what_is_right() -> None:
             at = [place for place, answer in enumerate(entry["answers"], 1) if answer["match"]]
             assert (entry["query"]["rank"] in at) if at else entry["query"]["rank"] > 5
             assert all(answer["related"] for answer in entry["answers"] if answer["match"])
+    assert [entry["query"]["match"]["caption"] for entry in found["i2t"][:2]] == ["caption t0", "caption t2"]
+    assert found["t2i"][-1]["query"]["match"] == {"id": part.image_ids[-1]}
     first = found["i2t"][0]["answers"]
     assert [answer["related"] for answer in first] == [int(a["id"][1:]) // 2 % 2 == 0 for a in first]
 

@@ -117,9 +117,10 @@ def _examples(path: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]
         record = json.loads(path.read_text(encoding="utf-8"))
         for way in DIRECTIONS:
             for entry in record[way]:
-                for item in (entry["query"], *entry["answers"]):
+                match = entry["query"].get("match")
+                for item in (entry["query"], *entry["answers"], *([match] if match is not None else [])):
                     item["id"] = str(item["id"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         problems.append(f"{path} holds no readable examples")
         return {}
     return {way: record[way] for way in DIRECTIONS}

@@ -45,7 +45,7 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
         direction the rank of its match, or None, and the answers as number, score, match and related.
     """
     images, texts = _Items(), _Items()
-    queries: dict[str, dict[int, None]] = {way: {} for way in DIRECTIONS}
+    matches: dict[str, dict[int, int | None]] = {way: {} for way in DIRECTIONS}
     answers: dict[str, Any] = {}
     for run in runs:
         own: dict[str, list[Any]] = {}
@@ -53,7 +53,9 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
             own[way] = []
             for entry in run.examples[way]:
                 query = asked.number(entry["query"])
-                queries[way][query] = None
+                match = entry["query"].get("match")
+                if match is not None or query not in matches[way]:
+                    matches[way][query] = None if match is None else answered.number(match)
                 found = [_answer(item, answered) for item in entry["answers"]]
                 own[way].append([query, entry["query"].get("rank"), found])
         answers[run.slug] = own
@@ -65,7 +67,7 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
         "title": f"{first.data}: {sizes[0]:,} images and {sizes[1]:,} texts",
         "images": [[name, picture] for name, picture in zip(images.rows, pictures, strict=True)],
         "texts": [_cut(texts.captions.get(name, name)) for name in texts.rows],
-        "queries": {way: list(numbers) for way, numbers in queries.items()},
+        "queries": {way: list(pairs.items()) for way, pairs in matches.items()},
         "runs": [
             {
                 "slug": run.slug,

@@ -6,6 +6,7 @@ import functools
 import importlib.resources
 import json
 import math
+import shlex
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,6 @@ from cmr_bench.published import Published
 
 # A folder with this file is a site of ours, which may be replaced.
 MARKER = ".cmr-bench-dashboard"
-_CURVES = ("seconds", "lr")
 
 
 @dataclass(frozen=True)
@@ -281,15 +281,9 @@ def _run_page(run: StoredRun) -> dict[str, Any]:
             for side, view in result.views.items() if isinstance(view, dict)
         ],
         "config": run.config,
-        "command": f"cmr-bench run --config {_quoted(run.folder / 'config.yaml')}" if run.config else "",
+        "command": f"cmr-bench run --config {shlex.quote(str(run.folder / 'config.yaml'))}" if run.config else "",
         "has_history": any(name.startswith("val/") for name in run.history),
     }  # fmt: skip
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
 
 
 def _totals(stored: Sequence[StoredRun], boards: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
@@ -301,5 +295,7 @@ def _totals(stored: Sequence[StoredRun], boards: Sequence[Mapping[str, Any]]) ->
         (len({result.family for result in results if result.family}), "families"),
         (len({result.data for result in results}), "data sets"),
         (len(boards), "leaderboards"),
-        (round(seconds / 3600) or 1, "hours of training" if seconds > 5400 else "hour of training"),
+        (round(seconds / 3600), "hours of training")
+        if seconds > 5400
+        else (round(seconds / 60), "minutes of training"),
     ]

@@ -90,7 +90,7 @@ def test_folders_of_older_runs_work(tmp_path: Path) -> None:
         (folder / "config.yaml").unlink()
         record = json.loads((folder / "examples.json").read_text())
         for entry in (*record["i2t"], *record["t2i"]):
-            del entry["query"]["rank"]
+            del entry["query"]["rank"], entry["query"]["match"]
         (folder / "examples.json").write_text(json.dumps(record))
     oldest = Path(__file__).parent.parent / "fixtures" / "result_v1.json"
     (tmp_path / "runs/old/old/old").mkdir(parents=True)

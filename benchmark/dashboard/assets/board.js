@@ -58,7 +58,7 @@
     const error = names.map((name) => whisker(rows, name));
     return { type: "bar", x: heads, y: names.map((name) => rows.metrics[name] ?? null), name: charts.plain(charts.short(rows.label)),
       legendgroup: String(rows.place), marker: { color: charts.colour(rows.place), opacity: rows.measured ? 1 : 0.45 },
-      error_y: { type: "data", symmetric: false, array: error.map((one) => one[1]), arrayminus: error.map((one) => one[0]), thickness: 1.2, width: 2 },
+      error_y: { type: "data", symmetric: false, array: error.map((one) => one[1]), arrayminus: error.map((one) => one[0]), thickness: 1.3, width: 2, color: charts.style("--ink") },
       hoverinfo: "text", hovertext: names.map((name, at) => `${charts.plain(rows.label)}<br>${heads[at]}: ${rows.metrics[name] ?? "none"}`), ...axes };
   }
 

@@ -136,7 +136,7 @@ cmr.charts = (() => {
     }
     if (!traces.length) return null;
     return { traces, heads: ["Run", "Epoch", name], rows, summary: `Line chart of ${name} by epoch for ${traces.length} runs. The table below the chart has its figures.`,
-      layout: layout({ xaxis: axis({ title: "epoch" }), yaxis: axis({ title: plain(name) }) }) };
+      layout: layout({ xaxis: axis({ title: "epoch", tickformat: "d", ...(Math.max(...rows.map((row) => row[1])) < 8 ? { dtick: 1 } : {}) }), yaxis: axis({ title: plain(name) }) }) };
   }
 
   function precisionRecall(items) {
@@ -155,9 +155,9 @@ cmr.charts = (() => {
     }
     if (!drawn.length) return null;
     return { traces, rows, heads: ["Row", "Direction", "Recall", "Precision"], layout: panels("Image query, texts ranked", "Text query, images ranked",
-      { title: "recall", range: [0, 1.02] }, { title: "precision", rangemode: "tozero" }),
+      { title: "recall", range: [0, 1.02] }, { title: "precision", range: [0, 1.02] }),
     summary: `Precision against recall for both directions, ${drawn.length} rows. The table below the chart has its figures.` };
   }
 
-  return { add, redraw, select, plain, short, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
+  return { add, redraw, style, select, plain, short, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
 })();

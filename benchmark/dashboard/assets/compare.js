@@ -40,7 +40,7 @@
     const sum = (names, factor) => {
       const parts = names.map((part) => draws(run, part));
       if (parts.some((part) => !part)) return null;
-      return { mean: parts.reduce((all, part) => all + part.mean, 0) * factor, values: parts[0].values.map((_, at) => parts.reduce((all, part) => all + part.values[at], 0) * factor) };
+      return { mean: parts.reduce((all, part) => all + part.mean, 0) * factor, scale: parts.reduce((all, part) => all + part.scale, 0) * factor, values: parts[0].values.map((_, at) => parts.reduce((all, part) => all + part.values[at], 0) * factor) };
     };
     if (name === "rsum") return sum(["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"], 1);
     if (name === "map") return sum(["i2t_map", "t2i_map"], 0.5);
@@ -48,7 +48,7 @@
     if (!packed) return null;
     const bytes = Uint8Array.from(atob(packed.draws), (letter) => letter.charCodeAt(0));
     const view = new DataView(bytes.buffer);
-    return { mean: packed.mean, values: Array.from({ length: bytes.length / 2 }, (_, at) => packed.mean + packed.scale * view.getInt16(2 * at, true)) };
+    return { mean: packed.mean, scale: packed.scale, values: Array.from({ length: bytes.length / 2 }, (_, at) => packed.mean + packed.scale * view.getInt16(2 * at, true)) };
   }
 
   function quantile(sorted, share) {
@@ -60,8 +60,8 @@
   function paired(one, other) {
     const difference = one.mean - other.mean;
     const values = one.values.map((value, at) => value - other.values[at]).sort((a, b) => a - b);
-    // Draws are rounded to a few thousandths of a point: what is smaller than that is no difference.
-    const tiny = 1e-6 * Math.max(1, Math.abs(one.mean));
+    // Draws are rounded to their scale: what is smaller than that is no difference.
+    const tiny = one.scale + other.scale;
     const fewest = Math.min(values.filter((value) => value <= tiny).length, values.filter((value) => value >= -tiny).length);
     return { difference, low: quantile(values, 0.025), high: quantile(values, 0.975), p: Math.min(1, (2 * (fewest + 1)) / (values.length + 1)) };
   }

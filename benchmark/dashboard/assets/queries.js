@@ -74,6 +74,10 @@
     const asked = direction === "t2i"
       ? [element("h2", {}, element("q", { class: "clamp", text: content.texts[query.number] }))]
       : [element("h2", { class: "sr", text: `Image ${content.images[query.number][0]}` }), picture(query.number, true)];
+    if (query.match !== null) {
+      asked.push(element("p", { class: "quiet own" }, direction === "t2i" ? "Its image" : "Its first caption"),
+        direction === "t2i" ? picture(query.match, true) : element("p", { class: "clamp", text: content.texts[query.match] }));
+    }
     return element("article", { class: "query" }, element("div", { class: "asked" }, ...asked),
       element("div", {}, ...query.entries.map(([run, entry]) => element("div", { class: "method" },
         element("h3", {}, label(run), element("small", { text: rankText(entry) })), answersOf(entry, direction)))));
@@ -86,13 +90,13 @@
     if (own !== turn) return;
     const direction = way.value;
     const queries = [];
-    for (const number of content.queries[direction]) {
+    for (const [number, match] of content.queries[direction]) {
       const entries = loaded.map(([run, answers]) => [run, answers[direction].find((entry) => entry[0] === number)]).filter(([, entry]) => entry);
       if (!entries.length) continue;
       const ranks = entries.map(([, entry]) => rankOf(entry));
       const right = ranks.filter((rank) => rank === 1).length;
       const group = right === 0 ? "wrong" : right === ranks.length ? "right" : "split";
-      queries.push({ number, entries, group, hardness: ranks.reduce((all, rank) => all + Math.log(rank), 0) / ranks.length });
+      queries.push({ number, match, entries, group, hardness: ranks.reduce((all, rank) => all + Math.log(rank), 0) / ranks.length });
     }
     queries.sort((a, b) => b.hardness - a.hardness);
     const shown = queries.filter((query) => !only.value || query.group === only.value);
