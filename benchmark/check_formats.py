@@ -49,7 +49,9 @@ def show(report: Report, console: Console) -> None:
         shown = row.comparisons if row.have("fell") or row.have("suspiciously better") else row.judged
         for position, one in enumerate(shown):
             style = _STYLES[one.verdict] if one.judged else "dim"
-            table.add_row(clean(row.title) if not position else "", *cells(one)[:-1], Text(cells(one)[-1], style=style))
+            table.add_row(
+                Text("" if position else clean(row.title)), *cells(one)[:-1], Text(cells(one)[-1], style=style)
+            )
         if row.problem:
             table.add_row(Text(clean(row.title)), "", "", "", "", "", Text("not compared", style="bold red"))
     console.print(table)

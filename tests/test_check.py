@@ -427,7 +427,7 @@ def hostile(text: str) -> Report:
 @settings(max_examples=30, deadline=None)
 @given(
     text=st.text(max_size=30)
-    | st.sampled_from(["a|b", "<script>alert(1)</script>", "]]>", "\x00\x1b[31m", "[red]x", "`|`"])
+    | st.sampled_from(["a|b", "<script>alert(1)</script>", "]]>", "\x00\x1b[31m", "[red]x", "[/x]", "`|`"])
 )
 def test_reports_stay_whole_whatever_the_names(text: str) -> None:
     report = hostile(text)
