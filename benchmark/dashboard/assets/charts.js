@@ -45,13 +45,13 @@ cmr.charts = (() => {
   function panels(left, right, x, y, rightX = x, rightY = y) {
     const stacked = narrow();
     const heading = (text, at) => ({ text: plain(text), showarrow: false, xref: "paper", yref: "paper", xanchor: "left",
-      yanchor: "bottom", x: stacked ? 0 : at, y: stacked ? (at ? 0.44 : 1) : 1, font: { size: 12, color: style("--quiet") } });
+      yanchor: "bottom", x: stacked ? 0 : at, y: stacked ? (at ? 0.4 : 1) : 1, font: { size: 12, color: style("--quiet") } });
     return layout({
       height: stacked ? 640 : 390,
       xaxis: axis({ ...x, domain: stacked ? [0, 1] : [0, 0.46], anchor: "y" }),
-      yaxis: axis({ ...y, domain: stacked ? [0.57, 1] : [0, 1], anchor: "x" }),
+      yaxis: axis({ ...y, domain: stacked ? [0.6, 1] : [0, 1], anchor: "x" }),
       xaxis2: axis({ ...rightX, domain: stacked ? [0, 1] : [0.54, 1], anchor: "y2" }),
-      yaxis2: axis({ ...rightY, domain: stacked ? [0, 0.43] : [0, 1], anchor: "x2" }),
+      yaxis2: axis({ ...rightY, domain: stacked ? [0, 0.39] : [0, 1], anchor: "x2" }),
       annotations: [heading(left, 0), heading(right, stacked ? 1 : 0.54)],
     });
   }
