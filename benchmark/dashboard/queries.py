@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
                 if match is not None or query not in matches[way]:
                     matches[way][query] = None if match is None else answered.number(match)
                 found = [_answer(item, answered) for item in entry["answers"]]
-                own[way].append([query, entry["query"].get("rank"), found])
+                own[way].append([query, _figure(entry["query"].get("rank")), found])
         answers[run.slug] = own
     key = split_key(runs[0])
     pictures = _copy_thumbnails(images.rows, runs, thumbnails / key)
@@ -85,13 +86,16 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
 
 def _answer(item: dict[str, Any], items: _Items) -> list[Any]:
     related = item.get("related")
-    score = item.get("score")
     return [
         items.number(item),
-        float(f"{score:.4g}") if isinstance(score, int | float) else None,
+        _figure(item.get("score")),
         int(bool(item.get("match"))),
         None if related is None else int(bool(related)),
     ]
+
+
+def _figure(value: object) -> float | None:
+    return float(f"{value:.6g}") if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _cut(text: str) -> str:

@@ -41,7 +41,9 @@ def packed_draws(runs: Sequence[StoredRun]) -> dict[str, dict[str, Any]]:
             outcomes = [run.outcomes for run in part if run.outcomes is not None]
             for run, own, values in zip(part, outcomes, draws(outcomes, drawn), strict=True):
                 means = {name: float(np.nanmean(column)) for name, column in own.columns().items()}
-                found[run.slug] = {name: _packed(means[name], values[name]) for name in means}
+                found[run.slug] = {
+                    name: _packed(means[name], values[name]) for name in means if np.isfinite(means[name])
+                }
     return found
 
 

@@ -108,6 +108,20 @@ def test_a_broken_side_file_costs_only_itself(tmp_path: Path, name: str) -> None
     assert len(built.problems) == (name != "history.csv")
 
 
+def test_figures_that_are_none_of_a_number_are_left_out(tmp_path: Path) -> None:
+    made_up_runs(tmp_path / "runs", 2)
+    folder = next((tmp_path / "runs").glob("*/*/*"))
+    text = (
+        (folder / "examples.json").read_text().replace("0.9", "NaN").replace('"rank": ', '"rank": -Infinity, "old": ')
+    )
+    (folder / "examples.json").write_text(text)
+    (folder / "history.csv").write_text("epoch,train/loss\n0.0,nan\n1.0,inf\n2.0,\n")
+    assert build(tmp_path / "runs", tmp_path / "site", None).problems == []
+    content = received(next((tmp_path / "site/data").glob(f"*{folder.name}*.js")))
+    assert content["own"]["history"]["train/loss"] == [None, None, None]
+    assert content["answers"]["t2i"][0][1] is None
+
+
 def test_hostile_names_stay_text_in_every_file(tmp_path: Path) -> None:
     made_up_runs(tmp_path / "runs", 4)
     for folder in (tmp_path / "runs").glob("*/*/*"):
