@@ -64,6 +64,8 @@ class History(Callback):
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
         self.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics({"lr": row["lr"], "seconds": row["seconds"]}, step=trainer.global_step)
         if trainer.is_global_zero:
             columns = list(dict.fromkeys(name for entry in self.rows for name in entry))
             text = io.StringIO(newline="")

@@ -22,11 +22,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
-from cmr_bench import __version__, launch, recipe, registry
+from cmr_bench import __version__, launch, recipe, registry, wandb_runs
 from cmr_bench.callbacks import Alarm, History, Resume, Stops
 from cmr_bench.checkpoints import Checkpoints
 from cmr_bench.datamodules import raw
@@ -97,21 +97,17 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
             raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
     import wandb
 
-    logger = WandbLogger(
-        project=os.environ.get("WANDB_PROJECT", "cmr-bench"),
-        name=f"{config.method}-{config.dataset}-s{config.seed}",
-        id=folder.name,
-        save_dir=folder,
-        tags=[family, config.dataset],
-        resume="allow",
-    )
+    if rank_zero_only.rank != 0:
+        return WandbLogger()
+    named = wandb_runs.labels(config.method, config.dataset, config.seed, config.variant, family)
     try:
-        logger.experiment.config.update(config.__dict__, allow_val_change=True)
+        begun = wandb.init(
+            **wandb_runs.arguments(folder), **named, config={**config.__dict__, "family": family}, allow_val_change=True
+        )
     except wandb.errors.Error as error:
-        raise CmrBenchError(
-            f"W&B refused the run: {error} Without an account, set WANDB_MODE=offline to log to the run folder."
-        ) from error
-    return logger
+        raise wandb_runs.refused(error) from error
+    wandb_runs.keep_identity(folder, begun)
+    return WandbLogger(experiment=begun)
 
 
 def device_name(module: L.LightningModule, trainer: L.Trainer) -> str:
@@ -310,6 +306,9 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         store_examples(folder, examples(module.test_scores, test, evaluation.ranks), data, test)
         _save_inputs(folder, data)
         write_result(folder, result)
+        if isinstance(trainer.logger, WandbLogger):
+            wandb_runs.report(trainer.logger.experiment, result, folder)
+            wandb_runs.keep_identity(folder, trainer.logger.experiment, uploaded=result.created)
         (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     return result
 
@@ -409,12 +408,15 @@ def _resume(args: argparse.Namespace, overrides: list[str], console: Console) ->
 
 def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    failed = True
     try:
         with launch.sole_runner(folder):
             result = run(config, folder, logger)
+        failed = False
     except KeyboardInterrupt:
         raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
     finally:
+        wandb_runs.finish(failed)
         os.environ.pop(RUN_FOLDER_VARIABLE, None)
     if launch.rank() == 0:
         console.print(result_table(result))

@@ -448,6 +448,8 @@ def run(args: argparse.Namespace) -> int:
     todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
     if len(todo) < len(planned):
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
+    if args.logger == "wandb":
+        os.environ.setdefault("WANDB_RUN_GROUP", Path(args.suite).stem)
     failed = run_suite(todo, args.runs, args.jobs, args.logger, console)
     for title, problem in failed.items():
         print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)
