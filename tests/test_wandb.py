@@ -160,7 +160,9 @@ def test_resumed_run_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_stored_results_are_uploaded_once(synthetic: list[str], tmp_path: Path) -> None:
+def test_stored_results_are_uploaded_once(
+    synthetic: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(synthetic) == 0
     folder = only_run(tmp_path)
     unfinished = tmp_path / "runs" / "synthetic" / "adv_subspace" / "unfinished"
@@ -174,7 +176,8 @@ def test_stored_results_are_uploaded_once(synthetic: list[str], tmp_path: Path) 
     assert found["config"]["method"] == "adv_subspace"
     assert found["tags"] == {"adversarial", "synthetic"}
     assert found["summary"]["examples/t2i/nrows"] > 0
-    assert upload([folder], project="mine") == ([], [folder])
+    assert main(["dashboard", "--wandb", "--project", "mine"]) == 0
+    assert "0 runs uploaded, 1 were on W&B already" in capsys.readouterr().out
     assert upload([folder], project="other")[0] == [folder]
     assert offline(folder)["ids"] == found["ids"]
 
@@ -215,3 +218,8 @@ def test_id_of_a_run_takes_what_wandb_takes(tmp_path: Path) -> None:
     assert run_id(folder) == "abc"
     (folder / "wandb.json").write_text("damaged")
     assert run_id(folder) == "my-data-me-thod-2026-s0"
+
+
+def test_project_goes_with_the_upload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard", "--runs", str(tmp_path), "--project", "mine"]) == 2
+    assert "pass --wandb too" in capsys.readouterr().err

@@ -15,6 +15,7 @@ Pages. It holds what the run folders hold: configurations with their paths, capt
 examples:
   cmr-bench dashboard
   cmr-bench dashboard --runs runs/demo --out public
+  cmr-bench dashboard --wandb --project retrieval         upload the stored results to Weights & Biases instead
 """
 
 
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--published", action=argparse.BooleanOptionalAction, default=True, help="figures of papers (default: shown)"
     )
+    parser.add_argument("--wandb", action="store_true", help="upload results, curves and examples to W&B; make no site")
+    parser.add_argument("--project", metavar="P", help="W&B project (default: WANDB_PROJECT, else cmr-bench)")
+    parser.add_argument("--entity", metavar="E", help="W&B user or team (default: WANDB_ENTITY, else your own)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,8 +49,21 @@ def run(args: argparse.Namespace) -> int:
             f"--runs {args.runs} is no folder; results are looked for in DIR/<data>/<method>/<run>/result.json. "
             "Make some: cmr-bench run --model vsepp"
         )
+    if args.wandb:
+        return _upload(args)
+    if args.project or args.entity:
+        raise UsageError("--project and --entity say where on W&B; pass --wandb too")
     built = build(args.runs, args.out, load_published() if args.published else None)
     for problem in built.problems:
         print(f"cmr-bench dashboard: left out: {problem}", file=sys.stderr)
     print(f"{built.n_runs} runs: open {args.out / 'index.html'}")
+    return 0
+
+
+def _upload(args: argparse.Namespace) -> int:
+    from cmr_bench.results import result_files
+    from cmr_bench.wandb_upload import upload
+
+    done, there = upload([file.parent for file in result_files(args.runs)], args.project, args.entity)
+    print(f"{len(done)} runs uploaded, {len(there)} were on W&B already")
     return 0

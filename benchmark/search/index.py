@@ -30,7 +30,7 @@ def has_faiss() -> bool:
 def nearest(vectors: Floats, queries: Floats, k: int, faiss: bool) -> tuple[Floats, Rows]:
     """Return the largest inner products of queries with vectors, exactly.
 
-    A graph index (HNSW) would answer in a millisecond what this does in a fraction of a second on a million vectors,
+    A graph index (HNSW) would answer in a millisecond what this does in a second or two on a million vectors,
     but takes minutes to build and misses some of the closest; a command that answers one query has no use for it.
 
     Args:
