@@ -22,7 +22,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
@@ -97,7 +97,7 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
             raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
     import wandb
 
-    if rank_zero_only.rank != 0:
+    if launch.rank() != 0:
         return WandbLogger()
     named = wandb_runs.labels(config.method, config.dataset, config.seed, config.variant, family)
     try:
