@@ -209,7 +209,7 @@ def resolve(
     try:
         parser.set_defaults(defaults)
         options = parser.parse_args(list(overrides))
-    except (ArgumentError, argparse.ArgumentError) as error:
+    except (ArgumentError, argparse.ArgumentError, ArithmeticError, ValueError, TypeError) as error:
         raise UsageError(one_line(str(error))) from error
     tree = {part: _plain(options[part]) for part in ("model", "data", "trainer")}
     return RunConfig(

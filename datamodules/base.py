@@ -166,7 +166,9 @@ class ArrayView(View):
         values = np.asarray(self.array[at])
         # Five times as fast as NumPy's own widening of half precision.
         half = values.dtype == np.float16
-        values = torch.from_numpy(values).float().numpy() if half else values.astype(np.float32, copy=False)
+        # What float32 cannot hold becomes infinite, and is told below.
+        with np.errstate(over="ignore"):
+            values = torch.from_numpy(values).float().numpy() if half else values.astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             bad = int(rows[~np.isfinite(values.reshape(len(values), -1)).all(axis=1)][0])
             raise DataError(

@@ -112,6 +112,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**values)
         if not all(isinstance(name, str) for name in manifest.ids) or len(manifest.shape) not in (2, 3):
             raise ValueError("ids are not text, or the shape is not that of vectors or regions")
+        if len(set(manifest.ids)) < len(manifest.ids):
+            raise ValueError("an id stands for two rows")
         for name in ("data", "encoder", "layer", "weights", "weights_sha256", "dtype", "command"):
             if not isinstance(values.get(name, ""), str):
                 raise ValueError(f"{name} is not text")

@@ -193,11 +193,19 @@ def test_loggers_write_into_the_run_folder(
     assert [path for path in folder.glob(left) if path.stat().st_size]
 
 
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 @pytest.mark.slow
-def test_two_processes_leave_one_run(own: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [[], TORCHRUN], ids=["lightning", "torchrun"])
+def test_two_processes_leave_one_run(launcher: list[str], own: list[str], tmp_path: Path) -> None:
     ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     done = subprocess.run(
-        [sys.executable, "-m", "cmr_bench.cli", *own, *ddp], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, *launcher, "-m", "cmr_bench", *own, *ddp],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     result = read_result(only_run(tmp_path) / "result.json")

@@ -230,15 +230,6 @@ def test_any_json_is_read_or_refused_in_one_line(tmp_path: Path, one_line: Calla
 
 
 @FUZZ
-@given(st.binary(max_size=60))
-def test_any_bytes_are_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "dataset_flickr8k.json").write_bytes(content)
-    with pytest.raises(DataError) as error:
-        Flickr8k(root=str(tmp_path)).read()
-    assert len(str(error.value).splitlines()) == 1
-
-
-@FUZZ
 @given(st.text(max_size=20) | st.lists(st.sampled_from(["..", ".", "a", "/", "\\", "C:", "~"])).map("/".join))
 def test_a_relative_path_stays_below_its_folder(one_line: Callable[..., Any], text: str) -> None:
     path = one_line(lambda: relative_path(text, "file"))

@@ -179,16 +179,6 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
 
 
 @FUZZ
-@given(st.binary(max_size=80), st.booleans())
-def test_any_bytes_as_array_are_refused_in_one_line(tmp_path: Path, content: bytes, header: bool) -> None:
-    file = tmp_path / "x.npy"
-    file.write_bytes(b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content if header else content)
-    with pytest.raises(DataError) as error:
-        open_array(file)
-    assert len(str(error.value).splitlines()) == 1
-
-
-@FUZZ
 @given(
     st.lists(
         st.sampled_from(

@@ -1,0 +1,491 @@
+"""Ten thousand malformed inputs: every reader reads what it is given, or refuses it in one line and soon."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from cmr_bench import expected, published, recipe, results, suite
+from cmr_bench.checkpoints import Checkpoints
+from cmr_bench.datamodules.base import RetrievalDataModule
+from cmr_bench.datamodules.custom import Custom
+from cmr_bench.datamodules.features import FeatureStore
+from cmr_bench.datamodules.flickr8k import Flickr8k
+from cmr_bench.datamodules.pascal import Pascal
+from cmr_bench.datamodules.wikipedia import Wikipedia
+from cmr_bench.errors import CmrBenchError
+from cmr_bench.eval_command import _array
+from cmr_bench.recipe import RunConfig
+
+# What has no business in a file, or none at the place where it lands.
+WEIRD: list[Any] = [
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2**63,
+        10**400,
+        1.5,
+        -0.0,
+        math.nan,
+        math.inf,
+        "",
+        " ",
+        "0",
+        "a\nb",
+        "a\u2028b",
+        "\ud800",
+        "\0",
+    ),
+    *("..", "../../etc/passwd", "/etc/passwd", "a/../../b", "C:\\x", "x" * 3000, "é" * 200, "train", "test", "id"),
+    *([], {}, [[]], [None], {"a": None}, {"": []}, ["train"], [1e400], [[1], [2, 3]]),
+]
+BYTES = [
+    *(b"", b"\0", b"\xff\xfe", b"\n", b"\r", b",", b'"', b"'", b"{", b"}", b"[", b"]", b":", b"-", b"9", b"e", b"../"),
+    *(b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\x1f\x8b", b"PK\x03\x04", b"&a *a"),
+    b"!!python/object/apply:os.system [x]",
+]
+
+
+def bytewise(content: bytes, rng: random.Random) -> bytes:
+    """Cut, repeat, exchange, flip and insert bytes."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        at = rng.randrange(len(changed) + 1)
+        to = min(len(changed), at + rng.choice((1, 1, 4, 30, len(changed))))
+        match rng.randrange(7):
+            case 0:
+                del changed[at:to]
+            case 1:
+                del changed[at:]
+            case 2:
+                changed[at:at] = rng.choice(BYTES)
+            case 3:
+                changed[at:to] = rng.choice(BYTES)
+            case 4:
+                changed[at:at] = changed[at:to]
+            case 5 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case _:
+                other = rng.randrange(len(changed) + 1)
+                changed[at:to] = changed[other : other + to - at]
+    return bytes(changed)
+
+
+def structural(tree: Any, rng: random.Random) -> Any:
+    """Exchange, remove, double and rename the nodes of what a JSON or YAML file holds."""
+    tree = copy.deepcopy(tree)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        places: list[tuple[Any, Any]] = []
+        _places(tree, places)
+        if not places:
+            return rng.choice(WEIRD)
+        inside, key = rng.choice(places)
+        match rng.randrange(6):
+            case 0:
+                del inside[key]
+            case 1 if isinstance(inside, list):
+                inside.insert(key, copy.deepcopy(inside[key]))
+            case 2:
+                source, at = rng.choice(places)
+                if (isinstance(source, list) and at >= len(source)) or (isinstance(source, dict) and at not in source):
+                    continue
+                inside[key] = copy.deepcopy(source[at])
+            case 3 if isinstance(inside, dict):
+                inside[rng.choice(["", "x", "schema", "images", "method", "a\nb", "../x"])] = inside.pop(key)
+            case 4 if isinstance(inside[key], int | float | str):
+                inside[key] = str(inside[key]) if not isinstance(inside[key], str) else [inside[key]]
+            case _:
+                inside[key] = copy.deepcopy(rng.choice(WEIRD))
+    return tree
+
+
+def _places(tree: Any, found: list[tuple[Any, Any]]) -> None:
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
+        found.append((tree, key))
+        _places(tree[key], found)
+
+
+def linewise(content: bytes, rng: random.Random) -> bytes:
+    """Exchange, remove and double the lines and fields of a table or list."""
+    lines = content.decode().split("\n")
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(lines))
+        between = next((sign for sign in ("\t", ",", "/") if sign in lines[at]), " ")
+        fields = lines[at].split(between)
+        match rng.randrange(6):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(at, rng.choice(lines))
+            case 2:
+                fields.pop(rng.randrange(len(fields)))
+                lines[at] = between.join(fields)
+            case 3:
+                fields.insert(rng.randrange(len(fields) + 1), str(rng.choice(WEIRD)))
+                lines[at] = between.join(fields)
+            case _:
+                fields[rng.randrange(len(fields))] = str(rng.choice(WEIRD))
+                lines[at] = between.join(fields)
+        if not lines:
+            break
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def header(content: bytes, rng: random.Random) -> bytes:
+    """Change the dictionary at the head of an .npy file, its length kept true or not."""
+    size = int.from_bytes(content[8:10], "little")
+    text = content[10 : 10 + size]
+    for old, new in rng.sample(
+        [
+            (b"<f4", rng.choice([b"|O", b"<f2", b"<i8", b"|S4", b"<c8", b"<M8[s]", b"|V4", b"", b"<f9", b"|b1"])),
+            (b"False", rng.choice([b"True", b"3", b"None", b"__import__('os')"])),
+            (
+                b"(",
+                rng.choice([b"(-1, ", b"(0, ", b"(10**9, ", b"(99999999999999, ", b"[", b"((", b"(1.5, ", b"('a', "]),
+            ),
+            (b"'shape'", b"'shap'"),
+        ],
+        rng.choice((1, 2)),
+    ):
+        text = text.replace(old, new, 1)
+    size = len(text) if rng.random() < 0.8 else rng.randrange(65536)
+    return content[:8] + size.to_bytes(2, "little") + text + content[10 + int.from_bytes(content[8:10], "little") :]
+
+
+def as_json(content: bytes, rng: random.Random) -> bytes:
+    return json.dumps(structural(json.loads(content), rng)).encode("utf-8", "surrogatepass")
+
+
+def as_json_lines(content: bytes, rng: random.Random) -> bytes:
+    changed = structural([json.loads(line) for line in content.splitlines()], rng)
+    rows = changed if isinstance(changed, list) else [changed]
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def as_yaml(content: bytes, rng: random.Random) -> bytes:
+    return yaml.safe_dump(structural(yaml.safe_load(content), rng)).encode("utf-8", "surrogatepass")
+
+
+Change = Callable[[bytes, random.Random], bytes]
+
+
+@dataclass
+class Reader:
+    """A reader, the files that it reads, and how they are damaged.
+
+    Attributes:
+        write: Writes good files into a folder.
+        read: Reads them; checks what it got.
+        changes: Ways to damage the files whose name matches, besides bytewise.
+        examples: Damaged inputs in the whole run.
+    """
+
+    write: Callable[[Path], None]
+    read: Callable[[Path], Any]
+    changes: Mapping[str, Change]
+    examples: int
+    untouched: tuple[str, ...] = field(default=())
+
+
+def sound(data: RetrievalDataModule, root: Path, *views: Any) -> None:
+    """Read a data set, and look at all that it gives."""
+    if views:
+        data.load(*views)
+        splits = data.splits
+    else:
+        splits = dict(data.read())
+    for split in splits.values():
+        split.fingerprint()
+        assert len(set(split.image_ids)) == split.n_images
+        assert all(caption.strip() for caption in split.captions or ["x"])
+        assert all(file.resolve().is_relative_to(root.resolve()) for file in split.image_files or ())
+        if split.labels is not None and len(split.labels):
+            assert split.labels.min() >= 0
+            assert (split.labels.max() if split.labels.ndim == 1 else split.labels.shape[1] - 1) < len(
+                split.class_names
+            )
+        for view, n in ((split.images, split.n_images), (split.texts, split.n_texts)):
+            if view is not None:
+                fields = view.fetch(np.arange(n))
+                assert all(len(values) == n for values in fields.values())
+                assert all(bool(torch.isfinite(values).all()) for values in fields.values())
+
+
+def write_karpathy(root: Path) -> None:
+    def entry(k: int, part: str) -> dict[str, Any]:
+        sentences = [{"raw": f"a dog {j} .", "tokens": ["a", "dog"], "sentid": 2 * k + j} for j in range(2)]
+        return {"filename": f"{k}.jpg", "filepath": "val", "split": part, "sentences": sentences, "imgid": k}
+
+    parts = ["train", "train", "restval", "val", "test"]
+    content = {"dataset": "flickr8k", "images": [entry(k, part) for k, part in enumerate(parts)]}
+    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
+
+
+def write_precomputed(root: Path) -> None:
+    for prefix, n in (("train", 4), ("dev", 2), ("test", 2)):
+        np.save(root / f"{prefix}_ims.npy", np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32))
+        (root / f"{prefix}_caps.txt").write_text("".join(f"caption {k} of it\n" for k in range(2 * n)))
+        (root / f"{prefix}_ids.txt").write_text("".join(f"{k}\n" for k in range(n)))
+
+
+def write_wikipedia(root: Path) -> None:
+    rng, n_train, n_test = np.random.default_rng(0), 8, 6
+    lines = [f"t{k}\ti{k}\t{k % 2 + 1}\n" for k in range(n_train + n_test)]
+    (root / "trainset_txt_img_cat.list").write_text("".join(lines[:n_train]))
+    (root / "testset_txt_img_cat.list").write_text("".join(lines[n_train:]))
+    (root / "categories.list").write_text("art\nbiology\n")
+    halves = {
+        f"{name}_{part}": rng.normal(size=(n, 3)) for name in "IT" for part, n in (("tr", n_train), ("te", n_test))
+    }
+    savemat(root / "raw_features.mat", halves)
+    np.savez(root / "wikipedia.npz", img_x=rng.normal(size=(14, 3)).astype(np.float32), labels=np.arange(14) % 2)
+    (root / "images").mkdir()
+
+
+def read_wikipedia(root: Path) -> None:
+    sound(Wikipedia(root=str(root), image_features="I", text_features="T"), root, "vector", "vector")
+    sound(Wikipedia(root=str(root), image_features="img_x", text_features="T"), root, "vector", "vector")
+
+
+def write_pascal(root: Path) -> None:
+    for category in ("cat", "cow"):
+        (root / "sentence" / category).mkdir(parents=True)
+        for k in range(3):
+            (root / "sentence" / category / f"{k}.txt").write_text("One thing.\nAnother.\n")
+    for part, k in (("train", 0), ("val", 1), ("test", 2)):
+        (root / f"{part}.txt").write_text(f"cat/{k}.jpg\ncow/{k}\n")
+
+
+def write_table(root: Path, name: str) -> None:
+    rows = [
+        {"image": f"p/{k}.jpg", "caption": f"thing {k}, seen", "split": part, "label": "ab"[k % 2]}
+        for k, part in enumerate(["train", "train", "val", "test"])
+    ]
+    if name.endswith("jsonl"):
+        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return
+    lines = ["image,caption,split,label", *(f'{r["image"]},"{r["caption"]}",{r["split"]},{r["label"]}' for r in rows)]
+    (root / name).write_text("\n".join(lines) + "\n")
+
+
+def a_recipe() -> dict[str, Any]:
+    return {
+        "method": "vsepp",
+        "dataset": "synthetic",
+        "model": {"margin": 0.3, "negatives": "mean", "lr": 1e-3},
+        "data": {"batch_size": 32},
+        "trainer": {"max_epochs": 3},
+        "seed": 1,
+        "fidelity": "paper",
+    }
+
+
+def read_recipe(root: Path) -> None:
+    content = recipe.read_yaml(root / "recipe.yaml")
+    made = recipe.resolve("vsepp", "synthetic", config=content)
+    assert isinstance(made.seed, int)
+    assert recipe.resolve("vsepp", "synthetic", config=yaml.safe_load(made.to_yaml())).model == made.model
+
+
+def write_result(root: Path) -> None:
+    shutil.copy(Path(__file__).parent / "fixtures" / "result_v1.json", root / "result.json")
+
+
+def read_result(root: Path) -> None:
+    found = results.read_result(root / "result.json")
+    assert found.metrics
+    assert all(math.isfinite(value) for value in found.metrics.values())
+    assert json.loads(found.to_json())["metrics"] == found.metrics
+
+
+A_SUITE = """
+about: a try
+seeds: [0, 1]
+options: {trainer.max_epochs: 1}
+runs:
+  - {method: [vsepp, scan], data: synthetic}
+  - {method: cca, data: synthetic, seeds: 2, options: {data.batch_size: 8}}
+tables:
+  - {data: synthetic, rows: [{method: vsepp}]}
+"""
+
+
+def read_suite(root: Path) -> None:
+    content = suite.read_suite(str(root / "suite.yaml"))
+    for job in suite.jobs(content, None, []):
+        assert job.title
+
+
+def write_expected(root: Path) -> None:
+    row = {
+        "method": "vsepp", "data": "synthetic", "variant": "", "seeds": [0, 1], "options": {}, "fingerprint": "x",
+        "test_size": [4, 8], "views": {"image": "a", "text": "b"},
+        "metrics": {"rsum": {"mean": 100.0, "sd": 1.0, "n": 2, "tolerance": 3.0}},
+    }  # fmt: skip
+    content = {"schema": 1, "suite": "ci", "false_alarms": 0.01, "recorded": {"when": "now"}, "rows": [row]}
+    (root / "expected.yaml").write_text(yaml.safe_dump(content | {"digest": expected._digest(content)}))
+
+
+def signed(content: bytes, rng: random.Random) -> bytes:
+    """Change the content and make its checksum right again."""
+    changed = structural(yaml.safe_load(content), rng)
+    if isinstance(changed, dict):
+        with contextlib.suppress(TypeError, ValueError):
+            changed["digest"] = expected._digest(changed)
+    return yaml.safe_dump(changed).encode("utf-8", "surrogatepass")
+
+
+def write_published(root: Path) -> None:
+    content = {
+        "sources": {"a": "A paper"},
+        "tests": {"synthetic": {"images": 4, "texts": 8}},
+        "recall": [{"method": "m", "data": "d", "source": "a", "i2t": [1.0, 2, 3], "t2i": [1, 2, None]}],
+        "map": [{"method": "m", "data": "d", "source": "a", "i2t": 0.5, "t2i": 0.4, "protocol": "5x1k"}],
+        "seed_spread": [{"method": "m", "data": "d", "source": "a", "i2t_map": [0.5, 0.1], "seeds": 3}],
+    }
+    (root / "published.yaml").write_text(yaml.safe_dump(content))
+
+
+def read_published(root: Path) -> None:
+    for row in published.read_published(root / "published.yaml").rows:
+        assert all(math.isfinite(value) for value in row.metrics.values())
+
+
+def write_store(root: Path) -> None:
+    np.save(root / "features.npy", np.ones((2, 3), dtype=np.float32))
+    manifest = {
+        "data": "fake", "encoder": "timm:x", "layer": "pool", "weights": "x", "weights_sha256": "0",
+        "preprocessing": {}, "ids": ["a", "b"], "shape": [2, 3], "dtype": "float32", "grid": None, "skipped": [],
+        "rows_done": 2, "complete": True, "command": "", "schema": 1,
+    }  # fmt: skip
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def read_store(root: Path) -> None:
+    store = FeatureStore(root)
+    assert len(store.row_of) == len(store.array)
+    assert store.source
+
+
+CONFIG = RunConfig("vsepp", "synthetic", {"dim": 4})
+
+
+def write_checkpoint(root: Path) -> None:
+    content = {"state_dict": {"weight": torch.ones(2, 2)}, "epoch": 1, "optimizer_states": [{"state": {}}]}
+    Checkpoints(CONFIG).save_checkpoint(content, root / "last.ckpt")
+
+
+def read_checkpoint(root: Path) -> None:
+    found = Checkpoints(CONFIG).load_checkpoint(root / "last.ckpt")
+    assert found["state_dict"]["weight"].tolist() == [[1, 1], [1, 1]]
+    assert found["epoch"] == 1
+
+
+def write_arrays(root: Path) -> None:
+    np.save(root / "scores.npy", np.ones((2, 4), dtype=np.float32))
+
+
+READERS = {
+    "karpathy": Reader(write_karpathy, lambda root: sound(Flickr8k(root=str(root)), root), {"*.json": as_json}, 2000),
+    "precomputed": Reader(
+        write_precomputed,
+        lambda root: sound(Flickr8k(root=str(root), min_count=1), root, "vector", "tokens"),
+        {"*.npy": header, "*.txt": linewise},
+        1500,
+    ),
+    "wikipedia": Reader(write_wikipedia, read_wikipedia, {"*.list": linewise}, 1000),
+    "pascal": Reader(write_pascal, lambda root: sound(Pascal(root=str(root)), root), {"*.txt": linewise}, 800),
+    "csv": Reader(
+        lambda root: write_table(root, "t.csv"), lambda root: sound(Custom(root=str(root)), root), {"*": linewise}, 1200
+    ),
+    "jsonl": Reader(
+        lambda root: write_table(root, "t.jsonl"),
+        lambda root: sound(Custom(root=str(root)), root),
+        {"*": as_json_lines},
+        800,
+    ),
+    "recipe": Reader(
+        lambda root: (root / "recipe.yaml").write_text(yaml.safe_dump(a_recipe())) and None,
+        read_recipe,
+        {"*": as_yaml},
+        200,
+    ),
+    "result": Reader(write_result, read_result, {"*": as_json}, 1000),
+    "suite": Reader(lambda root: (root / "suite.yaml").write_text(A_SUITE) and None, read_suite, {"*": as_yaml}, 150),
+    "expected": Reader(write_expected, lambda root: expected.read_expected(root / "expected.yaml"), {"*": signed}, 400),
+    "published": Reader(write_published, read_published, {"*": as_yaml}, 300),
+    "features": Reader(write_store, read_store, {"*.json": as_json, "*.npy": header}, 500),
+    "checkpoint": Reader(write_checkpoint, read_checkpoint, {}, 300),
+    "array": Reader(write_arrays, lambda root: _array(root / "scores.npy", "--similarity"), {"*": header}, 300),
+}
+
+
+def test_ten_thousand_inputs_in_all() -> None:
+    assert sum(reader.examples for reader in READERS.values()) >= 10_000
+
+
+def damaged(reader: Reader, good: Mapping[Path, bytes], rng: random.Random) -> tuple[Path, bytes]:
+    file = rng.choice(sorted(good))
+    fitting = [change for pattern, change in reader.changes.items() if file.match(pattern)]
+    change = rng.choice([bytewise, *fitting, *fitting])
+    content = change(good[file], rng)
+    return file, bytewise(content, rng) if rng.random() < 0.1 else content
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("share", [pytest.param(0.02, id="few"), pytest.param(1.0, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", READERS)
+def test_damaged_input_is_read_or_refused_in_one_line(name: str, share: float, tmp_path: Path) -> None:
+    reader, root, seen = READERS[name], tmp_path / "root", 0
+    root.mkdir()
+    reader.write(root)
+    reader.read(root)
+    good = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+    @settings(
+        max_examples=math.ceil(reader.examples * share),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**64))
+    def try_one(seed: int) -> None:
+        nonlocal seen
+        seen += 1
+        rng = random.Random(seed)
+        file, content = damaged(reader, good, rng)
+        file.write_bytes(content)
+        try:
+            reader.read(root)
+        except CmrBenchError as error:
+            message = str(error)
+            assert message
+            assert len(message.splitlines()) == 1
+            message.encode()
+        finally:
+            file.write_bytes(good[file])
+
+    try_one()
+    assert seen >= math.ceil(reader.examples * share)
+    assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == good
