@@ -96,7 +96,7 @@ def _table(entries: Sequence[Mapping[str, Any]], thumbnails: Path) -> Any:
     import wandb
 
     most = max(len(entry["answers"]) for entry in entries)
-    table = wandb.Table(columns=["query", "rank", *(f"answer {k + 1}" for k in range(most))], allow_mixed_types=True)
+    table = wandb.Table(columns=["query", "rank", *(f"answer {k + 1}" for k in range(most))])
     for entry in entries:
         answers = [
             _cell(answer, thumbnails, f"{'✓' if answer.get('match') else '✗'} {answer.get('score', 0.0):.3f}")
@@ -108,13 +108,16 @@ def _table(entries: Sequence[Mapping[str, Any]], thumbnails: Path) -> Any:
 
 
 def _cell(item: Mapping[str, Any], thumbnails: Path, note: str) -> Any:
-    """Return an image with its thumbnail where there is one, else its caption or id, after the note."""
+    """Return the note and the caption or id, or an image with its thumbnail where the run folder has thumbnails.
+
+    A column of a W&B table holds values of one type, so an image whose thumbnail is missing is left empty.
+    """
     import wandb
 
+    if "caption" in item or not thumbnails.is_dir():
+        return f"{note} {item.get('caption', item['id'])}".strip()
     file = thumbnails / thumbnail_name(str(item["id"]))
-    if "caption" not in item and file.is_file():
-        return wandb.Image(str(file), caption=note or str(item["id"]))
-    return f"{note} {item.get('caption', item['id'])}".strip()
+    return wandb.Image(str(file), caption=f"{note} {item['id']}".strip()) if file.is_file() else None
 
 
 def finish(failed: bool) -> None:

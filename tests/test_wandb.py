@@ -55,7 +55,15 @@ def records(file: Path) -> Iterator[Any]:
 
 def offline(folder: Path) -> dict[str, Any]:
     """Gather what the offline runs of a run folder hold, in the order of their making."""
-    found: dict[str, Any] = {"ids": set(), "tags": set(), "config": {}, "history": [], "summary": {}, "exits": []}
+    found: dict[str, Any] = {
+        "ids": set(),
+        "tags": set(),
+        "config": {},
+        "history": [],
+        "summary": {},
+        "exits": [],
+        "pictures": {},
+    }
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for record in records(file):
             kind = record.WhichOneof("record_type")
@@ -72,6 +80,10 @@ def offline(folder: Path) -> dict[str, Any]:
             if kind == "summary":
                 for item in record.summary.update:
                     found["summary"][item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+            if kind == "artifact" or record.request.WhichOneof("request_type") == "log_artifact":
+                artifact = record.artifact if kind == "artifact" else record.request.log_artifact.artifact
+                paths = {entry.path for entry in artifact.manifest.contents if "media/images" in entry.path}
+                found["pictures"].setdefault("i2t" if "i2t" in artifact.name else "t2i", set()).update(paths)
             if kind == "exit":
                 found["exits"].append(record.exit.exit_code)
     return found
@@ -120,17 +132,20 @@ def test_offline_run_holds_config_curves_summary_and_examples(
     assert sum("lr" in row for row in found["history"]) == 2
     tables = {way: found["summary"][f"examples/{way}/path"] for way in ("i2t", "t2i")}
     files = folder / "wandb"
+    examples_of = json.loads((folder / "examples.json").read_text())
     for way, table in tables.items():
         (path,) = files.glob(f"offline-run-*/files/{table}")
         content = json.loads(path.read_text())
-        examples = json.loads((folder / "examples.json").read_text())[way]
+        examples = examples_of[way]
         assert len(content["data"]) == len(examples)
-        picture = content["data"][0][0 if way == "i2t" else 2]
-        assert picture["_type"] == "image-file"
-        assert list(files.glob(f"offline-run-*/files/{picture['path']}"))
         words = content["data"][0][2 if way == "i2t" else 0]
         answer = examples[0]["answers"][0] if way == "i2t" else examples[0]["query"]
         assert answer["caption"] in words
+    # The pictures themselves travel in the artifact of each table.
+    assert {name: len(paths) for name, paths in found["pictures"].items()} == {
+        "i2t": len({example["query"]["id"] for example in examples_of["i2t"]}),
+        "t2i": len({answer["id"] for example in examples_of["t2i"] for answer in example["answers"]}),
+    }
     # What is there already is not uploaded.
     assert upload([folder]) == ([], [folder])
 
