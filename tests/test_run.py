@@ -212,3 +212,21 @@ def test_two_processes_leave_one_run(launcher: list[str], own: list[str], tmp_pa
     assert result.device.startswith("2 x ")
     assert result.metrics["t2i_r5"] > 35  # chance is 25
     assert done.stdout.count("stored in") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_weights(own: list[str], tmp_path: Path) -> None:
+    def start(*words: str, **environment: str) -> int:
+        command = [sys.executable, "-m", "cmr_bench", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, env={**os.environ, **environment}).returncode
+
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    assert start(*own, *ddp, "--runs", "whole") == 0
+    assert start(*own, *ddp, STOP="1") == 1
+    (whole,), (folder,) = tmp_path.glob("whole/*/*/*"), tmp_path.glob("runs/*/*/*")
+    assert start("run", "--resume", str(folder)) == 0
+    # Each process drops units of its own: the losses agree only where each has its random state back.
+    rows = [list(csv.DictReader((f / "history.csv").open())) for f in (whole, folder)]
+    assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]
+    weights = [torch.load(f / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for f in (whole, folder)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
