@@ -327,10 +327,9 @@ def check_store(store: features.FeatureStore, splits: Mapping[str, Split]) -> It
             "warning", f"{what}: images of {name} that were left out when it was made", (i for i in gone if i in known)
         )
     images = {image for split in splits.values() for image in split.image_ids}
-    yield from _finding("warning", f"{what}: rows of images that this data does not have", store.row_of.keys() - images)
-    twice = len(store.manifest.ids) - len(store.row_of)
-    if twice:
-        yield Finding("error", f"{what}: ids that two rows share; make the features again", twice)
+    yield from _finding(
+        "warning", f"{what}: rows of images that this data does not have", sorted(store.row_of.keys() - images)
+    )
     rows = np.array(sorted(row for image, row in store.row_of.items() if image in images), dtype=np.int64)
     ids = [store.manifest.ids[row] for row in rows.tolist()]
     if ids:
