@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.resources
 import json
 import os
@@ -156,15 +157,33 @@ def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Seque
 def same_run(stored: Mapping[str, Any], config: RunConfig) -> bool:
     """Tell whether a stored configuration is the run that ``config`` asks for.
 
-    What cannot change a number does not count: where the data lies, worker processes, devices, progress bars.
+    What cannot change a number does not count: where the data lies, worker processes, devices, progress bars. An option
+    that is younger than the stored run had its default there.
     """
-    return _essence(stored) == _essence(config.__dict__)
+    found, wanted = _essence(stored), _essence(config.__dict__)
+    for part in ("model", "data", "trainer"):
+        if any(name not in wanted[part] or wanted[part][name] != value for name, value in found[part].items()):
+            return False
+        for name in wanted[part].keys() - found[part].keys():
+            found[part][name] = _default(config.method, config.dataset, f"{part}.{name}")
+    return found == wanted
+
+
+def _default(method: str, dataset: str, name: str) -> Any:
+    return json.loads(json.dumps(_defaults(method, dataset).get(name), default=str))
+
+
+@functools.cache
+def _defaults(method: str, dataset: str) -> Any:
+    return recipe.option_parser(method, dataset).get_defaults()
 
 
 def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
-    for part, names in _NO_ESSENCE.items():
-        found[part] = {key: value for key, value in (found.get(part) or {}).items() if key not in names}
+    for part in ("model", "data", "trainer"):
+        options = found.get(part)
+        kept = options.items() if isinstance(options, dict) else ()
+        found[part] = {key: value for key, value in kept if key not in _NO_ESSENCE.get(part, ())}
     if found["data"].get("seed") is None:
         found["data"]["seed"] = found.get("seed")
     found.pop("fidelity", None)

@@ -111,6 +111,9 @@ def test_unfinished_run_is_found_and_a_finished_one_is_preferred(folder: Path) -
         ("dim: 8", "dim: 9", False),
         ("variant: ''", "variant: other", False),
         ("seed: 0", "seed: 1", False),
+        # Options that came after the stored run: it had their defaults.
+        ("  patience: 0\n", "", True),
+        ("  max_epochs: 1\n", "", False),
     ],
 )
 def test_only_what_can_change_a_number_makes_another_run(folder: Path, old: str, new: str, same: bool) -> None:
