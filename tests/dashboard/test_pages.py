@@ -254,14 +254,22 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.mark.parametrize("name", ["index", "runs", "queries", "compare", "pascal-whole-*", "runs/pascal-*-000005-*"])
-def test_html_in_names_and_captions_stays_text(page: Any, hostile_site: Path, name: str) -> None:
-    slugs = [file.stem for file in (hostile_site / "runs").glob("pascal-*")][:3]
-    show(page, hostile_site, f"{name}.html" + (f"#runs={','.join(slugs)}" if name == "compare" else ""))
-    page.wait_for_timeout(300)
+PAGES = ["index", "runs", "queries", "compare", "pascal-whole-*", "runs/pascal-*-000005-*"]
+
+
+def show_with_charts(page: Any, where: Path, name: str) -> None:
+    """Open a page, Compare with three runs chosen, and have each of its charts drawn."""
+    slugs = [file.stem for file in (where / "runs").glob("pascal-*")][:3]
+    show(page, where, f"{name}.html" + (f"#runs={','.join(slugs)}" if name == "compare" else ""))
+    page.wait_for_timeout(500)
     for figure in page.locator("figure.chart:visible").all():
         figure.scroll_into_view_if_needed()
         figure.locator(".main-svg").first.wait_for()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_html_in_names_and_captions_stays_text(page: Any, hostile_site: Path, name: str) -> None:
+    show_with_charts(page, hostile_site, name)
     if name == "queries":
         page.locator(".query q").first.wait_for()
         assert HOSTILE in page.locator(".query q").first.inner_text()
@@ -272,17 +280,11 @@ def test_html_in_names_and_captions_stays_text(page: Any, hostile_site: Path, na
     )
 
 
-@pytest.mark.parametrize("name", ["index", "runs", "queries", "compare", "pascal-whole-*", "runs/pascal-*-000005-*"])
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("hostile", [False, True])
 def test_no_page_is_wider_than_a_phone(page: Any, site: Path, hostile_site: Path, name: str, hostile: bool) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
-    where = hostile_site if hostile else site
-    slugs = [file.stem for file in (where / "runs").glob("pascal-*")][:3]
-    show(page, where, f"{name}.html" + (f"#runs={','.join(slugs)}" if name == "compare" else ""))
-    page.wait_for_timeout(500)
-    for figure in page.locator("figure.chart:visible").all():
-        figure.scroll_into_view_if_needed()
-        figure.locator(".main-svg").first.wait_for()
+    show_with_charts(page, hostile_site if hostile else site, name)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
@@ -312,7 +314,7 @@ def test_everything_is_reached_by_the_keyboard(page: Any, site: Path) -> None:
     assert abs(int(page.locator("#chosen").inner_text()) - chosen) == 1
 
 
-@pytest.mark.parametrize("name", ["index", "runs", "queries", "compare", "pascal-whole-*", "runs/pascal-*-000005-*"])
+@pytest.mark.parametrize("name", PAGES)
 def test_a_screen_reader_finds_names_for_everything(page: Any, site: Path, name: str) -> None:
     show(page, site, f"{name}.html")
     page.wait_for_timeout(300)
