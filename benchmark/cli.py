@@ -8,20 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cmr_bench.errors import CmrBenchError, did_you_mean
+from cmr_bench.support.errors import CmrBenchError, did_you_mean
 from cmr_bench.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("cmr_bench.run", "train, select on validation, test and store one method on one data set"),
-    "suite": ("cmr_bench.suite", "run many experiments from one YAML, skipping what is stored"),
-    "eval": ("cmr_bench.eval_command", "score your own embeddings or similarity matrix under the same protocols"),
-    "leaderboard": ("cmr_bench.leaderboard", "compare stored results, published figures beside them"),
-    "check": ("cmr_bench.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
-    "dashboard": ("cmr_bench.dashboard.command", "make a site of stored runs that opens from disk"),
-    "data check": ("cmr_bench.datamodules.check", "look for missing, corrupt, duplicate and leaking data"),
-    "data features": ("cmr_bench.datamodules.features_command", "run an image encoder once over the photographs"),
-    "search": ("cmr_bench.search.command", "rank your own photographs or sentences with a trained run"),
-    "list": ("cmr_bench.listing", "list methods and data sets"),
+    "run": ("cmr_bench.commands.run", "train, select on validation, test and store one method on one data set"),
+    "suite": ("cmr_bench.commands.suite", "run many experiments from one YAML, skipping what is stored"),
+    "eval": ("cmr_bench.commands.evaluate", "score your own embeddings or similarity matrix under the same protocols"),
+    "leaderboard": ("cmr_bench.commands.leaderboard", "compare stored results, published figures beside them"),
+    "check": ("cmr_bench.commands.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
+    "dashboard": ("cmr_bench.commands.dashboard", "make a site of stored runs that opens from disk"),
+    "data check": ("cmr_bench.commands.data_check", "look for missing, corrupt, duplicate and leaking data"),
+    "data features": ("cmr_bench.commands.data_features", "run an image encoder once over the photographs"),
+    "search": ("cmr_bench.commands.search", "rank your own photographs or sentences with a trained run"),
+    "list": ("cmr_bench.commands.list", "list methods and data sets"),
 }
 
 _EXAMPLES = """\
@@ -126,7 +126,7 @@ def _command(name: str, words: list[str]) -> int:
 
 
 def _run(parser: _Parser, words: list[str]) -> int:
-    from cmr_bench.run_arguments import add_arguments, show_help
+    from cmr_bench.commands.run import add_arguments, show_help
 
     add_arguments(parser)
     parser.add_argument("-h", "--help", action="store_true", help="with --model: every option of that method")
@@ -136,7 +136,7 @@ def _run(parser: _Parser, words: list[str]) -> int:
     strays = [word for word in overrides if word.startswith("-") and "." not in word.partition("=")[0]]
     if strays or (overrides and not overrides[0].startswith("-")):
         parser.refuse(strays or overrides)
-    from cmr_bench import run
+    from cmr_bench.commands import run
 
     return run.main(args, overrides)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from cmr_bench.errors import UsageError, did_you_mean
+from cmr_bench.support.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from cmr_bench.datamodules.base import RetrievalDataModule
+    from cmr_bench.datamodules.module import RetrievalDataModule
     from cmr_bench.models.base import RetrievalModule
 
 Base = TypeVar("Base")
@@ -168,7 +168,9 @@ METHODS: dict[str, Method] = {
 }
 
 DATASETS: dict[str, DataSet] = {
-    "synthetic": DataSet("cmr_bench.datamodules.synthetic:Synthetic", "drawn objects with captions, no files needed"),
+    "synthetic": DataSet(
+        "cmr_bench.datamodules.synthetic.module:Synthetic", "drawn objects with captions, no files needed"
+    ),
     "flickr8k": DataSet(
         "cmr_bench.datamodules.flickr8k:Flickr8k",
         "6,000 / 1,000 / 1,000 photographs, five sentences each",
@@ -288,7 +290,7 @@ def dataset(name: str) -> type[RetrievalDataModule]:
     if name not in DATASETS and ":" not in name:
         raise UsageError(f"no data set '{name}'.{did_you_mean(name, DATASETS)} `cmr-bench list` shows all.")
     found = _load(DATASETS[name].target if name in DATASETS else name)
-    from cmr_bench.datamodules.base import RetrievalDataModule
+    from cmr_bench.datamodules.module import RetrievalDataModule
 
     return _checked(name, found, RetrievalDataModule)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from cmr_bench.dashboard.site import build
 from cmr_bench.evaluation.per_query import PerQuery
-from cmr_bench.published import load_published
-from cmr_bench.results import Result
+from cmr_bench.results.published import load_published
+from cmr_bench.results.record import Result
 
 _METHODS = (
     ("vsepp", "pairwise"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from cmr_bench.datamodules.karpathy import CaptionDataModule
+from cmr_bench.datamodules.captions import CaptionDataModule
 
 
 class Flickr30k(CaptionDataModule):

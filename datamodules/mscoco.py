@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cmr_bench.datamodules.base import Split
-from cmr_bench.datamodules.karpathy import CaptionDataModule, first_captions
+from cmr_bench.datamodules.captions import CaptionDataModule, first_captions
+from cmr_bench.datamodules.split import Split
 
 _LINEAGE_CAPTIONS = 5
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cmr_bench.datamodules.base import SPLITS, RetrievalDataModule, Split, locate
-from cmr_bench.datamodules.karpathy import relative_path
-from cmr_bench.datamodules.splits import stratified_slice
-from cmr_bench.errors import DataError, did_you_mean
+from cmr_bench.datamodules.module import RetrievalDataModule, locate
+from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.stratified import stratified_slice
+from cmr_bench.support.errors import DataError, did_you_mean
 
 LAYOUT = "dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, test.txt"
 

@@ -20,11 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmr_bench.datamodules import features, synthetic, text
-from cmr_bench.datamodules.base import ArrayView, DataSpec, Origin, RetrievalDataModule, View, ViewSpec
-from cmr_bench.datamodules.transforms import fit_photo, photo_bytes, read_photo
-from cmr_bench.errors import CmrBenchError, DataError
-from cmr_bench.files import write_atomic
+from cmr_bench.datamodules.images import extract, store
+from cmr_bench.datamodules.images.photos import fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.synthetic import filters, module, scenes
+from cmr_bench.datamodules.texts import fitting, words
+from cmr_bench.datamodules.views import ArrayView, DataSpec, Origin, View, ViewSpec
+from cmr_bench.support.errors import CmrBenchError, DataError
+from cmr_bench.support.files import write_atomic
 
 INPUTS_FILE = "inputs.safetensors"
 _SCHEMA = 1
@@ -121,7 +124,7 @@ def photo_reader(origin: Origin, weights: Path | None, device: torch.device) -> 
         DataError: If the weights are missing or are not those that the features were made with.
     """
     if origin.kind == "features":
-        return _feature_reader(features.Manifest(**origin.settings), weights, device)
+        return _feature_reader(store.Manifest(**origin.settings), weights, device)
     if weights is not None:
         raise DataError("--weights is for runs on stored features; this one needs no file of an encoder")
     if origin.kind == "drawn":
@@ -145,16 +148,16 @@ def _drawn_reader(origin: Origin) -> PhotoReader:
         pictures = photos.permute(0, 2, 3, 1).contiguous().numpy()
         view: View
         if kind == "pixels":
-            view = synthetic.PictureView(pictures, origin.settings["size"])
+            view = module.PictureView(pictures, origin.settings["size"])
         else:
-            view = synthetic.DrawnView(synthetic.FEATURES[kind](pictures), kind, **origin.arrays)
+            view = module.DrawnView(filters.FEATURES[kind](pictures), kind, **origin.arrays)
         return view.fetch(np.arange(len(view)))
 
-    return PhotoReader(functools.partial(_square, size=synthetic.SIDE), fields)
+    return PhotoReader(functools.partial(_square, size=scenes.SIDE), fields)
 
 
-def _feature_reader(manifest: features.Manifest, weights: Path | None, device: torch.device) -> PhotoReader:
-    from cmr_bench.backbones import load_backbone
+def _feature_reader(manifest: store.Manifest, weights: Path | None, device: torch.device) -> PhotoReader:
+    from cmr_bench.datamodules.images.backbones import load_backbone
 
     file = weights or _weights_used(manifest)
     # The seed with which `cmr-bench data features --weights random` begins.
@@ -168,16 +171,16 @@ def _feature_reader(manifest: features.Manifest, weights: Path | None, device: t
             f"{manifest.weights_sha256[:12]}; pass that file as --weights FILE"
         )
     encoder = encoder.to(device)
-    boxes = None if manifest.grid is None else features.grid_boxes(*manifest.grid)
+    boxes = None if manifest.grid is None else store.grid_boxes(*manifest.grid)
 
     def fields(photos: Tensor) -> dict[str, Tensor]:
-        view = ArrayView(features.encode_pixels(encoder, photos, manifest.dtype), manifest.encoder, boxes=boxes)
+        view = ArrayView(extract.encode_pixels(encoder, photos, manifest.dtype), manifest.encoder, boxes=boxes)
         return view.fetch(np.arange(len(view)))
 
-    return PhotoReader(functools.partial(features.read_pixels, preprocessing=manifest.preprocessing), fields)
+    return PhotoReader(functools.partial(extract.read_pixels, preprocessing=manifest.preprocessing), fields)
 
 
-def _weights_used(manifest: features.Manifest) -> str | Path | None:
+def _weights_used(manifest: store.Manifest) -> str | Path | None:
     """Return the weights as the encoder takes them: a file where it was when the features were made."""
     if manifest.weights in ("pretrained", "random"):
         return None if manifest.weights == "pretrained" else manifest.weights
@@ -200,12 +203,12 @@ def text_reader(origin: Origin) -> Callable[[Sequence[str]], View]:
     """
     settings: Mapping[str, Any] = origin.settings
     if origin.kind == "tokens":
-        vocabulary = text.Vocabulary(settings["words"])
-        return lambda texts: text.TokenView(texts, vocabulary, settings["max_words"])
+        vocabulary = words.Vocabulary(settings["words"])
+        return lambda texts: words.TokenView(texts, vocabulary, settings["max_words"])
     if origin.kind == "subwords":
-        return lambda texts: text.SubwordView(texts, settings["tokenizer"], settings["max_words"])
+        return lambda texts: words.SubwordView(texts, settings["tokenizer"], settings["max_words"])
     if origin.kind not in ("fitted", "encoder"):
         raise CmrBenchError(f"texts made as '{origin.kind}' are unknown here: update cmr-bench")
-    encode = text.Fitted.of(origin).encoder() if origin.kind == "fitted" else text.transformer(settings["name"])
+    encode = fitting.Fitted.of(origin).encoder() if origin.kind == "fitted" else fitting.transformer(settings["name"])
     name = settings["name"]
     return lambda texts: ArrayView(encode(texts), name)

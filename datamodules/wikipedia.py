@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cmr_bench.datamodules import text
-from cmr_bench.datamodules.arrays import Side, Stored, find_arrays, listing, pick
-from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Rows, Split, View, ViewKind, locate
-from cmr_bench.datamodules.karpathy import relative_path
-from cmr_bench.datamodules.splits import stratified_slice
-from cmr_bench.errors import DataError, UsageError
+from cmr_bench.datamodules.module import RetrievalDataModule, locate
+from cmr_bench.datamodules.readers.arrays import Side, Stored, find_arrays, listing, pick
+from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.stratified import stratified_slice
+from cmr_bench.datamodules.texts import fitting
+from cmr_bench.datamodules.views import ArrayView, Rows, View, ViewKind
+from cmr_bench.support.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from cmr_bench.datamodules.features import FeatureStore
+    from cmr_bench.datamodules.images.store import FeatureStore
 
 TRAIN_LIST, TEST_LIST, CATEGORIES = "trainset_txt_img_cat.list", "testset_txt_img_cat.list", "categories.list"
 # Read where no features are named: the best of what ships, then the authors' own.
@@ -183,7 +185,7 @@ class Wikipedia(RetrievalDataModule):
             return arrays[there[0]] if there else None
         if name in arrays:
             return pick(arrays, name, folder, side)
-        if side == "text" and name not in text.FITTED and not name.startswith("hf:"):
+        if side == "text" and name not in fitting.FITTED and not name.startswith("hf:"):
             return pick(arrays, name, folder, side)
         return None
 

@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from cmr_bench.dashboard.site import build
-from cmr_bench.published import load_published
+from cmr_bench.results.published import load_published
 
 HERE = Path(__file__).parent
 

@@ -1,9 +1,9 @@
-"""The one base class of all methods: encode, compare, learn, validate, test."""
+"""The base class of every method."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -13,110 +13,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from cmr_bench.datamodules.base import (
-    DataSpec,
-    ImageBatch,
-    PairBatch,
-    RetrievalDataModule,
-    Rows,
-    Split,
-    TextBatch,
-    View,
-    ViewKind,
-)
-from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.evaluation.sharing import sharing
-from cmr_bench.models.distributed import everywhere, gather, world_size
+from cmr_bench.models.common.distributed import everywhere, gather, world_size
+from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
+from cmr_bench.support.errors import UsageError
 
-Encoded = Tensor | tuple[Tensor, ...]
 """Encoded items: one tensor, or several that share their first dimension, the item."""
 
 
 LabelSource = Literal["auto", "category", "identity"]
-
-
-class PairScores:
-    """Scores blocks of encoded items with a method's own similarity, on the method's device.
-
-    Args:
-        module: The method.
-        images: All encoded images.
-        texts: All encoded texts.
-    """
-
-    def __init__(self, module: RetrievalModule, images: Encoded, texts: Encoded) -> None:
-        self.module, self.images, self.texts = module, images, texts
-        self.n_images, self.n_texts = _length(images), _length(texts)
-
-    def block(self, images: slice, texts: slice) -> Tensor:
-        """Return the scores of a block, (n_images, n_texts), as float32."""
-        device = self.module.device
-        with torch.inference_mode():
-            part = self.module.similarity(_part(self.images, images, device), _part(self.texts, texts, device))
-        return part.float().cpu()
-
-
-def _length(encoded: Encoded) -> int:
-    return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
-
-
-def _part(encoded: Encoded, rows: slice, device: torch.device) -> Encoded:
-    if isinstance(encoded, Tensor):
-        return encoded[rows].to(device)
-    return tuple(part[rows].to(device) for part in encoded)
-
-
-def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, what: str) -> tuple[Tensor, ...]:
-    """Put encoded batches in the order of their rows, each row once.
-
-    Args:
-        pieces: Rows (b,) and encodings (b, ...) of every batch, in any order; repeated rows are dropped.
-        n_items: Number of rows expected.
-        what: images or texts, for the error.
-
-    Returns:
-        The encodings, (n_items, ...); where the second dimension differs between batches it is padded with zeros.
-
-    Raises:
-        CmrBenchError: If a row was never seen.
-    """
-    rows = torch.cat([piece[0] for piece in pieces]) if pieces else torch.empty(0, dtype=torch.long)
-    seen = torch.zeros(n_items, dtype=torch.bool)
-    seen[rows] = True
-    if not bool(seen.all()):
-        raise CmrBenchError(
-            f"{int((~seen).sum())} of {n_items} {what} were not encoded; first missing row {int(seen.int().argmin())}"
-        )
-    result = []
-    for position in range(len(pieces[0][1])):
-        tensors = [piece[1][position] for piece in pieces]
-        shape = list(tensors[0].shape[1:])
-        if shape:
-            shape[0] = max(t.shape[1] for t in tensors)
-        whole = tensors[0].new_zeros((n_items, *shape))
-        for (at, _), tensor in zip(pieces, tensors, strict=True):
-            if shape:
-                whole[at, : tensor.shape[1]] = tensor
-            else:
-                whole[at] = tensor
-        result.append(whole)
-    return tuple(result)
-
-
-def spread(embeddings: Tensor) -> float:
-    """Variance of embeddings (n, d) brought to unit length: 0 where all point the same way, near 1 where all ways."""
-    mean = F.normalize(embeddings.float(), dim=1).double().mean(0)
-    return 1.0 - float(mean.square().sum())
-
-
-def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
-    """Load one field of every item of a view, (n, ...), for methods that are fitted in closed form."""
-    import numpy as np
-
-    starts = range(0, len(view), chunk)
-    return torch.cat([view.fetch(np.arange(s, min(s + chunk, len(view))))[field] for s in starts])
 
 
 class RetrievalModule(L.LightningModule):
@@ -388,10 +299,3 @@ class RetrievalModule(L.LightningModule):
             for name, value in state.items():
                 self.register_buffer(name, torch.empty_like(value))
         self.load_state_dict(dict(state))
-
-
-def as_rows(values: Sequence[int]) -> Rows:
-    """Return row numbers as the array type that views take."""
-    import numpy as np
-
-    return np.asarray(values, dtype=np.int64)

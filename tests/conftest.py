@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import cmr_bench  # noqa: F401  (prepares torchvision before anything imports lightning)
-from cmr_bench.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError
 
 
 @pytest.fixture

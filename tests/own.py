@@ -7,7 +7,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cmr_bench.datamodules.base import SPLITS, ArrayView, RetrievalDataModule, Split
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.models.base import RetrievalModule
 
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from cmr_bench.backbones import Backbone, default_layer, load_backbone, store_name
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.datamodules.images.backbones import Backbone, default_layer, load_backbone, store_name
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 VISION = {
     "hidden_size": 16,

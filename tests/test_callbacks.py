@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cmr_bench.cli import main
-from cmr_bench.models.base import spread
+from cmr_bench.models.scoring import spread
 
 SMALL = [
     "--data",

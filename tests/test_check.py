@@ -19,13 +19,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmr_bench import check, check_formats, expected, recipe, suite
-from cmr_bench.check import Comparison, Report, Row
 from cmr_bench.cli import main
-from cmr_bench.errors import CmrBenchError, UsageError
+from cmr_bench.commands import check
 from cmr_bench.evaluation.metrics import mr, recall_at_k, rsum
-from cmr_bench.expected import Score
-from cmr_bench.results import Result, write_result
+from cmr_bench.experiment import recipe
+from cmr_bench.regression import compare, expected
+from cmr_bench.regression import formats as check_formats
+from cmr_bench.regression.compare import Comparison, Report, Row
+from cmr_bench.regression.expected import Score
+from cmr_bench.results.record import Result, write_result
+from cmr_bench.suites import plan, pool
+from cmr_bench.support.errors import CmrBenchError, UsageError
 
 SUITE = (
     "seeds: [0]\nruns:\n  - {method: cca, data: synthetic}\n  - {method: gma, data: synthetic, variants: ['', mfa]}\n"
@@ -325,7 +329,7 @@ def test_an_older_result_does_not_stand_in_for_a_run_that_fails(
     def fail(todo: Any, *_: Any) -> dict[str, str]:
         return {job.title: "boom" for job, _ in todo if job.config.method == "cca"}
 
-    monkeypatch.setattr(suite, "run_suite", fail)
+    monkeypatch.setattr(pool, "run_suite", fail)
     assert main([*WORDS[:-1], "--again"]) == 1
     assert capsys.readouterr().err == "cmr-bench check: cca on synthetic: seed 0 failed: boom\n"
 
@@ -389,8 +393,8 @@ def test_several_seeds_are_allowed_less_than_one(
 ) -> None:
     Path("mine.yaml").write_text(SUITE.replace("[0]", "[0, 1, 2]"))
     report = expected.read_expected(Path("expected.yaml"))
-    planned = list(suite.jobs(suite.read_suite("mine.yaml"), None, ["--trainer.progress=false"]))
-    rows = check.compare(report, check.collect(planned, Path("runs"), {}))
+    planned = list(plan.jobs(plan.read_suite("mine.yaml"), None, ["--trainer.progress=false"]))
+    rows = compare.compare(report, compare.collect(planned, Path("runs"), {}))
     score = report.rows[0].metrics["rsum"]
     one = rows[0].judged[0]
     assert one.found == pytest.approx(statistics.fmean(RSUMS[:3]))

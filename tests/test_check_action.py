@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cmr_bench import check
+from cmr_bench.commands import check
 
 ROOT = Path(__file__).parents[1]
 ACTION = ROOT / ".github" / "actions" / "check" / "action.yml"

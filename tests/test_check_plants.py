@@ -33,16 +33,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmr_bench import check, expected, recipe, registry, run, suite
+from cmr_bench import registry
 from cmr_bench.cli import main
-from cmr_bench.datamodules.base import ArrayView
-from cmr_bench.datamodules.synthetic import Synthetic
-from cmr_bench.errors import CmrBenchError
-from cmr_bench.models import losses, ranking
+from cmr_bench.commands import check
+from cmr_bench.datamodules.synthetic.module import Synthetic
+from cmr_bench.datamodules.views import ArrayView
+from cmr_bench.experiment import recipe, run
+from cmr_bench.models import losses
 from cmr_bench.models.adversarial import adv_subspace
 from cmr_bench.models.attributes import agnet
+from cmr_bench.models.common import ranking
 from cmr_bench.models.subspace import cca, solving
-from cmr_bench.results import RESULT_FILE, Result, write_result
+from cmr_bench.regression import expected
+from cmr_bench.results.record import RESULT_FILE, Result, write_result
+from cmr_bench.suites import plan
+from cmr_bench.support.errors import CmrBenchError
 
 FAMILIES = {
     "interaction": "scan",
@@ -144,8 +149,8 @@ def runs(tmp_path: Path, record: expected.Expected, monkeypatch: pytest.MonkeyPa
 
 
 @functools.cache
-def planned(seed: int) -> list[suite.Job]:
-    return list(suite.jobs(suite.read_suite("ci"), [seed], ["--trainer.progress=false"]))
+def planned(seed: int) -> list[plan.Job]:
+    return list(plan.jobs(plan.read_suite("ci"), [seed], ["--trainer.progress=false"]))
 
 
 def train(runs: Path, method: str, seed: int) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cmr_bench import cli, registry
-from cmr_bench.datamodules.base import RetrievalDataModule
-from cmr_bench.errors import CmrBenchError, UsageError, did_you_mean
+from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 from cmr_bench.version import __version__
 
 Capture = pytest.CaptureFixture[str]
@@ -54,7 +54,11 @@ def test_help_imports_no_command(capsys: Capture) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     *_, ours, theirs = answer.stdout.splitlines()
-    assert ours == str(["cmr_bench", "cmr_bench.cli", "cmr_bench.compat", "cmr_bench.errors", "cmr_bench.version"])
+    ours_expected = [
+        "cmr_bench",
+        *(f"cmr_bench.{name}" for name in ("cli", "compat", "moved", "support", "support.errors", "version")),
+    ]
+    assert ours == str(ours_expected)
     assert theirs == "[]"
 
 
@@ -140,7 +144,7 @@ def test_errors_become_one_line_and_an_exit_code(
     def fail(args: object) -> int:
         raise error
 
-    monkeypatch.setattr("cmr_bench.listing.run", fail)
+    monkeypatch.setattr("cmr_bench.commands.list.run", fail)
     assert cli.main(["list"]) == code
     assert capsys.readouterr().err == message
 

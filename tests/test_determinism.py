@@ -12,9 +12,9 @@ import torch
 
 from cmr_bench import registry
 from cmr_bench.cli import main
-from cmr_bench.datamodules.base import RetrievalDataModule
-from cmr_bench.datamodules.synthetic import Synthetic
-from cmr_bench.recipe import option_names, option_parser
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.synthetic.module import Synthetic
+from cmr_bench.experiment.recipe import option_names, option_parser
 
 # What differs between two runs of one thing: when, where and how long.
 CHANGING = {"run_id", "created", "cost"}

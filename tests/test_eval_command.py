@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cmr_bench import cli
-from cmr_bench.results import load_results
+from cmr_bench.results.store import load_results
 
 Arrays = dict[str, NDArray[Any]]
 

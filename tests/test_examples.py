@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmr_bench.datamodules.base import RetrievalDataModule, Split
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import Split
 from cmr_bench.evaluation.ranks import MatrixScores, retrieval_ranks
-from cmr_bench.examples import examples, image_ids, store_examples, thumbnail_name
+from cmr_bench.experiment.examples import examples, store_examples
+from cmr_bench.results.examples import image_ids, thumbnail_name
 
 
 def split(n: int = 40, labels: np.ndarray | None = None, files: list[Path] | None = None) -> Split:

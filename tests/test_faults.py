@@ -21,14 +21,14 @@ from filelock import FileLock
 from torch import Tensor
 
 import cmr_bench
-from cmr_bench import launch
 from cmr_bench.cli import main
-from cmr_bench.datamodules import text
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.datamodules.texts.vectors import text_vectors
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores
-from cmr_bench.recipe import TrainerOptions
-from cmr_bench.results import read_result
+from cmr_bench.experiment import launch
+from cmr_bench.experiment.recipe import TrainerOptions
+from cmr_bench.results.record import read_result
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 OWN = Path(__file__).with_name("own.py")
 WRITTEN = ("config.yaml", "last.ckpt", "best.ckpt", "history.csv", "examples.json", "result.json")
@@ -128,7 +128,8 @@ def test_a_write_that_the_system_cuts_short(own: list[str], tmp_path: Path) -> N
     error = (tmp_path / "said").read_text().strip()
     assert "last.ckpt: File too large" in error
     assert len(error.splitlines()) == 1
-    assert {file.name for file in tmp_path.rglob("*") if file.is_file()} <= {"own.py", "said", "config.yaml", ".lock"}
+    left = [file for file in tmp_path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert {file.name for file in left} <= {"own.py", "said", "config.yaml", ".lock"}
 
 
 @pytest.mark.slow
@@ -154,7 +155,7 @@ def test_a_full_disk_keeps_no_text_vectors(tmp_path: Path, monkeypatch: pytest.M
     captions = ["a red dog", "a blue cat", "two dogs"]
 
     def vectors() -> Any:
-        return text.text_vectors("tfidf", captions, captions, dim=4, seed=0, cache=tmp_path)
+        return text_vectors("tfidf", captions, captions, dim=4, seed=0, cache=tmp_path)
 
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -177,7 +178,7 @@ def test_a_full_disk_keeps_no_text_vectors(tmp_path: Path, monkeypatch: pytest.M
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="CMR_BENCH_CACHE"):
-        text.text_vectors("tfidf", ["a dog"], ["a dog"], dim=2, seed=0, cache=tmp_path / "file")
+        text_vectors("tfidf", ["a dog"], ["a dog"], dim=2, seed=0, cache=tmp_path / "file")
 
 
 def test_two_runs_in_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

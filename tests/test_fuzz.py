@@ -21,17 +21,20 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from cmr_bench import expected, published, recipe, results, suite
-from cmr_bench.checkpoints import Checkpoints
-from cmr_bench.datamodules.base import RetrievalDataModule
+from cmr_bench.commands.evaluate import _array
 from cmr_bench.datamodules.custom import Custom
-from cmr_bench.datamodules.features import FeatureStore
 from cmr_bench.datamodules.flickr8k import Flickr8k
+from cmr_bench.datamodules.images.store import FeatureStore
+from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.pascal import Pascal
 from cmr_bench.datamodules.wikipedia import Wikipedia
-from cmr_bench.errors import CmrBenchError
-from cmr_bench.eval_command import _array
-from cmr_bench.recipe import RunConfig
+from cmr_bench.experiment import recipe
+from cmr_bench.experiment.checkpoints import Checkpoints
+from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.regression import expected
+from cmr_bench.results import published, record
+from cmr_bench.suites import plan
+from cmr_bench.support.errors import CmrBenchError
 
 # What has no business in a file, or none at the place where it lands.
 WEIRD: list[Any] = [
@@ -311,7 +314,7 @@ def write_result(root: Path) -> None:
 
 
 def read_result(root: Path) -> None:
-    found = results.read_result(root / "result.json")
+    found = record.read_result(root / "result.json")
     assert found.metrics
     assert all(math.isfinite(value) for value in found.metrics.values())
     assert json.loads(found.to_json())["metrics"] == found.metrics
@@ -330,8 +333,8 @@ tables:
 
 
 def read_suite(root: Path) -> None:
-    content = suite.read_suite(str(root / "suite.yaml"))
-    for job in suite.jobs(content, None, []):
+    content = plan.read_suite(str(root / "suite.yaml"))
+    for job in plan.jobs(content, None, []):
         assert job.title
 
 

@@ -15,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cmr_bench import cli, leaderboard
-from cmr_bench.leaderboard import GROUPS, Row, Section, best, columns, order, sections
-from cmr_bench.leaderboard_formats import render
-from cmr_bench.published import RECALLS, load_published, parse_published, with_sums
-from cmr_bench.results import Result, store_external, write_result
+from cmr_bench import cli
+from cmr_bench.commands import leaderboard
+from cmr_bench.leaderboard.columns import best, columns, order
+from cmr_bench.leaderboard.formats import render
+from cmr_bench.leaderboard.rows import Row, Section, sections
+from cmr_bench.results.groups import GROUPS
+from cmr_bench.results.published import RECALLS, load_published, parse_published, with_sums
+from cmr_bench.results.record import Result, write_result
+from cmr_bench.results.store import store_external
 
 SIZES = {"train": [6000, 30000], "val": [1000, 5000], "test": [1000, 5000]}
 VIEWS = {

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cmr_bench import cli, places, registry
-from cmr_bench.datamodules.base import RetrievalDataModule
-from cmr_bench.errors import DataError
-from cmr_bench.listing import data_entry, methods
+from cmr_bench import cli, registry
+from cmr_bench.commands.list import data_entry, methods
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.support import places
+from cmr_bench.support.errors import DataError
 
 Capture = pytest.CaptureFixture[str]
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cmr_bench.memory import keep_freed_memory
+from cmr_bench.support.memory import keep_freed_memory
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

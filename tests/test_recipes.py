@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from cmr_bench import recipe, registry
+from cmr_bench import registry
+from cmr_bench.experiment import recipe
 
 SHIPPED = sorted(
     (folder.name, file.name.removesuffix(".yaml"))

@@ -14,21 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmr_bench import leaderboard
-from cmr_bench.errors import CmrBenchError
-from cmr_bench.files import write_atomic
-from cmr_bench.leaderboard_formats import render
-from cmr_bench.published import load_published
-from cmr_bench.results import (
-    SCHEMA,
-    Result,
-    load_results,
-    new_run_folder,
-    read_result,
-    result_files,
-    store_external,
-    write_result,
-)
+from cmr_bench.commands import leaderboard
+from cmr_bench.leaderboard import rows
+from cmr_bench.leaderboard.formats import render
+from cmr_bench.results.published import load_published
+from cmr_bench.results.record import SCHEMA, Result, read_result, write_result
+from cmr_bench.results.store import load_results, new_run_folder, result_files, store_external
+from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.files import write_atomic
 
 FIXTURE = Path(__file__).parent / "fixtures" / "result_v1.json"
 
@@ -155,7 +148,7 @@ def test_a_damaged_record_is_refused_with_one_line_or_does_no_harm(
     results, problems = load_results(path.parents[3])
     assert len(results) + len(problems) == 1
     assert all(len(problem.splitlines()) == 1 for problem in problems)
-    found = leaderboard.sections([*results, a_result()], load_published())
+    found = rows.sections([*results, a_result()], load_published())
     for kind in leaderboard.FORMATS:
         assert render(kind, found, ["all"]).encode()
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from cmr_bench import callbacks
 from cmr_bench.cli import main
+from cmr_bench.experiment import callbacks
 from cmr_bench.models.base import RetrievalModule
 
 TINY = [

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmr_bench import callbacks
 from cmr_bench.cli import main
 from cmr_bench.evaluation.per_query import read_per_query
-from cmr_bench.results import read_result
+from cmr_bench.experiment import callbacks
+from cmr_bench.results.record import read_result
 
 OWN = Path(__file__).with_name("own.py")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cmr_bench import recipe, suite
 from cmr_bench.cli import main
-from cmr_bench.errors import UsageError
+from cmr_bench.experiment import recipe
+from cmr_bench.suites import plan, pool, stored
+from cmr_bench.support.errors import UsageError
 
 SUITE = """
 about: a try
@@ -36,31 +37,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_plan_is_the_product(folder: Path) -> None:
-    planned = list(suite.jobs(suite.read_suite("try.yaml"), None, []))
+    planned = list(plan.jobs(plan.read_suite("try.yaml"), None, []))
     assert [job.config.seed for job in planned] == [0, 1, 2]
     assert planned[0].config.trainer["max_epochs"] == 1
     assert planned[2].config.model["dim"] == 0
-    assert [job.config.seed for job in suite.jobs(suite.read_suite("try.yaml"), [7], [])] == [7, 7]
+    assert [job.config.seed for job in plan.jobs(plan.read_suite("try.yaml"), [7], [])] == [7, 7]
 
 
 def test_a_run_that_two_entries_ask_for_is_planned_once(folder: Path) -> None:
     text = SUITE + '  - {method: "own.py:Linear", data: "own.py:Toy", seeds: [1, 3]}\n'
     (folder / "try.yaml").write_text(text)
-    assert [job.config.seed for job in suite.jobs(suite.read_suite("try.yaml"), None, [])] == [0, 1, 2, 3]
+    assert [job.config.seed for job in plan.jobs(plan.read_suite("try.yaml"), None, [])] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", suite.shipped())
+@pytest.mark.parametrize("name", plan.shipped())
 def test_every_run_of_a_shipped_suite_has_its_recipe(name: str) -> None:
-    content = suite.read_suite(name)
-    planned = list(suite.jobs(content, None, []))
+    content = plan.read_suite(name)
+    planned = list(plan.jobs(content, None, []))
     assert len({job.title for job in planned}) == len(planned)
     for job in planned:
         assert recipe.recipe_file(job.config.dataset, job.config.method) is not None
 
 
 def test_the_suites_of_the_readme_are_shipped() -> None:
-    assert set(suite.shipped()) == {"four_families", "adcsl_tables", "survey_table1", "ci"}
-    assert all(suite.shipped().values())
+    assert set(plan.shipped()) == {"four_families", "adcsl_tables", "survey_table1", "ci"}
+    assert all(plan.shipped().values())
 
 
 @pytest.mark.slow
@@ -87,15 +88,15 @@ def store(folder: Path, name: str, text: str, finished: bool = False) -> Path:
 
 
 def test_unfinished_run_is_found_and_a_finished_one_is_preferred(folder: Path) -> None:
-    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    (job, *_) = plan.jobs(plan.read_suite("try.yaml"), None, [])
     text = job.config.to_yaml()
     begun = store(folder, "b", text)
     store(folder, "c", text.replace("seed: 0", "seed: 5"))
     store(folder, "d", "seed: [")
     store(folder, "e", "3")
-    assert suite.Stored(folder / "runs").find(job.config) == (begun, False)
+    assert stored.Stored(folder / "runs").find(job.config) == (begun, False)
     done = store(folder, "a", text, finished=True)
-    assert suite.Stored(folder / "runs").find(job.config) == (done, True)
+    assert stored.Stored(folder / "runs").find(job.config) == (done, True)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +118,15 @@ def test_unfinished_run_is_found_and_a_finished_one_is_preferred(folder: Path) -
     ],
 )
 def test_only_what_can_change_a_number_makes_another_run(folder: Path, old: str, new: str, same: bool) -> None:
-    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    (job, *_) = plan.jobs(plan.read_suite("try.yaml"), None, [])
     text = job.config.to_yaml()
     assert old in text
     store(folder, "x", text.replace(f" {old}" if old[0] in "nrabd" else old, f" {new}" if old[0] in "nrabd" else new))
-    assert (suite.Stored(folder / "runs").find(job.config)[0] is not None) == same
+    assert (stored.Stored(folder / "runs").find(job.config)[0] is not None) == same
 
 
 def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second, _ = suite.jobs(suite.read_suite("try.yaml"), None, ["--trainer.progress=false"])
+    first, second, _ = plan.jobs(plan.read_suite("try.yaml"), None, ["--trainer.progress=false"])
     store(folder, "x", first.config.to_yaml(), finished=True)
     store(folder, "y", second.config.to_yaml())
     assert main(["suite", "try.yaml", "--dry-run"]) == 0
@@ -145,19 +146,19 @@ def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: py
     ],
 )
 def test_a_failed_run_is_told_in_one_line(folder: Path, script: str, told: str) -> None:
-    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    (job, *_) = plan.jobs(plan.read_suite("try.yaml"), None, [])
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=output, stdin=subprocess.PIPE)
         process.communicate()
-    assert suite.Running(job, folder, log, process, 0.0, suite.TaskID(0)).problem() == told
+    assert pool.Running(job, folder, log, process, 0.0, pool.TaskID(0)).problem() == told
 
 
 def test_the_fraction_of_a_run_follows_its_history(folder: Path) -> None:
-    (job, *_) = suite.jobs(suite.read_suite("try.yaml"), None, ["--trainer.max_epochs=4"])
+    (job, *_) = plan.jobs(plan.read_suite("try.yaml"), None, ["--trainer.max_epochs=4"])
     process = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE)
     process.communicate()
-    run = suite.Running(job, folder, folder / "log", process, 0.0, suite.TaskID(0))
+    run = pool.Running(job, folder, folder / "log", process, 0.0, pool.TaskID(0))
     assert run.fraction() == 0.0
     for rows, fraction in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
         (folder / "history.csv").write_text("epoch\n" + "1\n" * rows)
@@ -190,7 +191,7 @@ time.sleep(600)
 CHILD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from cmr_bench import leash
+from cmr_bench.support import leash
 leash.hold()
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 Path("pids.new").write_text(f"{os.getpid()} {worker.pid}")
@@ -261,9 +262,9 @@ def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, numb
 def test_malformed_suite_is_one_line(folder: Path, text: str, told: str) -> None:
     (folder / "bad.yaml").write_text(text)
     with pytest.raises(UsageError, match=told.replace("'", ".")):
-        suite.read_suite("bad.yaml")
+        plan.read_suite("bad.yaml")
 
 
 def test_unknown_suite_names_the_shipped_ones() -> None:
     with pytest.raises(UsageError, match="no suite 'four_familys'"):
-        suite.read_suite("four_familys")
+        plan.read_suite("four_familys")

@@ -17,12 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from cmr_bench import cli, leaderboard, suite
-from cmr_bench.leaderboard import Row, Section
-from cmr_bench.leaderboard_formats import render, show
-from cmr_bench.published import load_published, parse_published
-from cmr_bench.results import Result, write_result
-from cmr_bench.suite_tables import read_tables, table_sections
+from cmr_bench import cli
+from cmr_bench.commands import leaderboard
+from cmr_bench.leaderboard.formats import render, show
+from cmr_bench.leaderboard.rows import Row, Section
+from cmr_bench.leaderboard.tables import table_sections
+from cmr_bench.results.published import load_published, parse_published
+from cmr_bench.results.record import Result, write_result
+from cmr_bench.suites import plan
+from cmr_bench.suites.tables import read_tables
 
 SUITE = {
     "runs": [{"method": ["cca", "dscmr"], "data": "pascal"}, {"method": "vsepp", "data": ["flickr30k", "mscoco"]}],
@@ -293,7 +296,7 @@ def test_eighty_columns_show_the_whole_tables(
     for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
     results = [a_result(method, 0.4 + seed / 100, seed) for seed in range(3) for method in ("cca", "dscmr")]
-    tables = read_tables(suite.read_suite("adcsl_tables"), "adcsl_tables")
+    tables = read_tables(plan.read_suite("adcsl_tables"), "adcsl_tables")
     show(table_sections(tables, results, load_published()), None)
     text = capsys.readouterr().out
     assert "0.718" in text
@@ -328,7 +331,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def store(folder: Path) -> Callable[..., Path]:
     """Store a result of one of the suite's jobs with changed options: ``store(job, value, **options of the model)``."""
 
-    def write(job: suite.Job, value: float, seed: int = 0, **model: Any) -> Path:
+    def write(job: plan.Job, value: float, seed: int = 0, **model: Any) -> Path:
         config = replace(job.config, seed=seed, model={**job.config.model, **model})
         place = folder / "runs" / "Toy" / "Linear" / f"{value}-{seed}"
         options = {f"model.{name}": option for name, option in config.model.items() if option != 8}
@@ -345,7 +348,7 @@ def store(folder: Path) -> Callable[..., Path]:
 def test_the_runs_of_the_suite_count_and_no_others(
     folder: Path, store: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, *_, other = suite.jobs(suite.read_suite("try.yaml"), None, [])
+    first, *_, other = plan.jobs(plan.read_suite("try.yaml"), None, [])
     for seed in range(3):
         store(first, 20.0 + seed, seed)
     store(other, 50.0)
@@ -398,7 +401,7 @@ def test_wrong_usage_is_one_line(
 
 def test_tables_of_the_papers_have_the_rows_of_the_papers() -> None:
     published = load_published()
-    tables = read_tables(suite.read_suite("adcsl_tables"), "adcsl_tables")
+    tables = read_tables(plan.read_suite("adcsl_tables"), "adcsl_tables")
     assert [(table.data, len(table.rows)) for table in tables] == [
         ("pascal", 8),
         ("wikipedia", 8),

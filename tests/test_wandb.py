@@ -16,10 +16,10 @@ import pytest
 import yaml
 
 from cmr_bench.cli import main
-from cmr_bench.errors import CmrBenchError
-from cmr_bench.results import read_result
-from cmr_bench.wandb_runs import refused, run_id
-from cmr_bench.wandb_upload import upload
+from cmr_bench.results.record import read_result
+from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.tracking.runs import refused, run_id
+from cmr_bench.tracking.upload import upload
 
 OWN = Path(__file__).with_name("own.py")
 _BLOCK = 32768

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cmr_bench.dashboard.collect import StoredRun, slug
-from cmr_bench.leaderboard import GROUPS, LOWER_IS_BETTER, Row, Section, best, columns, order
-from cmr_bench.leaderboard_formats import MARKS, head, legend, number
-from cmr_bench.results import Result
+from cmr_bench.leaderboard.board import MARKS, head, legend, number
+from cmr_bench.leaderboard.columns import best, columns, order
+from cmr_bench.leaderboard.rows import Row, Section
+from cmr_bench.results.groups import GROUPS, LOWER_IS_BETTER
+from cmr_bench.results.record import Result
 
 COSTS = {
     "train": ("Training", "s"),

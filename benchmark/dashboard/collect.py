@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.errors import CmrBenchError
 from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query
-from cmr_bench.examples import EXAMPLES_FILE
-from cmr_bench.results import Result, failures, read_result, result_files
+from cmr_bench.results.examples import EXAMPLES_FILE
+from cmr_bench.results.record import Result, read_result
+from cmr_bench.results.store import failures, result_files
+from cmr_bench.support.errors import CmrBenchError
 
 DIRECTIONS = ("i2t", "t2i")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.dashboard.collect import DIRECTIONS, StoredRun, slug
-from cmr_bench.examples import THUMBNAILS, thumbnail_name
+from cmr_bench.results.examples import THUMBNAILS, thumbnail_name
 
 # Documents stand in some data sets in place of captions; this much of one tells what it is about.
 _LONGEST = 400

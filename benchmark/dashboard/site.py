@@ -23,10 +23,11 @@ from cmr_bench.dashboard.board import board, costs, rounded, short, write_cost
 from cmr_bench.dashboard.collect import StoredRun, collect
 from cmr_bench.dashboard.queries import split_data, split_key
 from cmr_bench.dashboard.verdicts import RESAMPLES, packed_draws
-from cmr_bench.errors import CmrBenchError, UsageError
-from cmr_bench.leaderboard import GROUPS, Section, comparable, sections
-from cmr_bench.leaderboard_formats import head, number
-from cmr_bench.published import Published
+from cmr_bench.leaderboard.board import head, number
+from cmr_bench.leaderboard.rows import Section, comparable, sections
+from cmr_bench.results.groups import GROUPS
+from cmr_bench.results.published import Published
+from cmr_bench.support.errors import CmrBenchError, UsageError
 
 # A folder with this file is a site of ours, which may be replaced.
 MARKER = ".cmr-bench-dashboard"

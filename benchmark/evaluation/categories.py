@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmr_bench.errors import DataError
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.ranks import links
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, as_numpy, checked_block, full_precision, slices
 from cmr_bench.evaluation.sharing import Sharing
+from cmr_bench.support.errors import DataError
 
 # Metric name -> value of every query; the name carries the definition.
 PER_QUERY: dict[str, Callable[[metrics.RelevantItems], Floats]] = {

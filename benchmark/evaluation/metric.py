@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cmr_bench.errors import DataError
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.scores import ArrayLike, EmbeddingScores, FunctionScores, ScoreSource
+from cmr_bench.support.errors import DataError
 
 
 class RetrievalMetric(Metric):

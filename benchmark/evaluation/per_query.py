@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cmr_bench.errors import CmrBenchError
 from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
+from cmr_bench.support.errors import CmrBenchError
 
 if TYPE_CHECKING:
     from cmr_bench.evaluation.metrics import Floats

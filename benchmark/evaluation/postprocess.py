@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmr_bench.errors import UsageError, did_you_mean
 from cmr_bench.evaluation.scores import ScoreSource, checked_block, full_precision, reorder_texts, slices
+from cmr_bench.support.errors import UsageError, did_you_mean
 
 _IMAGE_BLOCK, _TEXT_BLOCK = 512, 4096
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmr_bench.errors import DataError, UsageError
 from cmr_bench.evaluation.scores import (
     ArrayLike,
     EmbeddingScores,
@@ -26,6 +25,7 @@ from cmr_bench.evaluation.scores import (
 )
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.evaluation.tally import tally
+from cmr_bench.support.errors import DataError, UsageError
 
 __all__ = [
     "EmbeddingScores",

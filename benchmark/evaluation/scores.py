@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmr_bench.errors import CmrBenchError, DataError
 from cmr_bench.evaluation.sharing import Sharing
+from cmr_bench.support.errors import CmrBenchError, DataError
 
 ArrayLike = NDArray[Any] | Tensor
 

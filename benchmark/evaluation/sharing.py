@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from cmr_bench.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError
 
 Arrays = tuple[NDArray[Any], ...]
 

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from cmr_bench.errors import DataError
-from cmr_bench.models.base import Encoded, assemble
-from cmr_bench.places import cache_dir
+from cmr_bench.models.scoring import Encoded, assemble
 from cmr_bench.search.trained import TrainedRun
+from cmr_bench.support.errors import DataError
+from cmr_bench.support.places import cache_dir
 
 Key = bytes
 _AT_ONCE = 500  # keys a query; SQLite takes 999 in its oldest builds

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
-from cmr_bench.models.base import Encoded
+from cmr_bench.models.scoring import Encoded
 from cmr_bench.search.embed import Cache, Key
 from cmr_bench.search.trained import TrainedRun
 

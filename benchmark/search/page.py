@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from cmr_bench.datamodules.transforms import read_photo
-from cmr_bench.errors import DataError
-from cmr_bench.search.command import printable, short_name
+from cmr_bench.datamodules.images.photos import read_photo
+from cmr_bench.search.answers import printable, short_name
+from cmr_bench.support.errors import DataError
 
 if TYPE_CHECKING:
-    from cmr_bench.search.command import Answer, Hit
+    from cmr_bench.search.answers import Answer, Hit
 
 _SIDE = 320  # pixels; twice what a card shows on most screens
 _STYLE = """

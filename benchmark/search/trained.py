@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
-from cmr_bench import recipe
 from cmr_bench.datamodules import raw
-from cmr_bench.datamodules.base import ImageBatch, Origin, RetrievalDataModule, TextBatch, View, ViewSpec
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
-from cmr_bench.models.base import Encoded, RetrievalModule, as_rows
-from cmr_bench.results import FAILURE_FILE
-from cmr_bench.run import quiet
+from cmr_bench.datamodules.batches import ImageBatch, TextBatch
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.views import Origin, View, ViewSpec
+from cmr_bench.experiment import recipe
+from cmr_bench.experiment.trainer import quiet
+from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.scoring import Encoded, as_rows
+from cmr_bench.results.record import FAILURE_FILE
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 
 @dataclass(frozen=True)

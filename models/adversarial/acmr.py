@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
@@ -18,6 +18,7 @@ from cmr_bench.models.losses import (
     same,
     triplet_hinge,
 )
+from cmr_bench.support.errors import UsageError
 
 
 class AdvSubspace(AdversarialModule):

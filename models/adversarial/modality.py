@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cmr_bench.models.feature_module import LabelledFeatureModule
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import modality_cross_entropy, reverse_gradient
 
 

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, PairBatch, ViewKind
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import PairBatch
+from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.common.matching import MatchingModule
 from cmr_bench.models.encoders.inputs import with_own_rates
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
 from cmr_bench.models.losses import class_shares, norm_softmax, projection_matching, same
-from cmr_bench.models.matching import MatchingModule
+from cmr_bench.support.errors import UsageError
 
 
 class TIMAM(MatchingModule, AdversarialModule):

@@ -11,14 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Rows, Split, TextBatch
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import DataSpec, Rows
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
-from cmr_bench.models.base import Encoded
+from cmr_bench.models.common.feature_module import LabelledFeatureModule, one_hot
 from cmr_bench.models.encoders.inputs import hidden_layer, normalise
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import LabelledFeatureModule, one_hot
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
+from cmr_bench.models.scoring import Encoded
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 AttributeSource = Literal["auto", "category", "words"]
 
@@ -239,7 +241,7 @@ def word_attributes(
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    from cmr_bench.datamodules.text import tokenize
+    from cmr_bench.datamodules.texts.words import tokenize
 
     words_of = [
         {word for word in tokenize(text) if len(word) > 1 and not word.isdigit() and word not in ENGLISH_STOP_WORDS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmr_bench.backbones import load_backbone
+from cmr_bench.datamodules.images.backbones import load_backbone
 
 
 class PixelEncoder(nn.Module):

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import ImageBatch, Rows, Split, TextBatch, View, ViewSpec
-from cmr_bench.errors import CmrBenchError
+from cmr_bench.datamodules.batches import ImageBatch, TextBatch
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import Rows, View, ViewSpec
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
+from cmr_bench.support.errors import CmrBenchError
 
 if TYPE_CHECKING:
     from cmr_bench.models.encoders.image import PixelEncoder

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from cmr_bench.errors import UsageError
-from cmr_bench.hub import load_text_encoder
+from cmr_bench.support.errors import UsageError
+from cmr_bench.support.hub import load_text_encoder
 
 Pool = Literal["last", "mean", "max", "words"]
 Cell = Literal["gru", "lstm"]

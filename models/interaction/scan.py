@@ -7,9 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.errors import UsageError
-from cmr_bench.models.base import Encoded
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import DataSpec, ViewKind
+from cmr_bench.models.common.ranking import RankingModule
 from cmr_bench.models.encoders.inputs import (
     RegionInput,
     Scaling,
@@ -27,7 +28,8 @@ from cmr_bench.models.interaction.attention import (
     Pool,
     cross_attention,
 )
-from cmr_bench.models.ranking import RankingModule
+from cmr_bench.models.scoring import Encoded
+from cmr_bench.support.errors import UsageError
 
 # Inverse temperatures of attention and pooling in the paper, section 4.3.
 _LAMBDA_SOFTMAX: dict[Attention, float] = {"t2i": 9.0, "i2t": 4.0}

@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.backbones import channel_statistics
-from cmr_bench.datamodules.base import ArrayView, DataSpec, ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.errors import UsageError
-from cmr_bench.hub import load_pretrained, load_tokenizer
-from cmr_bench.models.base import RetrievalModule, assemble
-from cmr_bench.models.distributed import everywhere
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.images.libraries import channel_statistics
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ArrayView, DataSpec, ViewKind
+from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.common.distributed import everywhere
 from cmr_bench.models.encoders.text import Frozen
 from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
+from cmr_bench.models.scoring import assemble
+from cmr_bench.support.errors import UsageError
+from cmr_bench.support.hub import load_pretrained, load_tokenizer
 
 Mode = Literal["zero_shot", "linear_probe", "fine_tune"]
 # Radford et al. keep the inverse temperature below 100, where training became unstable.

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from cmr_bench.datamodules.base import DataSpec, PairBatch, ViewKind
+from cmr_bench.datamodules.batches import PairBatch
+from cmr_bench.datamodules.views import DataSpec, ViewKind
+from cmr_bench.models.common.matching import MatchingModule
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, projection_matching, same
-from cmr_bench.models.matching import MatchingModule
 
 
 class CMPM(MatchingModule):

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
-from cmr_bench.models.base import Encoded
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import full_precision, relation_error, same
+from cmr_bench.models.scoring import Encoded
 
 # Hidden values computed at once; a piece of this size (4 MB) stays in the cache of one processor core.
 _PIECE = 2**20

@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import LabelledFeatureModule
 from cmr_bench.models.losses import cosine_likelihood, label_regression, mean_distance, same
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewKind
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec, ViewKind
+from cmr_bench.models.common.feature_module import FeatureModule
+from cmr_bench.models.common.ranking import RankingModule
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.feature_module import FeatureModule
-from cmr_bench.models.ranking import RankingModule
 
 
 class VSEPP(RankingModule, FeatureModule):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from cmr_bench.datamodules.base import Split, ViewKind
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ViewKind
 from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
 from cmr_bench.models.subspace.solving import STRENGTHS, Point, Projections, Whitened, canonical, covariances, search
 

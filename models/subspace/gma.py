@@ -10,11 +10,12 @@ import scipy.linalg
 import scipy.sparse
 from numpy.typing import NDArray
 
-from cmr_bench.datamodules.base import Rows, Split, ViewKind
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import Rows, ViewKind
 from cmr_bench.models.base import LabelSource
 from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
 from cmr_bench.models.subspace.solving import STRENGTHS, Matrix, Point, Projections, Whitened, search
+from cmr_bench.support.errors import UsageError
 
 ALPHAS = (1.0, 10.0, 100.0)
 

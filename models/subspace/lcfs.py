@@ -9,10 +9,11 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
-from cmr_bench.datamodules.base import Split, ViewKind
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ViewKind
 from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
 from cmr_bench.models.subspace.solving import Covariances, Matrix, Point, Projections, covariances, search
+from cmr_bench.support.errors import UsageError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 # Roundings of the two norms, far below the row norms and squared singular values of any useful solution.

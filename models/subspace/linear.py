@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cmr_bench.datamodules.base import ImageBatch, PairBatch, Split, TextBatch, ViewKind
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ViewKind
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.encoders.inputs import fetch_vectors, pool_regions
 from cmr_bench.models.subspace.solving import Matrix, Projections
+from cmr_bench.support.errors import UsageError
 
 
 @dataclass(frozen=True)

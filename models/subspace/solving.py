@@ -11,7 +11,7 @@ import scipy.linalg
 import scipy.sparse
 from numpy.typing import NDArray
 
-from cmr_bench.datamodules.base import Rows
+from cmr_bench.datamodules.views import Rows
 
 Matrix = NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)

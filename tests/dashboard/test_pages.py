@@ -17,8 +17,8 @@ from benchmarks.dashboard import made_up_runs
 from cmr_bench.dashboard.collect import collect
 from cmr_bench.dashboard.site import build
 from cmr_bench.evaluation.per_query import compare
-from cmr_bench.examples import thumbnail_name
-from cmr_bench.published import load_published
+from cmr_bench.results.examples import thumbnail_name
+from cmr_bench.results.published import load_published
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser to drive")
 CHROMIUM = shutil.which("chromium")

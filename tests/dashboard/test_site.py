@@ -14,8 +14,8 @@ from benchmarks.dashboard import made_up_runs
 from cmr_bench.cli import main
 from cmr_bench.dashboard.collect import collect, slug
 from cmr_bench.dashboard.site import MARKER, build
-from cmr_bench.published import load_published
-from cmr_bench.results import read_result
+from cmr_bench.results.published import load_published
+from cmr_bench.results.record import read_result
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'&'
 

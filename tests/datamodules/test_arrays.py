@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from cmr_bench.datamodules.arrays import find_arrays, pick
-from cmr_bench.errors import DataError
+from cmr_bench.datamodules.readers.arrays import find_arrays, pick
+from cmr_bench.support.errors import DataError
 
 
 def _array(rows: int, columns: int, start: float = 0) -> np.ndarray:

@@ -12,14 +12,19 @@ import pytest
 from rich.console import Console
 
 from cmr_bench import cli
-from cmr_bench.datamodules import check as checks
-from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Split
-from cmr_bench.datamodules.check import Finding, check, check_array, make_datamodule, print_findings
+from cmr_bench.commands.data_check import make_datamodule, print_findings
 from cmr_bench.datamodules.custom import Custom
-from cmr_bench.datamodules.features import Manifest, write_manifest
+from cmr_bench.datamodules.doctor import features, items
+from cmr_bench.datamodules.doctor.examination import check
+from cmr_bench.datamodules.doctor.features import check_array
+from cmr_bench.datamodules.doctor.findings import Finding
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.datamodules.flickr30k import Flickr30k
-from cmr_bench.errors import DataError, UsageError
+from cmr_bench.datamodules.images.store import Manifest, write_manifest
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ArrayView
+from cmr_bench.support.errors import DataError, UsageError
 
 Writer = Callable[..., Path]
 
@@ -70,7 +75,7 @@ def test_counts_are_compared_with_the_published_ones(tmp_path: Path, write_karpa
 def test_text_counts_alone_are_a_warning(tmp_path: Path, write_karpathy: Writer) -> None:
     write_karpathy(tmp_path)
     splits = Small(root=str(tmp_path)).read()
-    levels = [f.level for f in checks.check_counts(splits, {"train": (8, 41), "val": (4,), "test": (4, 20)})]
+    levels = [f.level for f in items.check_counts(splits, {"train": (8, 41), "val": (4,), "test": (4, 20)})]
     assert levels == ["warning", "info", "info"]
 
 
@@ -171,7 +176,7 @@ def test_arrays_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     values[20] = 0
     rows = np.arange(49, -1, -1)
     whole = list(check_array("x", ArrayView(values, "x", rows), [str(row) for row in rows]))
-    monkeypatch.setattr(checks, "_CHUNK", 12)
+    monkeypatch.setattr(features, "_CHUNK", 12)
     assert list(check_array("x", ArrayView(values, "x", rows), [str(row) for row in rows])) == whole
     assert [finding.examples for finding in whole] == [("33", "7"), ("20",)]
     assert "50 rows for 3 items" in next(check_array("x", ArrayView(values, "x"), ["a", "b", "c"])).what

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules.base import Split
 from cmr_bench.datamodules.custom import Custom, seeded_split
-from cmr_bench.errors import CmrBenchError, DataError
+from cmr_bench.datamodules.split import Split
+from cmr_bench.support.errors import CmrBenchError, DataError
 
 Writer = Callable[..., Path]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,21 +21,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from cmr_bench import backbones, cli
-from cmr_bench.datamodules import features
-from cmr_bench.datamodules.base import Split, cache_dir
-from cmr_bench.datamodules.features import (
-    Extraction,
+from cmr_bench import cli
+from cmr_bench.datamodules.flickr8k import Flickr8k
+from cmr_bench.datamodules.images import backbones
+from cmr_bench.datamodules.images import extract as extract_module
+from cmr_bench.datamodules.images.extract import Extraction, extract
+from cmr_bench.datamodules.images.store import (
     FeatureStore,
-    extract,
     grid_boxes,
     missing,
     open_store,
     read_manifest,
     stored_view,
+    write_manifest,
 )
-from cmr_bench.datamodules.flickr8k import Flickr8k
-from cmr_bench.errors import DataError
+from cmr_bench.datamodules.split import Split
+from cmr_bench.support.errors import DataError
+from cmr_bench.support.places import cache_dir
 
 ENCODER = "timm:test_efficientnet"
 OPTIONS = Extraction(size=32, batch_size=3, workers=2, progress=False)
@@ -175,7 +177,7 @@ def test_a_killed_extraction_goes_on_to_the_same_store(
     kill_at: int,
     flush_seconds: float,
 ) -> None:
-    monkeypatch.setattr(features, "FLUSH_SECONDS", flush_seconds)
+    monkeypatch.setattr(extract_module, "FLUSH_SECONDS", flush_seconds)
 
     def photograph_the_disk(call: int) -> None:
         # What a kill leaves behind is what is on disk at that moment.
@@ -211,7 +213,7 @@ def test_ctrl_c_keeps_what_is_done(pool: backbones.Backbone, splits: dict[str, S
 
 def test_stopped_between_the_last_two_steps(pool: backbones.Backbone, splits: dict[str, Split], tmp_path: Path) -> None:
     store = make(pool, splits, tmp_path / "store")
-    features.write_manifest(tmp_path / "store", replace(store.manifest, complete=False))
+    write_manifest(tmp_path / "store", replace(store.manifest, complete=False))
     tap = Tap(pool)
     assert make(tap, splits, tmp_path / "store").manifest.complete
     assert tap.photos == 0
@@ -328,7 +330,7 @@ def test_a_full_disk_is_one_line_and_resumable(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features, "FLUSH_SECONDS", 0.0)
+        patch.setattr(extract_module, "FLUSH_SECONDS", 0.0)
         patch.setattr(os, "fsync", full)
         with pytest.raises(DataError, match="No space left"):
             make(pool, splits, tmp_path / "store")

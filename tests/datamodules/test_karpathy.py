@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cmr_bench.datamodules.captions import first_captions
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.datamodules.flickr30k import Flickr30k
-from cmr_bench.datamodules.karpathy import first_captions, make_splits, read_photos, relative_path
 from cmr_bench.datamodules.mscoco import MSCOCO
-from cmr_bench.errors import DataError
+from cmr_bench.datamodules.readers.karpathy import make_splits, read_photos, relative_path
+from cmr_bench.support.errors import DataError
 
 Writer = Callable[..., Path]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

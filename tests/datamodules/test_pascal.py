@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cmr_bench.datamodules.pascal import Pascal
-from cmr_bench.errors import DataError
+from cmr_bench.support.errors import DataError
 
 CATEGORIES = ("bird", "cow")
 

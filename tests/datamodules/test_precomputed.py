@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cmr_bench.datamodules.flickr30k import Flickr30k
 from cmr_bench.datamodules.mscoco import MSCOCO
-from cmr_bench.datamodules.precomputed import image_starts, open_array, read_folder, read_lines
-from cmr_bench.errors import DataError, UsageError
+from cmr_bench.datamodules.readers.precomputed import image_starts, open_array, read_folder, read_lines
+from cmr_bench.support.errors import DataError, UsageError
 
 Writer = Callable[..., Path]
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

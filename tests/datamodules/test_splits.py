@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules.splits import stratified_slice
-from cmr_bench.errors import DataError
+from cmr_bench.datamodules.stratified import stratified_slice
+from cmr_bench.support.errors import DataError
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 1), st.integers(0, 9))

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
-from cmr_bench.datamodules import synthetic
-from cmr_bench.datamodules.base import SPLITS
-from cmr_bench.datamodules.synthetic import Meaning, Synthetic, Thing, holds
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.split import SPLITS
+from cmr_bench.datamodules.synthetic import drawing, filters, grammar
+from cmr_bench.datamodules.synthetic.grammar import Meaning, holds
+from cmr_bench.datamodules.synthetic.module import Synthetic
+from cmr_bench.datamodules.synthetic.scenes import ATTRIBUTES, COLOURS, SETTINGS, SHAPES, SIDE, SIZES, Thing, draw_split
+from cmr_bench.support.errors import UsageError
 
 SMALL = {"n_train": 90, "n_val": 30, "n_test": 60}
 
@@ -41,15 +44,15 @@ def test_the_seed_alone_decides_the_content() -> None:
 
 def test_features_are_exact_on_every_machine(drawn: Synthetic) -> None:
     pictures = drawn.pictures["val"][:4]
-    features = synthetic.region_features(pictures)
+    features = filters.region_features(pictures)
     # The same sums in whole numbers, from the definition.
-    bank = synthetic.filter_bank().astype(np.int64)
+    bank = filters.filter_bank().astype(np.int64)
     blocks = pictures.reshape(4, 32, 2, 32, 2, 3).astype(np.int64).sum(axis=(2, 4))
     responses = np.zeros((4, 30, 30, bank.shape[1]), dtype=np.int64)
     for y in range(30):
         for x in range(30):
             responses[:, y, x] = blocks[:, y : y + 3, x : x + 3].reshape(4, -1) @ bank
-    edges = np.arange(bank.shape[1]) < synthetic.N_EDGE
+    edges = np.arange(bank.shape[1]) < filters.N_EDGE
     rectified = np.where(edges, abs(responses), responses.clip(min=0))
     sums = [rectified[:, y : y + 6, x : x + 6].sum(axis=(1, 2)) for y in range(0, 28, 4) for x in range(0, 28, 4)]
     assert np.array_equal(features, np.sqrt(np.stack(sums, axis=1).astype(np.float32) / np.float32(2**16)))
@@ -63,14 +66,14 @@ def test_the_test_split_does_not_change_with_the_number_of_training_images(drawn
 
 def test_boxes_are_the_bounds_of_what_is_drawn(drawn: Synthetic) -> None:
     scenes = drawn.scenes["val"]
-    plain = synthetic.paint(scenes, 0, np.random.default_rng(0)).astype(int)
-    empty = synthetic.replace(scenes, shape=np.full_like(scenes.shape, -1))
-    changed = (plain != synthetic.paint(empty, 0, np.random.default_rng(0))).any(axis=-1)
-    for row, boxes in enumerate(scenes.boxes() * synthetic.SIDE):
-        covered = np.zeros((synthetic.SIDE, synthetic.SIDE), dtype=bool)
+    plain = drawing.paint(scenes, 0, np.random.default_rng(0)).astype(int)
+    empty = replace(scenes, shape=np.full_like(scenes.shape, -1))
+    changed = (plain != drawing.paint(empty, 0, np.random.default_rng(0))).any(axis=-1)
+    for row, boxes in enumerate(scenes.boxes() * SIDE):
+        covered = np.zeros((SIDE, SIDE), dtype=bool)
         for x0, y0, x1, y1 in boxes[~np.isnan(boxes[:, 0])].astype(int):
-            assert 0 <= x0 < x1 <= synthetic.SIDE
-            assert 0 <= y0 < y1 <= synthetic.SIDE
+            assert 0 <= x0 < x1 <= SIDE
+            assert 0 <= y0 < y1 <= SIDE
             assert not covered[y0:y1, x0:x1].any()
             assert changed[row, y0:y1, x0:x1].sum() >= 20
             covered[y0:y1, x0:x1] = True
@@ -79,7 +82,7 @@ def test_boxes_are_the_bounds_of_what_is_drawn(drawn: Synthetic) -> None:
 
 def test_shapes_differ_and_fill_their_radius() -> None:
     for radius in range(5, 11):
-        masks = [synthetic.shape_mask(shape, radius) for shape in range(len(synthetic.SHAPES))]
+        masks = [drawing.shape_mask(shape, radius) for shape in range(len(SHAPES))]
         for mask in masks:
             y, x = np.nonzero(mask)
             assert max(abs(y - 10).max(), abs(x - 10).max()) <= radius
@@ -97,7 +100,7 @@ def test_captions_are_true(drawn: Synthetic) -> None:
 
 def first_words(sentence: str) -> list[str]:
     """Colours and shapes in the order in which a sentence names them, synonyms replaced."""
-    meant = {word: words[0] for words in (*synthetic.SHAPES, *synthetic.COLOURS) for word in words}
+    meant = {word: words[0] for words in (*SHAPES, *COLOURS) for word in words}
     return [meant[word] for word in sentence.replace(",", "").split() if word in meant]
 
 
@@ -108,13 +111,13 @@ def test_captions_say_what_they_mean(drawn: Synthetic) -> None:
         said = [
             table[value][0]
             for thing in meaning.things
-            for table, value in ((synthetic.COLOURS, thing.colour), (synthetic.SHAPES, thing.shape))
+            for table, value in ((COLOURS, thing.colour), (SHAPES, thing.shape))
             if value is not None
         ]
         assert sorted(first_words(caption)) == sorted(said)
-        settings = [row for row, phrases in enumerate(synthetic.SETTINGS) if any(p in caption for p in phrases)]
+        settings = [row for row, phrases in enumerate(SETTINGS) if any(p in caption for p in phrases)]
         assert settings == ([] if meaning.setting is None else [meaning.setting])
-        places = {phrase: at for at, phrases in synthetic.PLACES.items() for phrase in phrases}
+        places = {phrase: at for at, phrases in grammar.PLACES.items() for phrase in phrases}
         at = {places[phrase] for phrase in places if phrase in caption}
         assert at == {(thing.row, thing.column) for thing in meaning.things} - {(None, None)}
 
@@ -133,8 +136,8 @@ def test_a_caption_with_colours_exchanged_is_another_caption_and_false(drawn: Sy
             continue
         tried += 1
         assert not holds(exchange(meaning), scenes.things(row), int(scenes.setting[row]))
-        chances = [synthetic.chances(np.random.default_rng(5)) for _ in range(2)]
-        assert synthetic.say(meaning, chances[0]) != synthetic.say(exchange(meaning), chances[1])
+        chances = [grammar.chances(np.random.default_rng(5)) for _ in range(2)]
+        assert grammar.say(meaning, chances[0]) != grammar.say(exchange(meaning), chances[1])
     assert tried > 50
 
 
@@ -193,16 +196,16 @@ def test_images_have_three_to_six_different_captions(drawn: Synthetic) -> None:
 
 
 def test_every_category_and_attribute_occurs_often_enough() -> None:
-    scenes = synthetic.draw_split(800, 0.5, set(), np.random.default_rng(0))
+    scenes = draw_split(800, 0.5, set(), np.random.default_rng(0))
     assert np.bincount(scenes.setting, minlength=8).min() > 60
     attributes = scenes.attributes()
-    assert attributes.shape == (800, len(synthetic.ATTRIBUTES))
+    assert attributes.shape == (800, len(ATTRIBUTES))
     assert attributes.mean(axis=0).min() > 0.15
     for row in range(50):
-        named = {synthetic.ATTRIBUTES[k] for k in np.flatnonzero(attributes[row])}
+        named = {ATTRIBUTES[k] for k in np.flatnonzero(attributes[row])}
         for shape, colour, size, *_ in scenes.things(row):
-            assert {synthetic.SHAPES[shape or 0][0], synthetic.COLOURS[colour or 0][0]} <= named
-            assert synthetic.SIZES[size or 0][0] in named
+            assert {SHAPES[shape or 0][0], COLOURS[colour or 0][0]} <= named
+            assert SIZES[size or 0][0] in named
 
 
 @pytest.mark.parametrize(
@@ -230,8 +233,8 @@ def test_converse_relations_name_the_things_in_the_other_order() -> None:
         while True:
             yield chance
 
-    assert synthetic.say(meaning, always(0.9)) == "you can see a lozenge to the left of a plus"
-    assert synthetic.say(meaning, always(0.0)) == "a cross right of a diamond"
+    assert grammar.say(meaning, always(0.9)) == "you can see a lozenge to the left of a plus"
+    assert grammar.say(meaning, always(0.0)) == "a cross right of a diamond"
 
 
 @pytest.mark.parametrize(("kind", "shape"), [("pixels", (3, 64, 64)), ("regions", (49, 128)), ("vector", (256,))])

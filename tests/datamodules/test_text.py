@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules import text
-from cmr_bench.datamodules.base import Origin
-from cmr_bench.errors import DataError, UsageError
+from cmr_bench.datamodules.texts import fitting, vectors, words
+from cmr_bench.datamodules.texts.words import tokenize
+from cmr_bench.datamodules.views import Origin
+from cmr_bench.support.errors import DataError, UsageError
 
 CAPTIONS = ["A dog's ball, two-tone.", "a DOG runs", "the cat sits on a mat", "Ünïcode words – 12 of them"]
 
@@ -33,55 +34,55 @@ CAPTIONS = ["A dog's ball, two-tone.", "a DOG runs", "the cat sits on a mat", "�
     ],
 )
 def test_tokenize(given_text: str, words: list[str]) -> None:
-    assert text.tokenize(given_text) == words
+    assert tokenize(given_text) == words
 
 
 @given(st.text(max_size=60))
 def test_words_survive_a_second_tokenisation(raw: str) -> None:
-    words = text.tokenize(raw)
+    words = tokenize(raw)
     assert all(words)
-    assert text.tokenize(" ".join(words)) == words
+    assert tokenize(" ".join(words)) == words
 
 
 def test_vocabulary_keeps_frequent_words_in_a_fixed_order() -> None:
-    vocabulary = text.Vocabulary.fit(["b a a", "b c", "d"], 1)
+    vocabulary = words.Vocabulary.fit(["b a a", "b c", "d"], 1)
     assert vocabulary.words == ["a", "b", "c", "d"]
-    assert text.Vocabulary.fit(["c b", "b a a"], 2).words == ["a", "b"]
+    assert words.Vocabulary.fit(["c b", "b a a"], 2).words == ["a", "b"]
     assert len(vocabulary) == 6
     assert vocabulary.encode("B x a", 10) == [3, 1, 2]
     assert vocabulary.encode("a b c d", 2) == [2, 3]
-    assert vocabulary.encode("?!", 2) == [text.UNKNOWN]
+    assert vocabulary.encode("?!", 2) == [words.UNKNOWN]
 
 
 def test_vocabulary_file(tmp_path: Path) -> None:
-    vocabulary = text.Vocabulary.fit(CAPTIONS, 1)
+    vocabulary = words.Vocabulary.fit(CAPTIONS, 1)
     vocabulary.save(tmp_path / "words.json")
-    assert text.Vocabulary.load(tmp_path / "words.json") == vocabulary
+    assert words.Vocabulary.load(tmp_path / "words.json") == vocabulary
     assert [f.name for f in tmp_path.iterdir()] == ["words.json"]
     (tmp_path / "words.json").write_text("{}")
     with pytest.raises(DataError, match=r"no vocabulary in .*words\.json"):
-        text.Vocabulary.load(tmp_path / "words.json")
+        words.Vocabulary.load(tmp_path / "words.json")
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=8), st.data())
 def test_padding_against_a_loop(sequences: list[list[int]], data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, len(sequences) - 1), min_size=1, max_size=6))
-    ids, lengths = text._Ragged(sequences).padded(np.asarray(rows), 0)
+    ids, lengths = words._Ragged(sequences).padded(np.asarray(rows), 0)
     width = max(len(sequences[row]) for row in rows)
     assert ids.tolist() == [sequences[row] + [0] * (width - len(sequences[row])) for row in rows]
     assert lengths.tolist() == [len(sequences[row]) for row in rows]
 
 
 def test_token_view() -> None:
-    vocabulary = text.Vocabulary.fit(CAPTIONS[:2], 1)
-    view = text.TokenView(["a dog", "never seen words here", "a dog runs"], vocabulary, 3)
+    vocabulary = words.Vocabulary.fit(CAPTIONS[:2], 1)
+    view = words.TokenView(["a dog", "never seen words here", "a dog runs"], vocabulary, 3)
     assert (view.spec.kind, view.spec.shape, view.spec.vocab_size) == ("tokens", (3,), len(vocabulary))
     batch = view.fetch(np.array([1, 0]))
     assert batch["lengths"].tolist() == [3, 2]
-    assert batch["tokens"][0].tolist() == [text.UNKNOWN] * 3
-    assert batch["tokens"][1, 2] == text.PAD
+    assert batch["tokens"][0].tolist() == [words.UNKNOWN] * 3
+    assert batch["tokens"][1, 2] == words.PAD
     with pytest.raises(DataError, match="text 1 of 2 is empty"):
-        text.TokenView(["a", " \n"], vocabulary, 3)
+        words.TokenView(["a", " \n"], vocabulary, 3)
 
 
 @pytest.fixture(scope="session")
@@ -91,13 +92,13 @@ def bert(tmp_path_factory: pytest.TempPathFactory, write_bert: Callable[..., Pat
 
 
 def test_subword_view(bert: Path) -> None:
-    view = text.SubwordView(["a dog runs", "the cat"], str(bert), 4)
+    view = words.SubwordView(["a dog runs", "the cat"], str(bert), 4)
     assert view.spec.shape == (4,)
     assert view.spec.vocab_size == 13
     batch = view.fetch(np.array([1, 0]))
     assert batch["input_ids"].tolist()[0] == [2, 8, 9, 3]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]
-    longer = text.SubwordView(["a dog runs", "the"], str(bert), 64).fetch(np.array([0, 1]))
+    longer = words.SubwordView(["a dog runs", "the"], str(bert), 64).fetch(np.array([0, 1]))
     assert longer["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
 
 
@@ -105,13 +106,13 @@ def test_subwords_beyond_what_the_model_reads_are_cut(tmp_path: Path, write_bert
     folder = write_bert(tmp_path, ["a", "dog"])
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 5}))
-    assert text.SubwordView(["a dog a dog a dog"], str(folder), 64).spec.shape == (5,)
+    assert words.SubwordView(["a dog a dog a dog"], str(folder), 64).spec.shape == (5,)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", ""])
 def test_tokenizer_folder_that_is_not_there(name: str) -> None:
     with pytest.raises(DataError, match="no such folder"):
-        text.SubwordView(["a"], name, 4)
+        words.SubwordView(["a"], name, 4)
 
 
 def test_name_on_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,21 +128,21 @@ def test_name_on_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DataError, match="no tokenizer 'cmr-bench/none': it must be a name on the Hugging Face hub"
     ) as caught:
-        text.SubwordView(["a"], "cmr-bench/none", 4)
+        words.SubwordView(["a"], "cmr-bench/none", 4)
     assert "\n" not in str(caught.value)
 
 
 def test_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="save_pretrained") as caught:
-        text.SubwordView(["a"], str(tmp_path), 4)
+        words.SubwordView(["a"], str(tmp_path), 4)
     assert "\n" not in str(caught.value)
 
 
 def _vectors(name: str, tmp_path: Path, texts: list[str] = CAPTIONS, dim: int = 8, seed: int = 0) -> np.ndarray:
-    return text.text_vectors(name, CAPTIONS, texts, dim=dim, seed=seed, cache=tmp_path)
+    return vectors.text_vectors(name, CAPTIONS, texts, dim=dim, seed=seed, cache=tmp_path)
 
 
-@pytest.mark.parametrize("name", text.FITTED)
+@pytest.mark.parametrize("name", fitting.FITTED)
 def test_vectors_do_not_depend_on_the_other_texts(name: str, tmp_path: Path) -> None:
     whole = _vectors(name, tmp_path)
     part = _vectors(name, tmp_path, [CAPTIONS[2], "words never seen", "a dog runs"])
@@ -156,15 +157,15 @@ def test_doc2vec_does_not_start_from_a_salted_hash(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(doc2vec, "pseudorandom_weak_vector", lambda *_, **__: pytest.fail("differs between processes"))
     first = np.array(_vectors("doc2vec", tmp_path / "a", seed=2))
-    text._fit.cache_clear()
+    fitting.fit.cache_clear()
     np.testing.assert_allclose(_vectors("doc2vec", tmp_path / "b", seed=2), first, atol=1e-5)
 
 
 @pytest.mark.slow
 def test_doc2vec_is_the_same_in_another_process(tmp_path: Path) -> None:
     code = (
-        "import sys, json, pathlib; from cmr_bench.datamodules import text; c = json.loads(sys.argv[1]);"
-        "print(text.text_vectors('doc2vec', c, c, dim=8, seed=3, cache=pathlib.Path(sys.argv[2])).tolist())"
+        "import sys, json, pathlib; from cmr_bench.datamodules.texts import vectors; c = json.loads(sys.argv[1]);"
+        "print(vectors.text_vectors('doc2vec', c, c, dim=8, seed=3, cache=pathlib.Path(sys.argv[2])).tolist())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(CAPTIONS), str(tmp_path / "there")],
@@ -181,7 +182,7 @@ def test_doc2vec_is_the_same_in_another_process(tmp_path: Path) -> None:
 
 def test_tfidf_against_the_definition(tmp_path: Path) -> None:
     train = ["a a b", "a c", "c c c c d"]
-    got = text.text_vectors("tfidf", train, ["a b b", "zzz"], dim=3, seed=0, cache=tmp_path)
+    got = vectors.text_vectors("tfidf", train, ["a b b", "zzz"], dim=3, seed=0, cache=tmp_path)
     # The three most frequent words: c (5), a (3), then b before d.
     idf = {w: np.log((1 + 3) / (1 + df)) + 1 for w, df in {"a": 2, "b": 1, "c": 2}.items()}
     expected = np.array([idf["a"], (1 + np.log(2)) * idf["b"], 0])
@@ -191,7 +192,7 @@ def test_tfidf_against_the_definition(tmp_path: Path) -> None:
 
 def test_vectors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = np.array(_vectors("tfidf", tmp_path))
-    monkeypatch.setattr(text, "_fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(vectors, "fit", lambda *_: pytest.fail("fitted again"))
     again = _vectors("tfidf", tmp_path)
     assert isinstance(again, np.memmap)
     np.testing.assert_array_equal(first, again)
@@ -201,29 +202,29 @@ def test_vectors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             _vectors("tfidf", tmp_path, **change)
 
 
-@pytest.mark.parametrize("name", text.FITTED)
+@pytest.mark.parametrize("name", fitting.FITTED)
 def test_a_stored_fit_gives_the_same_vectors(name: str, tmp_path: Path) -> None:
-    view = text.vector_view(name, CAPTIONS, CAPTIONS, dim=8, seed=1, cache=tmp_path)
+    view = vectors.vector_view(name, CAPTIONS, CAPTIONS, dim=8, seed=1, cache=tmp_path)
     origin = Origin.from_bytes(view.origin().to_bytes())
     texts = ["a dog runs", "words never seen", CAPTIONS[0]]
-    again = text.Fitted.of(origin).encoder()(texts)
+    again = fitting.Fitted.of(origin).encoder()(texts)
     np.testing.assert_allclose(again, _vectors(name, tmp_path, texts, seed=1), atol=1e-6)
 
 
 def test_vectors_of_a_cache_without_the_fit_are_fitted_again(tmp_path: Path) -> None:
     _vectors("tfidf", tmp_path)
     (fit,) = (tmp_path / "text").glob("*.fit.safetensors")
-    before = text.read_fit(fit)
+    before = vectors.read_fit(fit)
     assert before is not None
     fit.write_bytes(b"not a fit")
-    text._fit.cache_clear()
-    assert text.fitted_on("tfidf", CAPTIONS, dim=8, seed=0, cache=tmp_path).dim == 8
-    again = text.read_fit(fit)
+    fitting.fit.cache_clear()
+    assert vectors.fitted_on("tfidf", CAPTIONS, dim=8, seed=0, cache=tmp_path).dim == 8
+    again = vectors.read_fit(fit)
     assert again is not None
     assert again.words == before.words
     np.testing.assert_array_equal(again.arrays["idf"], before.arrays["idf"])
     fit.unlink()
-    assert text.vector_view("tfidf", CAPTIONS, CAPTIONS, dim=8, seed=0, cache=tmp_path).origin() is not None
+    assert vectors.vector_view("tfidf", CAPTIONS, CAPTIONS, dim=8, seed=0, cache=tmp_path).origin() is not None
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "manifest", "gone"])
@@ -247,7 +248,7 @@ def test_transformer_vectors(bert: Path, tmp_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     texts = ["the cat sits on a mat", "a dog", "dog " * 40]
-    got = text.text_vectors(f"hf:{bert}", [], texts, dim=0, seed=0, cache=tmp_path)
+    got = vectors.text_vectors(f"hf:{bert}", [], texts, dim=0, seed=0, cache=tmp_path)
     tokenizer, model = AutoTokenizer.from_pretrained(bert), AutoModel.from_pretrained(bert).eval()
     for row, one in enumerate(texts):
         ids = torch.tensor([tokenizer(one, truncation=True, max_length=12)["input_ids"]])
@@ -258,9 +259,9 @@ def test_transformer_vectors(bert: Path, tmp_path: Path) -> None:
 
 def test_transformer_reads_the_lines_of_a_document_one_by_one(bert: Path, tmp_path: Path) -> None:
     lines = ["the cat sits on a mat", "a dog", "dog " * 40]
-    alone = text.text_vectors(f"hf:{bert}", [], lines, dim=0, seed=0, cache=tmp_path)
+    alone = vectors.text_vectors(f"hf:{bert}", [], lines, dim=0, seed=0, cache=tmp_path)
     documents = [f"{lines[2]}\n\n{lines[0]}", lines[1], "\n".join(lines)]
-    got = text.text_vectors(f"hf:{bert}", [], documents, dim=0, seed=0, cache=tmp_path)
+    got = vectors.text_vectors(f"hf:{bert}", [], documents, dim=0, seed=0, cache=tmp_path)
     for row, members in enumerate(([2, 0], [1], [0, 1, 2])):
         mean = alone[members].mean(0)
         np.testing.assert_allclose(got[row], mean / np.linalg.norm(mean), atol=1e-5)
@@ -271,7 +272,7 @@ def test_folder_without_weights(bert: Path, tmp_path: Path) -> None:
     shutil.copytree(bert, copy)
     (copy / "model.safetensors").unlink()
     with pytest.raises(DataError, match="no text encoder") as caught:
-        text.text_vectors(f"hf:{copy}", [], CAPTIONS, dim=0, seed=0, cache=tmp_path)
+        vectors.text_vectors(f"hf:{copy}", [], CAPTIONS, dim=0, seed=0, cache=tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -281,4 +282,4 @@ def test_unknown_name_and_empty_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="text 1 of 2 is empty"):
         _vectors("tfidf", tmp_path, ["a", ""])
     with pytest.raises(DataError, match="no words"):
-        text.text_vectors("tfidf", ["?"], ["a"], dim=0, seed=0, cache=tmp_path)
+        vectors.text_vectors("tfidf", ["?"], ["a"], dim=0, seed=0, cache=tmp_path)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cmr_bench.datamodules.transforms import CROP_AREA, PixelView, augment_photo, fit_photo, photo_bytes, read_photo
-from cmr_bench.errors import DataError
+from cmr_bench.datamodules.images.photos import CROP_AREA, PixelView, augment_photo, fit_photo, photo_bytes, read_photo
+from cmr_bench.support.errors import DataError
 
 
 def gradient(width: int, height: int) -> Image.Image:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from cmr_bench.datamodules.base import ArrayView
+from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.datamodules.wikipedia import Wikipedia
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 N_TRAIN, N_TEST = 20, 12
 N = N_TRAIN + N_TEST

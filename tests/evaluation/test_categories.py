@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from cmr_bench.errors import DataError
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.categories import Labels, category_scores
 from cmr_bench.evaluation.protocol import evaluate
 from cmr_bench.evaluation.ranks import MatrixScores
+from cmr_bench.support.errors import DataError
 
 
 def slow_relevance(labels: NDArray[np.int64], owner: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cmr_bench.errors import DataError
 from cmr_bench.evaluation.metric import RetrievalMetric
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores
+from cmr_bench.support.errors import DataError
 
 N_IMAGES = 25
 OWNER = np.random.default_rng(0).permutation(np.arange(101) % N_IMAGES)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmr_bench.errors import CmrBenchError
 from cmr_bench.evaluation.bootstrap import paired
 from cmr_bench.evaluation.per_query import PerQuery, compare, per_query, read_per_query
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import MatrixScores
+from cmr_bench.support.errors import CmrBenchError
 
 
 def measured(seed: int, strength: float, labels: bool = True) -> PerQuery:

@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy.special import logsumexp, softmax
 
-from cmr_bench.errors import UsageError
 from cmr_bench.evaluation import postprocess as module
 from cmr_bench.evaluation.postprocess import csls, inverted_softmax
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, MatrixScores, ScoreSource
 from cmr_bench.evaluation.scores import reorder_texts
+from cmr_bench.support.errors import UsageError
 
 SIMILARITY = np.random.default_rng(0).random((23, 57))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cmr_bench.errors import DataError, UsageError
 from cmr_bench.evaluation.metrics import RECALLS
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, MatrixScores
+from cmr_bench.support.errors import DataError, UsageError
 
 
 def split(

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cmr_bench.errors import DataError, UsageError
 from cmr_bench.evaluation import ranks as ranks_module
 from cmr_bench.evaluation.ranks import EmbeddingScores, FunctionScores, MatrixScores, retrieval_ranks
 from cmr_bench.evaluation.scores import materialise, reorder_texts
+from cmr_bench.support.errors import DataError, UsageError
 
 
 def slow_ranks(similarity: NDArray[np.float64], image_of_text: NDArray[np.int64]) -> tuple[list[float], list[float]]:

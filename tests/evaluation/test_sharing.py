@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cmr_bench.errors import CmrBenchError, DataError
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, retrieval_ranks
 from cmr_bench.evaluation.sharing import Sharing
+from cmr_bench.support.errors import CmrBenchError, DataError
 
 
 class Threads(Sharing):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmr_bench.datamodules.base import ArrayView, RetrievalDataModule, Rows, Split, View, ViewKind, ViewSpec
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ArrayView, Rows, View, ViewKind, ViewSpec
 
 WORDS = [
     "red",

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from cmr_bench import registry
-from cmr_bench.errors import UsageError
+from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.run import quiet
+from cmr_bench.support.errors import UsageError
 
 # Widths that keep a test short; a method is given those of them that it has.
 SMALL: dict[str, Any] = {
@@ -45,7 +45,7 @@ def views() -> Iterator[Any]:
 
 
 def make(name: str, **options: Any) -> RetrievalModule:
-    from cmr_bench.recipe import option_names, option_parser
+    from cmr_bench.experiment.recipe import option_names, option_parser
 
     known = option_names(option_parser(name, "flickr8k"))
     small = {key: value for key, value in SMALL.items() if f"model.{key}" in known}

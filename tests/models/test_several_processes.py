@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from cmr_bench.datamodules.base import BatchSampler
+from cmr_bench.datamodules.batches import BatchSampler
+from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.run import quiet
 from tests.models.conftest import Toy
 from tests.models.test_registry_methods import METHODS, SMALL, make
 
@@ -93,7 +93,7 @@ def work(name: str, start: Path | None, accumulate: int, world: int, **options: 
 
 
 def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    from cmr_bench.recipe import option_names, option_parser
+    from cmr_bench.experiment.recipe import option_names, option_parser
 
     there = option_names(option_parser(name, "flickr8k"))
     return {key: value for key, value in options.items() if f"model.{key}" in there}

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cmr_bench import recipe
 from cmr_bench.cli import main
-from cmr_bench.datamodules.base import Split
-from cmr_bench.datamodules.synthetic import Synthetic
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.synthetic.module import Synthetic
+from cmr_bench.experiment import recipe
 from cmr_bench.search import embed
 from cmr_bench.search.trained import load_run
 
@@ -268,7 +268,7 @@ def test_features_are_made_again_by_their_encoder(
         assert main(words) == 1
         assert "pass --weights FILE" in capsys.readouterr().err
         assert main([*words, "--weights", str(moved)]) == 0
-        from cmr_bench.backbones import read_weights
+        from cmr_bench.datamodules.images.weights import read_weights
 
         other = tmp_path / "other.safetensors"
         save_file({key: value + 1 for key, value in read_weights(moved).items()}, other)

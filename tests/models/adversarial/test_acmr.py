@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from cmr_bench.experiment.callbacks import Resume
+from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.adversarial.acmr import ACMR
 from cmr_bench.models.losses import frobenius, label_cross_entropy, reversal_schedule
-from cmr_bench.run import Resume, quiet
 
 
 def built(toy: Callable[..., Any], n_classes: int = 3, multi: bool = False, **options: Any) -> tuple[ACMR, Any]:

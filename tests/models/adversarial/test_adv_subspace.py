@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.errors import UsageError
 from cmr_bench.models.adversarial.adv_subspace import AdvSubspace
+from cmr_bench.support.errors import UsageError
 
 
 def built(toy: Callable[..., Any], n_classes: int = 3, **options: Any) -> tuple[AdvSubspace, Any]:

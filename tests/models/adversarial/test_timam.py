@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.errors import DataError, UsageError
 from cmr_bench.models.adversarial.timam import TIMAM
 from cmr_bench.models.encoders.text import SubwordEncoder
+from cmr_bench.support.errors import DataError, UsageError
 
 
 def built(toy: Callable[..., Any], text_view: str = "vector", **options: Any) -> tuple[TIMAM, Any]:

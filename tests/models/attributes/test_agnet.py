@@ -14,10 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules.base import DataSpec, Split, ViewSpec
-from cmr_bench.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.attributes.agnet import AgNet, signs, word_attributes
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 LINKS = np.array([0, 0, 1, 2])
 CAPTIONS = ["A Dog and a cat.", "the dog runs 7 b", "two cats, one dog's cat", "sea"]

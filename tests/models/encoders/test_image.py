@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmr_bench.errors import DataError
 from cmr_bench.models.encoders.image import PixelEncoder
+from cmr_bench.support.errors import DataError
 
 NAME = "timm:test_resnet"
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.datamodules.base import ArrayView, ImageBatch, ViewSpec
+from cmr_bench.datamodules.batches import ImageBatch
+from cmr_bench.datamodules.views import ArrayView, ViewSpec
 from cmr_bench.models.encoders.inputs import (
     ImageInput,
     Standardise,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from cmr_bench.errors import UsageError
-from cmr_bench.models.base import PairScores, assemble
 from cmr_bench.models.interaction.attention import cross_attention
 from cmr_bench.models.interaction.scan import SCAN
 from cmr_bench.models.losses import hinge_ranking, same
+from cmr_bench.models.scoring import PairScores, assemble
+from cmr_bench.support.errors import UsageError
 
 
 def built(toy: Callable[..., Any], **options: Any) -> tuple[SCAN, Any]:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from cmr_bench.cli import main
-from cmr_bench.datamodules.base import ArrayView, TextBatch
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import TextBatch
+from cmr_bench.datamodules.views import ArrayView
+from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.losses import info_nce, sigmoid_pairs
 from cmr_bench.models.pairwise.clip import CLIP
-from cmr_bench.results import read_result
-from cmr_bench.run import quiet
+from cmr_bench.results.record import read_result
+from cmr_bench.support.errors import UsageError
 
 KINDS = ["clip", "siglip"]
 

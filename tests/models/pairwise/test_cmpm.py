@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewSpec
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.losses import project_onto
 from cmr_bench.models.pairwise.cmpm import CMPM, CMPMCMPC
+from cmr_bench.support.errors import UsageError
 
 SPEC = DataSpec(ViewSpec("vector", (6,)), ViewSpec("vector", (5,)), 0, False, n_train_images=9, n_train_texts=18)
 LABELLED = DataSpec(ViewSpec("vector", (6,)), ViewSpec("vector", (5,)), 3, True, n_train_images=9, n_train_texts=18)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, TextBatch, ViewSpec
+from cmr_bench.datamodules.batches import ImageBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.pairwise import drsl
 from cmr_bench.models.pairwise.drsl import DRSL, relate
 

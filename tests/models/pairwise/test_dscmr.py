@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.datamodules.base import DataSpec, ImageBatch, PairBatch, TextBatch, ViewSpec
+from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.pairwise.dscmr import DSCMR
 
 

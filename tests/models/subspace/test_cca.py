@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.datamodules.base import ImageBatch, TextBatch
-from cmr_bench.errors import UsageError
+from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.models.subspace.cca import CCA
 from cmr_bench.models.subspace.solving import Whitened, canonical, covariances
+from cmr_bench.support.errors import UsageError
 
 
 def pairs(n: int = 200, seed: int = 0) -> tuple[Any, Any]:

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cmr_bench.errors import UsageError
 from cmr_bench.models.losses import canonical_correlation
 from cmr_bench.models.subspace.cca import CCA
 from cmr_bench.models.subspace.dcca import DCCA
+from cmr_bench.support.errors import UsageError
 
 
 def sides(n: int = 50, seed: int = 0) -> tuple[Any, Any]:
@@ -109,7 +109,7 @@ def test_top_makes_the_outputs_uncorrelated_but_with_their_partner(toy: Callable
     module = built(data, image_ridge=1e-9, text_ridge=1e-9)
     train = data.splits["train"]
     module.fit_top(train)
-    from cmr_bench.datamodules.base import image_batch, text_batch
+    from cmr_bench.datamodules.batches import image_batch, text_batch
 
     with torch.no_grad():
         u = module.encode_images(image_batch(train, train.image_of_text)).numpy()
@@ -124,7 +124,7 @@ def train(module: DCCA, data: Any, **options: Any) -> Any:
     # Not at the top: the processes that a test starts import this file, and cmr_bench has to come before lightning.
     from lightning import Trainer
 
-    from cmr_bench.run import quiet
+    from cmr_bench.experiment.trainer import quiet
 
     with quiet():
         trainer = Trainer(

@@ -11,7 +11,6 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.errors import UsageError
 from cmr_bench.models.subspace.gma import (
     GMA,
     Side,
@@ -22,6 +21,7 @@ from cmr_bench.models.subspace.gma import (
     principal,
 )
 from cmr_bench.models.subspace.solving import Whitened
+from cmr_bench.support.errors import UsageError
 
 
 def labelled(n: int = 60, seed: int = 0) -> tuple[Any, Any, Any]:

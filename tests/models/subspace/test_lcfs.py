@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.errors import UsageError
 from cmr_bench.models.subspace.lcfs import (
     LCFS,
     ROW_ROUNDING,
@@ -21,6 +20,7 @@ from cmr_bench.models.subspace.lcfs import (
     coupled_maps,
     objective,
 )
+from cmr_bench.support.errors import UsageError
 
 
 def problem(seed: int = 0, n: int = 40, n_classes: int = 3) -> tuple[Any, Any, Any, Moments]:

@@ -1,0 +1,102 @@
+"""``cmr-bench data check``: look for missing, corrupt, duplicate and leaking data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cmr_bench.datamodules.doctor.examination import check
+from cmr_bench.datamodules.doctor.findings import LEVELS, Finding
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.support.errors import UsageError
+from cmr_bench.support.files import write_atomic
+
+
+def print_findings(name: str, findings: Sequence[Finding], console: Console | None = None) -> None:
+    """Print what was found as a table, and a line that sums it up."""
+    console = console or Console()
+    colours = {"error": "red", "warning": "yellow", "info": "green"}
+    table = Table(title=f"data check {name}", title_justify="left")
+    table.add_column("level")
+    table.add_column("what", overflow="fold", ratio=3)
+    table.add_column("count", justify="right")
+    table.add_column("examples", overflow="fold", ratio=2)
+    for finding in findings:
+        more = finding.count - 3 if len(finding.examples) > 3 else 0
+        shown = "\n".join(finding.examples[:3]) + (f"\n… {more:,} more" if more else "")
+        table.add_row(
+            f"[{colours[finding.level]}]{finding.level}[/]",
+            escape(finding.what),
+            f"{finding.count:,}" if finding.count else "",
+            escape(shown),
+        )
+    console.print(table)
+    totals = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
+    console.print(
+        f"{name}: {totals['error']} error(s), {totals['warning']} warning(s)"
+        + ("" if totals["error"] else "; ready to run" if not totals["warning"] else "; can be run")
+    )
+
+
+def make_datamodule(
+    name: str, root: str | None, options: Sequence[str] = (), words: Sequence[str] = ()
+) -> RetrievalDataModule:
+    """Make a data set by name, its options typed by its constructor.
+
+    Args:
+        name: Name of the data set.
+        root: Folder of the data sets; None for the default.
+        options: ``key=value`` for every other option.
+        words: Options as `run` takes them, such as ``--data.root=DIR``.
+
+    Raises:
+        UsageError: For an unknown name or option, or a value of the wrong type.
+    """
+    import jsonargparse
+
+    from cmr_bench.registry import dataset
+
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(dataset(name), "data", fail_untyped=True)
+    bad = next((option for option in options if "=" not in option), None)
+    if bad is not None:
+        raise UsageError(f"--set {bad}: write KEY=VALUE, such as --set image_column=path")
+    given = [f"--data.{option}" for option in options] + ([] if root is None else [f"--data.root={root}"])
+    try:
+        made = parser.instantiate(parser.parse_args([*given, *words]))
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        raise UsageError(" ".join(str(error).split())[:300]) from None
+    datamodule = made.data
+    assert isinstance(datamodule, RetrievalDataModule)
+    return datamodule
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cmr-bench data check`."""
+    parser.add_argument("data", metavar="DATA", help="data set, a name of `cmr-bench list`")
+    parser.add_argument("--root", metavar="DIR", help="folder with one folder per data set (default: CMR_BENCH_DATA)")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="another option of the data set"
+    )
+    parser.add_argument("--no-decode", action="store_true", help="look for the photographs without opening them")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="also write what was found as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check a data set and print what was found; 1 where there is an error."""
+    datamodule = make_datamodule(args.data, args.root, args.set, args.data_options)
+    findings = check(datamodule, decode=not args.no_decode, progress=True)
+    print_findings(args.data, findings)
+    failed = any(finding.level == "error" for finding in findings)
+    if args.json is not None:
+        record: dict[str, Any] = {"data": args.data, "ok": not failed, "findings": [asdict(f) for f in findings]}
+        write_atomic(args.json, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return int(failed)

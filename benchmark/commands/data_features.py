@@ -1,0 +1,130 @@
+"""`cmr-bench data features`: run an image encoder once over the photographs of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import time
+from pathlib import Path
+
+from cmr_bench.support.errors import UsageError
+
+_EPILOG = """\
+examples:
+  cmr-bench data features flickr8k --data.root DIR --encoder timm:tf_efficientnet_lite0 --weights FILE
+  cmr-bench data features pascal --data.root DIR --encoder torchvision:vgg19 --layer fc7
+  cmr-bench data features flickr30k --data.root DIR --encoder hf:openai/clip-vit-base-patch32 --layer grid
+
+The data set's own options are given as with `cmr-bench run`: --data.root DIR, --data.file FILE.
+An interrupted command goes on where it stopped when it is given again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cmr-bench data features`."""
+    parser.epilog = _EPILOG
+    parser.add_argument("data", metavar="DATA", help="data set, a name of `cmr-bench list`")
+    parser.add_argument(
+        "--encoder", required=True, metavar="NAME", help="timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="local safetensors or .pth file, or 'random' (default: the library's pretrained weights, downloaded)",
+    )
+    parser.add_argument(
+        "--layer", choices=("fc7", "pool", "grid"), help="where to cut the network (default: fc7 of VGG, else pool)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="name of the features (default: network-layer)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: NAME in the user's cache)")
+    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: encoder's)")
+    parser.add_argument(
+        "--resize",
+        choices=("squash", "crop"),
+        default="squash",
+        help="squash the photo to the square, or scale the shorter side and cut the centre (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "float32"), help="of the stored array (default: float16 for grid, else float32)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos at once (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="threads that decode (default: %(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="leave out photos that are missing or cannot be decoded"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extract the features and say how to use them."""
+    for option in ("batch_size", "workers"):
+        if getattr(args, option) < 1:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
+    if args.size < 0:
+        raise UsageError("--size must not be negative")
+    # Imported here, not above: `--help` must not wait for torch.
+    import torch
+
+    from cmr_bench.datamodules.images import backbones, extract
+    from cmr_bench.experiment import recipe
+    from cmr_bench.support.places import cache_dir
+
+    device = choose_device(args.device)
+    name = args.name or backbones.store_name(args.encoder, args.layer)
+    module = recipe.data_module(args.data, args.data_options)
+    splits = module.read()
+    torch.manual_seed(0)  # for --weights random, so that an interrupted extraction meets the same network again
+    encoder = backbones.load_backbone(args.encoder, args.weights, args.layer)
+    folder = args.out or cache_dir(module.data_name) / "features" / name
+    options = extract.Extraction(
+        size=args.size,
+        resize=args.resize,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=device,
+        skip_missing=args.skip_missing,
+        overwrite=args.overwrite,
+    )
+    start = time.monotonic()
+    store = extract.extract(encoder, module.data_name, splits, folder, options, resume_command(args))
+    left_out = f", {len(store.manifest.skipped)} photos left out" if store.manifest.skipped else ""
+    print(
+        f"{folder}: {len(store.manifest.ids)} images{left_out}, {store.array.dtype} {store.array.shape}, "
+        f"{time.monotonic() - start:.0f} s\nuse it with --data.image_features {args.out or name}"
+    )
+    return 0
+
+
+def resume_command(args: argparse.Namespace) -> str:
+    """Return the command line that goes on with an interrupted extraction."""
+    words = ["cmr-bench", "data", "features", args.data, *args.data_options, "--encoder", args.encoder]
+    for option in ("weights", "layer", "name", "out", "dtype"):
+        if getattr(args, option) is not None:
+            words += [f"--{option}", str(getattr(args, option))]
+    for option, default in (("size", 0), ("resize", "squash")):
+        if getattr(args, option) != default:
+            words += [f"--{option}", str(getattr(args, option))]
+    return shlex.join([*words, *(["--skip-missing"] if args.skip_missing else [])])
+
+
+def choose_device(name: str) -> str:
+    """Return the device that ``--device`` names, for auto a GPU if there is one; raises UsageError for others."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
+    return name

@@ -1,0 +1,250 @@
+"""``cmr-bench eval``: score embeddings or a similarity matrix that come from anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmr_bench.support.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cmr_bench.evaluation.protocol import Evaluation
+    from cmr_bench.evaluation.scores import ScoreSource
+
+_EXAMPLES = """\
+files are NumPy arrays (.npy), read memory-mapped:
+  I (n_images, d)   T (n_texts, d)   S (n_images, n_texts), higher is closer
+  M (n_texts,) row of each text's image   L (n_images,) or multi-hot (n_images, n_classes)
+
+examples:
+  cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy --folds 5 --json scores.json
+  cmr-bench eval --similarity S.npy --image-of-text M.npy --labels L.npy --bootstrap 1000
+  cmr-bench eval --similarity S.npy --image-of-text M.npy --name mymodel --data flickr30k
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``cmr-bench eval``."""
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    scored = parser.add_argument_group("what is scored: --images with --texts, or --similarity")
+    scored.add_argument("--images", type=Path, metavar="I.npy", help="image embeddings, compared by cosine")
+    scored.add_argument("--texts", type=Path, metavar="T.npy", help="text embeddings")
+    scored.add_argument("--similarity", type=Path, metavar="S.npy", help="similarity matrix, images by texts")
+    scored.add_argument("--no-normalize", action="store_true", help="compare by inner product instead of cosine")
+    truth = parser.add_argument_group("what is right")
+    truth.add_argument("--image-of-text", type=Path, metavar="M.npy", required=True, help="row of each text's image")
+    truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; adds mAP")
+    protocol = parser.add_argument_group("protocol")
+    protocol.add_argument("--folds", type=int, metavar="N", help="also the mean over N folds in file order (COCO: 5)")
+    protocol.add_argument("--bootstrap", type=int, metavar="N", default=0, help="confidence intervals of N resamples")
+    protocol.add_argument("--postprocess", choices=("csls", "inverted_softmax"), help="hub correction; transductive")
+    protocol.add_argument("--seed", type=int, default=0, help="of the resamples")
+    output = parser.add_argument_group("where the result goes")
+    output.add_argument("--json", type=Path, metavar="OUT", help="write every metric, unrounded")
+    output.add_argument("--name", help="add the result to the leaderboard under this name; needs --data")
+    output.add_argument("--data", help="name of the data set in the leaderboard")
+    output.add_argument("--family", default="", help="family of the method in the leaderboard")
+    output.add_argument(
+        "--flag", action="append", default=[], choices=("ensemble", "uses_test_groups"), help="what readers must know"
+    )
+    output.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score the files that ``args`` name, print a table, write and store what is asked for.
+
+    Raises:
+        UsageError: for options that do not go together.
+        DataError: for files that are missing or malformed.
+    """
+    _check_options(args)
+    from cmr_bench.evaluation.protocol import Protocol, evaluate
+
+    protocol = Protocol(folds=args.folds, bootstrap=args.bootstrap, postprocess=args.postprocess, seed=args.seed)
+    image_of_text = _array(args.image_of_text, "--image-of-text")
+    labels = None if args.labels is None else _array(args.labels, "--labels")
+    result = evaluate(_source(args), image_of_text, labels, protocol=protocol)
+    result.flags = (*result.flags, *args.flag)
+    _show(result)
+    if args.json is not None:
+        from cmr_bench.support.files import write_atomic
+
+        write_atomic(args.json, json.dumps(report(result), indent=2, allow_nan=False) + "\n")
+        print(f"written: {args.json}")
+    if args.name is not None:
+        print(f"stored: {_store(args, result, image_of_text, labels)}")
+    return 0
+
+
+def report(result: Evaluation) -> dict[str, Any]:
+    """Return what ``--json`` writes: the metrics by name, and what they mean."""
+    return {
+        **result.metrics,
+        "n_images": result.n_images,
+        "n_texts": result.n_texts,
+        "tie_rate": result.tie_rate,
+        "flags": list(result.flags),
+        "protocol": _protocol(result),
+        "units": result.units,
+        "intervals": {key: list(interval) for key, interval in result.intervals.items()},
+        "curves": result.curves,
+    }
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    embeddings = (args.images is not None) + (args.texts is not None)
+    if embeddings == 1:
+        raise UsageError("--images and --texts go together")
+    if (embeddings == 2) == (args.similarity is not None):
+        raise UsageError("pass either --images and --texts, or --similarity")
+    if args.no_normalize and args.similarity is not None:
+        raise UsageError("--no-normalize is for --images and --texts, a similarity matrix is taken as it is")
+    if args.name is not None and not args.data:
+        raise UsageError("--name adds the result to the leaderboard, say of which data set with --data")
+    if args.name is None and args.data:
+        raise UsageError("--data names the data set in the leaderboard, say under which name with --name")
+    if args.name is not None and not args.name.strip():
+        raise UsageError("--name is empty")
+    if args.data and (Path(args.data).name != args.data or args.data in (".", "..")):
+        raise UsageError(f"--data is the short name of a data set, such as flickr30k, not '{args.data}'")
+
+
+def _array(path: Path, option: str) -> NDArray[Any]:
+    """Open an array of numbers memory-mapped, without unpickling anything."""
+    import numpy as np
+
+    if not path.is_file():
+        raise DataError(f"{option}: no file {path}")
+    try:
+        values = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header can fail in any way
+        raise DataError(f"{option}: {path} is not a NumPy array of numbers (.npy): {_line(error)}") from error
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{option}: {path} holds {values.dtype}, not numbers")
+    return values
+
+
+def _source(args: argparse.Namespace) -> ScoreSource:
+    from cmr_bench.evaluation.scores import EmbeddingScores, MatrixScores
+
+    if args.similarity is None:
+        images, texts = _array(args.images, "--images"), _array(args.texts, "--texts")
+        return EmbeddingScores(images, texts, normalize=not args.no_normalize)
+    similarity = _array(args.similarity, "--similarity")
+    scores = MatrixScores(similarity)
+    _check_finite(similarity, args.similarity)
+    return scores
+
+
+def _check_finite(similarity: NDArray[Any], path: Path) -> None:
+    import numpy as np
+
+    rows = max(1, 2**24 // max(1, similarity.shape[1]))
+    for start in range(0, len(similarity), rows):
+        bad = np.argwhere(~np.isfinite(similarity[start : start + rows]))
+        if len(bad):
+            image, text = int(bad[0][0]) + start, int(bad[0][1])
+            raise DataError(f"--similarity: {path} has {similarity[image, text]} for image {image} and text {text}")
+
+
+def _protocol(result: Evaluation) -> dict[str, Any]:
+    protocol = result.protocol
+    return {
+        "folds": protocol.folds,
+        "bootstrap": protocol.bootstrap,
+        "confidence": protocol.confidence,
+        "postprocess": protocol.postprocess,
+        "ties": "a tied item counts half a rank; precision is its expectation over orders of tied items",
+        "definitions": result.definitions,
+        "excluded": result.excluded,
+    }
+
+
+def _store(
+    args: argparse.Namespace, result: Evaluation, image_of_text: NDArray[Any], labels: NDArray[Any] | None
+) -> Path:
+    from cmr_bench.results.store import store_external
+
+    return store_external(
+        runs=args.runs,
+        name=args.name,
+        data=args.data,
+        metrics=result.metrics,
+        units=result.units,
+        protocol=_protocol(result),
+        split_sizes={"test": [result.n_images, result.n_texts]},
+        fingerprint=_fingerprint(image_of_text, labels),
+        intervals=result.intervals,
+        tie_rate=result.tie_rate,
+        flags=result.flags,
+        family=args.family,
+    )
+
+
+def _fingerprint(image_of_text: NDArray[Any], labels: NDArray[Any] | None) -> str:
+    """Digest what is known of the split: which texts belong to which image, and the labels."""
+    import numpy as np
+
+    digest = hashlib.sha256(np.asarray(image_of_text, dtype="<i8").tobytes())
+    if labels is not None:
+        digest.update(np.asarray(labels, dtype="<i8").tobytes())
+    return f"links:{digest.hexdigest()[:16]}"
+
+
+_ROWS = {
+    "R@1": "r1",
+    "R@5": "r5",
+    "R@10": "r10",
+    "MedR": "medr",
+    "MeanR": "meanr",
+    "mR": "mr",
+    "rsum": "rsum",
+    "mAP": "map",
+    "mAP@50 retrieved": "map_at_50_retrieved",
+    "mAP@R": "map_at_r",
+    "R-Precision": "r_precision",
+}
+_COLUMNS = {"i2t_": "image to text", "t2i_": "text to image", "": "both"}
+
+
+def _show(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.n_images:,} images, {result.n_texts:,} texts", caption=_caption(result))
+    table.add_column("")
+    for words in _COLUMNS.values():
+        table.add_column(words, justify="right", overflow="fold")
+    folds = result.protocol.folds
+    for protocol, words in (("", ""), (f"fold{folds}_", f"{folds} folds: "))[: 1 if folds is None else 2]:
+        for title, name in _ROWS.items():
+            cells = [_cell(result, protocol + direction + name) for direction in _COLUMNS]
+            if any(cells):
+                table.add_row(words + title, *cells)
+        table.add_section()
+    Console().print(table)
+
+
+def _cell(result: Evaluation, key: str) -> str:
+    if key not in result.metrics:
+        return ""
+    form = ".3f" if result.units[key] == "fraction" else ".1f"
+    low_high = result.intervals.get(key)
+    bounds = "" if low_high is None else f" ({low_high[0]:{form}}–{low_high[1]:{form}})"
+    return f"{result.metrics[key]:{form}}{bounds}"
+
+
+def _caption(result: Evaluation) -> str:
+    parts = [f"{100 * result.tie_rate:.2g} % of queries tied"]
+    parts += [f"{count} {way} queries have nothing relevant" for way, count in result.excluded.items() if count]
+    return "; ".join([*parts, *result.flags])
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

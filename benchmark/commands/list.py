@@ -1,0 +1,224 @@
+"""``cmr-bench list``: the methods, the data sets, and what of them is found on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import json
+import os
+import sys
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cmr_bench import registry
+from cmr_bench.support import places
+from cmr_bench.support.errors import UsageError
+
+_MANY = 40
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method, as the list shows it.
+
+    Attributes:
+        name: Short name.
+        family: Family of the survey.
+        paper: The paper.
+        image_views: Image views it reads.
+        text_views: Text views it reads.
+        labels: Whether it uses category labels: ignored, optional or required.
+        recipes: Data sets with a recipe for it.
+    """
+
+    name: str
+    family: str
+    paper: str
+    image_views: list[str]
+    text_views: list[str]
+    labels: str
+    recipes: list[str]
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """A data set, as the list shows it.
+
+    Attributes:
+        name: Short name.
+        about: One line.
+        found: Whether there is enough to read it; None where no root is known.
+        folder: Where it was found.
+        parts: Number of files of each part that is there.
+        arrays: Names of the feature arrays that the data set ships.
+        missing: Parts of which nothing is there.
+        features: Stored features by name: shape, and whether they are complete.
+    """
+
+    name: str
+    about: str
+    found: bool | None
+    folder: str | None
+    parts: dict[str, int]
+    arrays: list[str]
+    missing: list[str]
+    features: list[dict[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``cmr-bench list``."""
+    parser.add_argument("what", nargs="?", choices=("methods", "data"), help="only these (default: both)")
+    parser.add_argument(
+        "--root", "--data.root", dest="root", metavar="DIR", help="folder of data sets (default: $CMR_BENCH_DATA)"
+    )
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    root = places.data_root(args.root)
+    if args.root and not Path(args.root).expanduser().is_dir():
+        raise UsageError(f"--root {args.root} is no folder; pass the one that holds a folder for each data set")
+    found_methods = methods() if args.what != "data" else None
+    found_data = [data_entry(name, args.root) for name in registry.DATASETS] if args.what != "methods" else None
+    if args.format == "json":
+        content: dict[str, Any] = {}
+        if found_methods is not None:
+            content["methods"] = [asdict(entry) for entry in found_methods]
+        if found_data is not None:
+            content |= {"root": None if root is None else str(root), "data": [asdict(entry) for entry in found_data]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+    else:
+        _show(found_methods, found_data, root)
+    return 0
+
+
+def methods() -> list[MethodEntry]:
+    """Describe every method of the registry, without importing any."""
+    recipes = importlib.resources.files("cmr_bench.experiments")
+    found = []
+    for name, entry in registry.METHODS.items():
+        images, _, texts = entry.views.partition(", ")
+        there = [data for data in registry.DATASETS if recipes.joinpath(data, f"{name}.yaml").is_file()]
+        views = (images.split("|"), texts.split("|"))
+        found.append(MethodEntry(name, entry.family, entry.paper, *views, entry.labels, there))
+    return found
+
+
+def data_entry(name: str, root: str | Path | None = None) -> DataEntry:
+    """Look for the files of a data set by their names; nothing is opened but the directory of an archive.
+
+    Args:
+        name: Short name of the data set.
+        root: Folder of data sets; None falls back on ``CMR_BENCH_DATA``.
+
+    Returns:
+        What is there.
+    """
+    entry = registry.DATASETS[name]
+    features = [_store(folder) for folder in places.list_stores(name, root)]
+    if not entry.parts:
+        return DataEntry(name, entry.about, True, None, {}, [], [], features)
+    candidates = places.candidates(name, root)
+    for folder in candidates:
+        parts = {part: count for part, patterns in entry.parts.items() if (count := _count(folder, patterns))}
+        if any(part in parts for part in entry.needs):
+            missing = [part for part in entry.parts if part not in parts and part not in entry.needs]
+            return DataEntry(name, entry.about, True, str(folder), parts, _arrays(folder), missing, features)
+    return DataEntry(name, entry.about, False if candidates else None, None, {}, [], [], features)
+
+
+def _count(folder: Path, patterns: tuple[str, ...]) -> int:
+    for pattern in patterns:
+        count = sum(1 for _ in folder.glob(pattern))
+        if count:
+            return count
+    return 0
+
+
+def _arrays(folder: Path) -> list[str]:
+    names: list[str] = []
+    for file in sorted(folder.glob("*.npz")):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                inside = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        except (OSError, zipfile.BadZipFile):
+            inside = [f"{file.name} (not readable)"]
+        # Beside features such an archive may keep labels and ids; by custom the features are called img... and txt...
+        names += [name for name in inside if name.startswith(("img", "txt"))] or inside
+    return names
+
+
+def _store(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / places.MANIFEST).read_text(encoding="utf-8"))
+        return {
+            "name": folder.name,
+            "folder": str(folder),
+            "shape": [int(size) for size in manifest["shape"]],
+            "complete": bool(manifest["complete"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {"name": folder.name, "folder": str(folder), "shape": [], "complete": False}
+
+
+def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] | None, root: Path | None) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    whole = ("method", "data set", "family", "labels", "images as", "texts as")
+
+    def table(*heads: str) -> Table:
+        made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+        for name in heads:
+            made.add_column(name, no_wrap=name in whole, overflow="fold")
+        return made
+
+    # A pipe has no width: a line an entry, for grep.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
+    console = Console(highlight=False, width=width)
+    if found_methods is not None:
+        shown = table("method", "family", "paper", "images as", "texts as", "labels", "recipes for")
+        for method in found_methods:
+            views = ("\n".join(method.image_views), "\n".join(method.text_views))
+            cells = (method.name, method.family, method.paper, *views, method.labels, _recipes(method.recipes))
+            shown.add_row(*map(Text, cells))
+        console.print(shown)
+    if found_data is not None:
+        if found_methods is not None:
+            console.print()
+        shown = table("data set", "about", f"found in {root}" if root is not None else "found")
+        for data in found_data:
+            about = Text(_there(data), style="" if data.found else "dim")
+            shown.add_row(Text(data.name), Text(data.about), about)
+        console.print(shown)
+        if root is None:
+            console.print(
+                Text("Set CMR_BENCH_DATA or pass --root DIR: DIR/<data set>/ is looked through.", style="dim")
+            )
+
+
+def _recipes(there: list[str]) -> str:
+    absent = [name for name in registry.DATASETS if name not in there]
+    if there and len(absent) <= 2:
+        return " ".join(["all", *(["but", *absent] if absent else [])])
+    return " ".join(there)
+
+
+def _there(data: DataEntry) -> str:
+    if data.found and data.folder is None:
+        parts = ["built in"]
+    elif data.found:
+        parts = [f"{part} {count:,}" if count > 1 else part for part, count in data.parts.items()]
+        parts += [f"no {part}" for part in data.missing]
+        parts += [f"arrays {' '.join(data.arrays[:_MANY])}"] if data.arrays else []
+    else:
+        parts = ["not found" if data.found is False else "no root"]
+    for store in data.features:
+        shape = "x".join(map(str, store["shape"]))
+        parts.append(f"features {store['name']} {shape if store['complete'] else '(unfinished)'}".rstrip())
+    return "; ".join(parts)

@@ -1,0 +1,156 @@
+"""``cmr-bench run``: train, select on validation, test and store one method on one data set."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmr_bench import registry
+from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.places import RUN_FOLDER_VARIABLE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cmr_bench.experiment.recipe import RunConfig
+    from cmr_bench.results.record import Result
+
+# torch and lightning are imported inside the functions: `--help` must not wait for them.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cmr-bench run` that do not depend on method and data."""
+    parser.add_argument("--model", metavar="NAME", help="method, a name of `cmr-bench list` or FILE.py:Class")
+    parser.add_argument("--data", metavar="NAME", help="data set, a name of `cmr-bench list` (default: synthetic)")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="recipe, or config.yaml of an earlier run")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="run folder to go on with")
+    parser.add_argument("--variant", default="", metavar="NAME", help="variant of the recipe, e.g. an ablation")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of weights and data order (default: 0)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
+    parser.add_argument(
+        "--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="history.csv is written in any case"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+
+
+def show_help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """Print the help of `cmr-bench run`, and with a method every option of it on the data set."""
+    if not args.model:
+        parser.print_help()
+        print(
+            "\nDotted options follow method and data set: --model.margin 0.3 --data.root DIR --trainer.max_epochs 5."
+            "\n`cmr-bench run --model NAME --data NAME --help` lists them all."
+        )
+        return 0
+    from cmr_bench.experiment import recipe
+
+    parser.print_help()
+    print()
+    recipe.option_parser(args.model, args.data or "synthetic").print_help()
+    return 0
+
+
+def result_table(result: Result) -> Table:
+    """Return the one table that a run prints."""
+    from rich.table import Table
+
+    title = f"{result.method}{f' ({result.variant})' if result.variant else ''} on {result.data}, seed {result.seed}"
+    table = Table(title=title, title_justify="left")
+    columns = {"R@1": "r1", "R@5": "r5", "R@10": "r10", "MedR": "medr", "mAP": "map"}
+    shown = {head: key for head, key in columns.items() if f"i2t_{key}" in result.metrics}
+    table.add_column("direction")
+    for head in shown:
+        table.add_column(head, justify="right")
+    for direction in ("i2t", "t2i"):
+        cells = []
+        for key in shown.values():
+            value = result.metrics[f"{direction}_{key}"]
+            cells.append(f"{value:.3f}" if key == "map" else f"{value:.1f}")
+        table.add_row(direction, *cells)
+    whole = [f"rsum {result.metrics['rsum']:.1f}", f"mR {result.metrics['mr']:.1f}"] if "rsum" in result.metrics else []
+    if "map" in result.metrics:
+        whole.append(f"mAP {result.metrics['map']:.3f}")
+    if "fold5_rsum" in result.metrics:
+        whole.append(f"rsum of 5x1K {result.metrics['fold5_rsum']:.1f}")
+    table.caption = ", ".join(whole)
+    table.caption_justify = "left"
+    return table
+
+
+def main(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Run `cmr-bench run`; ``overrides`` are the dotted options."""
+    from rich.console import Console
+
+    from cmr_bench.experiment import launch, recipe
+    from cmr_bench.results.store import new_run_folder
+
+    console = Console()
+    if args.resume is not None:
+        return _resume(args, overrides, console)
+    saved = recipe.read_yaml(args.config) if args.config is not None else None
+    method = args.model or (saved or {}).get("method")
+    dataset = args.data or (saved or {}).get("dataset") or "synthetic"
+    if not method:
+        names = ", ".join(registry.METHODS)
+        raise UsageError(f"--model is missing: pass one of {names}, e.g. `cmr-bench run --model vsepp`")
+    config = recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    child = os.environ.get(RUN_FOLDER_VARIABLE)
+    label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
+    short = [name.rpartition(":")[2] for name in (dataset, method)]
+    folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
+    try:
+        return _go(config, folder, args.logger, console)
+    except CmrBenchError:
+        if launch.rank() == 0 and not (folder / "checkpoints").is_dir():
+            for name in ("config.yaml", launch.LOCK):
+                (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _resume(args: argparse.Namespace, overrides: list[str], console: Console) -> int:
+    from cmr_bench.experiment import recipe
+    from cmr_bench.results.record import RESULT_FILE, read_result
+
+    folder: Path = args.resume
+    if overrides or args.model or args.data or args.config or args.variant or args.seed is not None:
+        raise UsageError("--resume goes on with the run's own configuration and takes no other options of it")
+    if (folder / RESULT_FILE).is_file():
+        console.print(f"{folder} is finished.")
+        console.print(result_table(read_result(folder / RESULT_FILE)))
+        return 0
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"{folder} is no run folder: it has no config.yaml")
+    saved = recipe.read_yaml(folder / "config.yaml")
+    config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
+    return _go(config, folder, args.logger, console)
+
+
+def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
+    from cmr_bench.experiment import launch
+    from cmr_bench.experiment.run import run
+    from cmr_bench.tracking import runs as wandb_runs
+
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    failed = True
+    try:
+        with launch.sole_runner(folder):
+            result = run(config, folder, logger)
+        failed = False
+    except KeyboardInterrupt:
+        raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
+    finally:
+        wandb_runs.finish(failed)
+        os.environ.pop(RUN_FOLDER_VARIABLE, None)
+    if launch.rank() == 0:
+        console.print(result_table(result))
+        console.print(f"stored in {folder}", soft_wrap=True)
+    return 0

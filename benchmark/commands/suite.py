@@ -1,0 +1,64 @@
+"""``cmr-bench suite``: many runs from one YAML file, skipping what is stored."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from cmr_bench.suites.plan import jobs, read_suite, shipped
+from cmr_bench.suites.pool import run_suite
+from cmr_bench.suites.stored import Stored
+from cmr_bench.support.errors import UsageError
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"seeds are numbers separated by commas, not '{text}'") from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `cmr-bench suite`."""
+    names = "".join(f"\n  {name:<16}{about}" for name, about in shipped().items())
+    parser.epilog = f"shipped suites:{names}\n\nThe same command again runs only what is not stored yet."
+    parser.add_argument("suite", metavar="NAME|FILE", help="a shipped suite or a YAML file")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
+    parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="seeds in place of the suite's own")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
+    parser.add_argument("--only-missing", action="store_true", help="run what is not stored (this is the default)")
+    parser.add_argument("--again", action="store_true", help="run everything, also what is stored")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and whether each is stored")
+    parser.add_argument("--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="as for run")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="option for every run, e.g. data.root=DIR"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `cmr-bench suite`."""
+    if args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs}: at least one run at a time")
+    console = Console()
+    overrides = [f"--{option.removeprefix('--')}" for option in args.set]
+    planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))
+    stored = Stored(args.runs)
+    there = [(None, False) if args.again else stored.find(job.config) for job in planned]
+    if args.dry_run:
+        for job, (folder, done) in zip(planned, there, strict=True):
+            state = "stored" if done else "missing" if folder is None else "begun"
+            console.print(f"{state:<8} {job.title}", highlight=False)
+        return 0
+    todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
+    if len(todo) < len(planned):
+        console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
+    if args.logger == "wandb":
+        os.environ.setdefault("WANDB_RUN_GROUP", Path(args.suite).stem)
+    failed = run_suite(todo, args.runs, args.jobs, args.logger, console)
+    for title, problem in failed.items():
+        print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""One run: recipe, training, selection, test, stored result."""

@@ -1,0 +1,293 @@
+"""Recipes: find, read, check against the constructors, override, save."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from cmr_bench import registry
+from cmr_bench.support.errors import UsageError, did_you_mean
+
+FIDELITIES = ("paper", "code", "reconstruction")
+
+# Options that say where and how a run is computed, or that the result records in a field of its own.
+_NO_SETTING = {
+    *("data.root", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.seed"),
+    *("data.image_features", "data.text_features"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
+    *("trainer.bootstrap", "trainer.progress"),
+}
+
+
+@dataclass
+class TrainerOptions:
+    """How training runs.
+
+    Args:
+        max_epochs: Passes over the training pairs.
+        accelerator: cpu, gpu, mps or auto.
+        devices: Number of devices of a machine, or auto for every one there is. A batch is shared out to them and put
+            together again before the loss, so that negatives and batch statistics are those of the whole batch.
+        num_nodes: Machines.
+        strategy: auto, ddp and the other strategies of Lightning.
+        precision: 32-true, 16-mixed or bf16-mixed; scores are computed in float32 always.
+        gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
+        accumulate: Batches whose gradients are averaged before a step; negatives come from a pair's own batch.
+        val_every: Epochs between validations.
+        patience: Validations without gain after which training stops; 0 never stops early.
+        select_on: Split on which the weights are chosen. test repeats a program that looked at the test split; the
+            result is flagged and never counts as best.
+        deterministic: Use deterministic algorithms only, where torch has them.
+        limit_train_batches: Batches an epoch at most, for a quick try; 0 takes all.
+        bootstrap: Resamples of the test queries for confidence intervals; 0 leaves them out.
+        postprocess: csls or inverted_softmax on the test scores; the result is flagged transductive.
+        progress: Show progress bars.
+    """
+
+    max_epochs: int = 30
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    gradient_clip: float = 0.0
+    accumulate: int = 1
+    val_every: int = 1
+    patience: int = 0
+    select_on: Literal["val", "test"] = "val"
+    deterministic: bool = False
+    limit_train_batches: int = 0
+    bootstrap: int = 1000
+    postprocess: Literal["csls", "inverted_softmax"] | None = None
+    progress: bool = True
+
+
+@dataclass
+class RunConfig:
+    """A resolved run: what ``config.yaml`` holds and `cmr-bench run --config` reads."""
+
+    method: str
+    dataset: str
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    variant: str = ""
+    fidelity: str = "reconstruction"
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML that `cmr-bench run --config` takes."""
+        return yaml.safe_dump(self.__dict__, sort_keys=False)
+
+
+def recipe_file(dataset: str, method: str) -> Traversable | None:
+    """Return the shipped recipe ``experiments/<data>/<method>.yaml``, or None."""
+    file = importlib.resources.files("cmr_bench.experiments").joinpath(dataset, f"{method}.yaml")
+    return file if file.is_file() else None
+
+
+def read_yaml(file: Traversable | Path) -> dict[str, Any]:
+    """Read a recipe or a saved configuration; anything but a table of options is a usage error."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{file} is not a table of options")
+    known = {"method", "dataset", "model", "data", "trainer", "seed", "variant", "variants", "fidelity", "source"}
+    for key in content:
+        if key not in known:
+            raise UsageError(f"{file}: unknown entry '{key}'.{did_you_mean(key, known)}")
+    for key in ("model", "data", "trainer", "variants"):
+        if content.get(key) is None:
+            content.pop(key, None)
+        elif not isinstance(content[key], dict):
+            raise UsageError(f"{file}: '{key}' must be a table")
+    if type(content.get("seed", 0)) is not int:
+        raise UsageError(f"{file}: 'seed' must be a whole number, not {content['seed']!r}")
+    for key in ("method", "dataset", "variant"):
+        if not isinstance(content.get(key) or "", str):
+            raise UsageError(f"{file}: '{key}' must be text, not {content[key]!r}")
+    fidelity = content.get("fidelity")
+    if fidelity is not None and fidelity not in FIDELITIES:
+        raise UsageError(f"{file}: fidelity '{fidelity}' is none of {', '.join(FIDELITIES)}")
+    return content
+
+
+def with_variant(recipe: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:
+    """Return the recipe with the options of one of its variants laid over it."""
+    merged = {key: value for key, value in recipe.items() if key != "variants"}
+    if not variant:
+        return merged
+    variants = recipe.get("variants", {})
+    if variant not in variants:
+        there = f"it has {', '.join(variants)}" if variants else "it has none"
+        raise UsageError(f"{where} has no variant '{variant}': {there}.{did_you_mean(variant, variants)}")
+    for part, options in (variants[variant] or {}).items():
+        merged[part] = {**merged.get(part, {}), **options} if isinstance(options, dict) else options
+    return merged
+
+
+def option_parser(method: str, dataset: str) -> ArgumentParser:
+    """Build the parser of one method on one data set from the constructors' signatures."""
+    parser = ArgumentParser(
+        prog=f"cmr-bench run --model {method} --data {dataset}",
+        description=f"Options of {method} on {dataset}; defaults are those of the recipe, where there is one.",
+        exit_on_error=False,
+        formatter_class=argparse.HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_class_arguments(registry.method(method), "model", fail_untyped=True)
+    parser.add_class_arguments(registry.dataset(dataset), "data", fail_untyped=True)
+    parser.add_class_arguments(TrainerOptions, "trainer", fail_untyped=True)
+    return parser
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """Return every dotted option of a parser, e.g. ``model.margin``."""
+    names = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    return [name for name in names if "." in name]
+
+
+def resolve(
+    method: str,
+    dataset: str,
+    overrides: Sequence[str] = (),
+    *,
+    config: Mapping[str, Any] | None = None,
+    variant: str = "",
+    seed: int | None = None,
+) -> RunConfig:
+    """Lay recipe (or saved configuration) and command-line options over the constructors' defaults.
+
+    Args:
+        method: Short name of the method.
+        dataset: Short name of the data set.
+        overrides: Command-line words such as ``--model.margin 0.3``.
+        config: A saved configuration or the user's own recipe, in place of the shipped recipe.
+        variant: Variant of the recipe.
+        seed: Seed of the run; None takes the recipe's, else 0.
+
+    Returns:
+        The full configuration, every option present.
+
+    Raises:
+        UsageError: For an unknown option or a value of the wrong type.
+    """
+    shipped = recipe_file(dataset, method)
+    recipe = dict(config) if config is not None else read_yaml(shipped) if shipped is not None else {}
+    variant = variant or str(recipe.get("variant", ""))
+    saved = config is not None and "variants" not in recipe
+    layers = recipe if saved else with_variant(recipe, variant, f"the recipe of {method} on {dataset}")
+    parser = option_parser(method, dataset)
+    known = option_names(parser)
+    defaults = {
+        f"{part}.{name}": value for part in ("model", "data", "trainer") for name, value in layers.get(part, {}).items()
+    }
+    for name in defaults:
+        if name not in known:
+            raise UsageError(
+                f"the recipe sets '{name}', which {method} on {dataset} has not.{did_you_mean(name, known)}"
+            )
+    for word in overrides:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name not in known and name not in ("help", "print_config"):
+            raise UsageError(f"no option '--{name}' for {method} on {dataset}.{did_you_mean(name, known)}")
+    try:
+        parser.set_defaults(defaults)
+        options = parser.parse_args(list(overrides))
+    except (ArgumentError, argparse.ArgumentError, ArithmeticError, ValueError, TypeError) as error:
+        raise UsageError(one_line(str(error))) from error
+    tree = {part: _plain(options[part]) for part in ("model", "data", "trainer")}
+    return RunConfig(
+        method=method,
+        dataset=dataset,
+        **tree,
+        seed=int(recipe.get("seed", 0)) if seed is None else seed,
+        variant=variant,
+        fidelity=str(layers.get("fidelity", "reconstruction")),
+    )
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """Return the options that differ from the constructors' defaults, by dotted name.
+
+    Two runs of a method are repetitions of one experiment only where these agree. Options that change no score, such as
+    devices, or that a result records elsewhere, such as features, are left out.
+    """
+    defaults = option_parser(config.method, config.dataset).get_defaults()
+    chosen = {"model": config.model, "data": config.data, "trainer": config.trainer}
+    return {
+        f"{part}.{name}": _json_value(value)
+        for part, options in chosen.items()
+        for name, value in options.items()
+        if f"{part}.{name}" not in _NO_SETTING and _json_value(value) != _json_value(defaults.get(f"{part}.{name}"))
+    }
+
+
+def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
+    """Make the method, the data module and the Trainer's options of a resolved configuration."""
+    parser = option_parser(config.method, config.dataset)
+    try:
+        values = parser.parse_object({"model": config.model, "data": config.data, "trainer": config.trainer})
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise UsageError(one_line(str(error))) from error
+    made = parser.instantiate(values)
+    return made.model, made.data, made.trainer
+
+
+def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:
+    """Make the data module of a data set from command-line words such as ``--data.root DIR``.
+
+    Raises:
+        UsageError: For an unknown data set or option, or a value of the wrong type.
+    """
+    parser = ArgumentParser(prog=f"cmr-bench data {dataset}", exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(registry.dataset(dataset), "data", fail_untyped=True)
+    known = option_names(parser)
+    for word in overrides:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name not in known:
+            raise UsageError(f"no option '--{name}' for {dataset}.{did_you_mean(name, known)}")
+    try:
+        return parser.instantiate(parser.parse_args(list(overrides))).data
+    except (ArgumentError, argparse.ArgumentError) as error:
+        raise UsageError(one_line(str(error))) from error
+
+
+def one_line(message: str) -> str:
+    """Fold jsonargparse's message, which can run over many lines, into its first telling line."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines[:3])[:400] if lines else "wrong option"
+
+
+def _json_value(value: Any) -> Any:
+    """Return what a JSON file would give back for ``value``; what JSON cannot hold becomes text."""
+    value = _plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    plain = value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return value if plain else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        return {key: _plain(item) for key, item in vars(value).items()}
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value

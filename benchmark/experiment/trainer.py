@@ -1,0 +1,146 @@
+"""The Lightning Trainer of a run: callbacks, logger, silenced advice of the libraries, interrupts."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from cmr_bench.experiment import launch
+from cmr_bench.experiment.callbacks import Alarm, History, Resume, Stops
+from cmr_bench.experiment.checkpoints import Checkpoints
+from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
+from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.tracking import runs as wandb_runs
+
+
+@contextlib.contextmanager
+def quiet(silent: bool = True) -> Iterator[None]:
+    """Hide advice of the libraries that a user of the suite can do nothing about."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = [logging.getLogger(name).level for name in names]
+    with warnings.catch_warnings():
+        if silent:
+            for text in (
+                ".*does not have many workers.*",
+                ".*Consider increasing the value of the `num_workers`.*",
+                ".*The number of training batches.*",
+                ".*is a wandb run already in progress.*",
+                ".*Checkpoint directory.*exists and is not empty.*",
+                ".*`training_step` returned `None`.*",
+                ".*You are using `torch.load` with `weights_only=False`.*",
+                ".*No `test_dataloader.*",
+                ".*configure_optimizers.*",
+                ".*isn't a known.*",
+                ".*GPU available but not used.*",
+                ".*could not find the monitored key.*",
+                ".*sync_dist=True.*",
+                ".*in eval mode at the start of training.*",
+                ".*treespec.*",
+                ".*LeafSpec.*",
+                ".*Trying to infer the `batch_size`.*",
+            ):
+                warnings.filterwarnings("ignore", message=text)
+            for name in names:
+                logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in zip(names, levels, strict=True):
+                logging.getLogger(name).setLevel(level)
+
+
+def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logger | bool:
+    """Return the extra logger of a run; ``csv`` needs none, as ``history.csv`` is always written."""
+    if kind == "csv":
+        return False
+    if kind == "tensorboard":
+        try:
+            return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
+        except ModuleNotFoundError as error:
+            raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
+    import wandb
+
+    if launch.rank() != 0:
+        return WandbLogger()
+    named = wandb_runs.labels(config.method, config.dataset, config.seed, config.variant, family)
+    try:
+        begun = wandb.init(
+            **wandb_runs.arguments(folder), **named, config={**config.__dict__, "family": family}, allow_val_change=True
+        )
+    except wandb.errors.Error as error:
+        raise wandb_runs.refused(error) from error
+    wandb_runs.keep_identity(folder, begun)
+    return WandbLogger(experiment=begun)
+
+
+def device_name(module: L.LightningModule, trainer: L.Trainer) -> str:
+    """Name what the run ran on, with the number of devices."""
+    if trainer.strategy.root_device.type == "cuda":
+        name = torch.cuda.get_device_name(trainer.strategy.root_device)
+    else:
+        name = platform.processor() or platform.machine()
+    return f"{trainer.world_size} x {name}"
+
+
+def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, config: RunConfig) -> L.Trainer:
+    """Make the Lightning Trainer of a run."""
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            checkpoints,
+            filename="best",
+            monitor="val/selection",
+            mode="max",
+            enable_version_counter=False,
+        ),
+        Resume(checkpoints / "last.ckpt"),
+        Stops(),
+        Alarm(folder),
+        History(folder / "history.csv"),
+    ]
+    if options.patience:
+        callbacks.append(EarlyStopping("val/selection", mode="max", patience=options.patience))
+    if options.progress:
+        callbacks.append(RichProgressBar(leave=False))
+    return L.Trainer(
+        max_epochs=options.max_epochs,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=options.precision,
+        gradient_clip_val=options.gradient_clip or None,
+        accumulate_grad_batches=options.accumulate,
+        check_val_every_n_epoch=options.val_every,
+        deterministic=options.deterministic or None,
+        limit_train_batches=options.limit_train_batches or None,
+        callbacks=callbacks,
+        plugins=[Checkpoints(config)],
+        logger=logger,
+        num_sanity_val_steps=0,
+        enable_progress_bar=options.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        log_every_n_steps=10,
+    )
+
+
+@contextlib.contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Give back the interrupt that Lightning turns into an exit."""
+    try:
+        yield
+    except SystemExit as stop:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from stop
+        raise

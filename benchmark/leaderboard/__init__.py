@@ -1,0 +1,1 @@
+"""Results side by side: rows that may be compared, tables, output formats."""

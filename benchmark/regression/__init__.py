@@ -1,0 +1,1 @@
+"""Scores against those expected of them."""

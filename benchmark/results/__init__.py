@@ -1,0 +1,1 @@
+"""Results on disk: the record of a run, the folder of runs, published scores."""

@@ -1,0 +1,155 @@
+"""A suite's YAML file, read into the runs that it asks for."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cmr_bench.experiment import recipe
+from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.suites.tables import read_tables
+from cmr_bench.support.errors import UsageError, did_you_mean
+
+# What changes no number, or only its last digits: where the data lies, what computes, what is shown.
+_NO_ESSENCE = {
+    "data": ("root", "num_workers", "eval_batch_size"),
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "deterministic", "bootstrap", "progress"),
+}
+
+
+_ENTRIES = {"about", "seeds", "options", "runs", "tables"}
+_RUN_ENTRIES = {"method", "data", "variants", "seeds", "options"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite: what it is called and how it is configured."""
+
+    config: RunConfig
+
+    @property
+    def title(self) -> str:
+        """Name of the run in progress and failures."""
+        variant = f" ({self.config.variant})" if self.config.variant else ""
+        return f"{self.config.method}{variant} on {self.config.dataset}, seed {self.config.seed}"
+
+
+def shipped() -> dict[str, str]:
+    """Return the names of the suites that come with the package, and what each is about."""
+    folder = importlib.resources.files("cmr_bench.experiments").joinpath("suites")
+    found = {}
+    if folder.is_dir():
+        for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".yaml"):
+                about = yaml.safe_load(file.read_text(encoding="utf-8")).get("about", "")
+                found[file.name.removesuffix(".yaml")] = str(about)
+    return found
+
+
+def read_suite(name: str) -> dict[str, Any]:
+    """Read a suite by the name of a shipped one, or from a YAML file.
+
+    Raises:
+        UsageError: If there is no such suite or the file is malformed.
+    """
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        text, where = _read(Path(name)), name
+    else:
+        file = importlib.resources.files("cmr_bench.experiments").joinpath("suites", f"{name}.yaml")
+        if not file.is_file():
+            names = shipped()
+            raise UsageError(
+                f"no suite '{name}'.{did_you_mean(name, names)} Shipped: {', '.join(names)}; or pass a YAML file"
+            )
+        text, where = file.read_text(encoding="utf-8"), name
+    try:
+        suite = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(suite, dict) or not isinstance(suite.get("runs"), list) or not suite["runs"]:
+        raise UsageError(f"{where} is no suite: it needs a list 'runs' of entries with 'method' and 'data'")
+    _known(suite, _ENTRIES, where)
+    _check_kinds(suite, where)
+    for entry in suite["runs"]:
+        if not isinstance(entry, dict) or not entry.get("method") or not entry.get("data"):
+            raise UsageError(f"{where}: an entry of 'runs' needs 'method' and 'data': {entry}")
+        _known(entry, _RUN_ENTRIES, where)
+        _check_kinds(entry, where)
+    read_tables(suite, where)
+    return suite
+
+
+def _check_kinds(table: Mapping[str, Any], where: str) -> None:
+    kinds: dict[str, tuple[type, str]] = {
+        "method": (str, "a text or a list of texts"),
+        "data": (str, "a text or a list of texts"),
+        "variants": (str, "a text or a list of texts"),
+        "seeds": (int, "a whole number or a list of them"),
+    }
+    for name, (kind, words) in kinds.items():
+        value = table.get(name)
+        if value is not None and not (_listed(value) and all(type(one) is kind for one in _listed(value))):
+            raise UsageError(f"{where}: '{name}' must be {words}, not {value!r}")
+    options = table.get("options") or {}
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise UsageError(f"{where}: 'options' must be a table of dotted options, not {options!r}")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _known(table: Mapping[str, Any], names: set[str], where: str) -> None:
+    for key in table:
+        if key not in names:
+            raise UsageError(f"{where}: unknown entry '{key}'.{did_you_mean(str(key), names)}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Sequence[str]) -> Iterator[Job]:
+    """Yield every run of a suite, each method on each data set, variant and seed.
+
+    Args:
+        suite: As :func:`read_suite` returns it.
+        seeds: Seeds in place of the suite's own.
+        overrides: Dotted options for every run, as on the command line of `run`.
+    """
+    planned: set[str] = set()
+    for entry in suite["runs"]:
+        options = {**(suite.get("options") or {}), **(entry.get("options") or {})}
+        words = [f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in options.items()]
+        for dataset in _listed(entry["data"]):
+            for method in _listed(entry["method"]):
+                for variant in _listed(entry.get("variants") or ""):
+                    config = recipe.resolve(method, dataset, [*words, *overrides], variant=str(variant or ""))
+                    for seed in seeds or _listed(entry.get("seeds", suite.get("seeds", 0))):
+                        job = Job(replace(config, seed=int(seed)))
+                        key = json.dumps(essence(job.config.__dict__), sort_keys=True)
+                        if key not in planned:
+                            planned.add(key)
+                            yield job
+
+
+def essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that can change a number."""
+    found: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
+    for part in ("model", "data", "trainer"):
+        options = found.get(part)
+        kept = options.items() if isinstance(options, dict) else ()
+        found[part] = {key: value for key, value in kept if key not in _NO_ESSENCE.get(part, ())}
+    if found["data"].get("seed") is None:
+        found["data"]["seed"] = found.get("seed")
+    found.pop("fidelity", None)
+    return found

@@ -1,0 +1,108 @@
+"""The tables that a suite asks for: rows in a paper's order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cmr_bench import registry
+from cmr_bench.results.groups import GROUPS
+from cmr_bench.results.published import load_published
+from cmr_bench.support.errors import UsageError, did_you_mean
+
+_ENTRIES = {"title", "source", "data", "protocol", "columns", "rows"}
+_ROW_ENTRIES = {"method", "variant", "title"}
+_PROTOCOLS = {"whole": None, "5x1k": 5}
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row: a method, a variant of it, and what the paper calls it."""
+
+    method: str
+    variant: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a suite.
+
+    Attributes:
+        title: What it is called; empty for a table that follows from the runs.
+        data: Name of the data set.
+        source: Key of the publication, or empty.
+        folds: Number of folds that the figures are means over; None for the whole test split.
+        columns: Metrics and groups of metrics; None chooses by what was measured.
+        rows: The rows in order.
+    """
+
+    title: str
+    data: str
+    source: str
+    folds: int | None
+    columns: tuple[str, ...] | None
+    rows: tuple[TableRow, ...]
+
+
+def read_tables(suite: Mapping[str, Any], where: str) -> list[Table]:
+    """Read ``tables`` of a suite; without them, make one table for each data set of its runs.
+
+    Args:
+        suite: Content of the suite's file.
+        where: Its name, for messages.
+
+    Raises:
+        UsageError: If an entry is malformed or names what does not exist.
+    """
+    if suite.get("tables") is None:
+        return _tables_of_runs(suite["runs"])
+    if not isinstance(suite["tables"], list):
+        raise UsageError(f"{where}: 'tables' is a list of entries with 'data' and 'rows'")
+    methods = {*registry.METHODS, *(row.method for row in load_published().rows)}
+    methods |= {str(name) for entry in suite["runs"] for name in _listed(entry["method"])}
+    return [_table(entry, methods, f"{where}: table {number}") for number, entry in enumerate(suite["tables"], 1)]
+
+
+def _table(entry: Any, methods: set[str], where: str) -> Table:
+    if not isinstance(entry, dict) or not entry.get("data") or not isinstance(entry.get("rows"), list):
+        raise UsageError(f"{where} needs 'data' and a list 'rows' of entries with 'method'")
+    _known(entry, _ENTRIES, "entry", where)
+    source, protocol = str(entry.get("source") or ""), str(entry.get("protocol") or "whole")
+    if source:
+        _known([source], load_published().sources, "source", where)
+    _known([protocol], _PROTOCOLS, "protocol", where)
+    rows = []
+    for row in entry["rows"]:
+        if not isinstance(row, dict) or not row.get("method"):
+            raise UsageError(f"{where}: a row needs 'method': {row}")
+        _known(row, _ROW_ENTRIES, "entry", where)
+        _known([row["method"]], methods, "method", where)
+        rows.append(TableRow(*(str(row.get(name) or "") for name in ("method", "variant", "title"))))
+    columns = tuple(str(name) for name in _listed(entry["columns"])) if entry.get("columns") else None
+    if columns:
+        _known(columns, {*GROUPS, *(name for group in GROUPS.values() for name in group)}, "column", where)
+    return Table(str(entry.get("title") or ""), str(entry["data"]), source, _PROTOCOLS[protocol], columns, tuple(rows))
+
+
+def _known(names: Iterable[Any], there: Iterable[str], what: str, where: str) -> None:
+    there = list(there)
+    for name in names:
+        if name not in there:
+            raise UsageError(f"{where}: no {what} '{name}'.{did_you_mean(str(name), there)}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _tables_of_runs(runs: Iterable[Mapping[str, Any]]) -> list[Table]:
+    rows: dict[str, dict[TableRow, None]] = defaultdict(dict)
+    for entry in runs:
+        for data in _listed(entry["data"]):
+            for method in _listed(entry["method"]):
+                for variant in _listed(entry.get("variants") or ""):
+                    rows[str(data)][TableRow(str(method), str(variant or ""))] = None
+    return [Table("", data, "", None, None, tuple(found)) for data, found in rows.items()]

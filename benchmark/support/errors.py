@@ -1,0 +1,41 @@
+"""Errors that a user can act on: one line, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CmrBenchError(Exception):
+    """Something went wrong that the user can act on; the command line prints the message and exits with 1.
+
+    Args:
+        message: What was looked for, where, and what to do; kept as one line, whatever names from the user's files are
+            in it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+class UsageError(CmrBenchError):
+    """The command or an option is wrong; the command line prints the message and exits with 2."""
+
+    exit_code = 2
+
+
+class DataError(CmrBenchError):
+    """A data set is missing, incomplete or malformed."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
+    nearest = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" Did you mean '{' '.join(nearest[0].split())}'?" if nearest else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""Runs on Weights & Biases: while they run, and uploaded later."""

@@ -1,0 +1,1 @@
+"""`cmr-bench data check`: looks for missing, corrupt, duplicate and leaking data."""

@@ -1,0 +1,120 @@
+"""Photographs: missing, corrupt, duplicate."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cmr_bench.datamodules.doctor.features import store_folders
+from cmr_bench.datamodules.doctor.findings import Finding, report
+from cmr_bench.datamodules.images.photos import read_photo
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.split import Split
+from cmr_bench.support.errors import DataError
+
+
+def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Look for photographs that are named and not there."""
+    photographed = {name: split for name, split in splits.items() if split.image_files is not None}
+    if not photographed:
+        yield Finding("info", "no photographs here, features only")
+        return
+    absent: dict[str, list[str]] = {}
+    for name, split in photographed.items():
+        try:
+            gone = datamodule.missing_images("pixels", split)
+        except DataError as error:
+            others = bool(datamodule.image_arrays()) or bool(store_folders(datamodule))
+            yield Finding("warning" if others else "error", str(error), sum(s.n_images for s in photographed.values()))
+            return
+        absent[name] = [split.image_ids[i] for i in np.flatnonzero(gone).tolist()]
+    for name, missing in absent.items():
+        yield from report(
+            "error", f"{name}: missing photographs; get them, or run with --data.skip_missing true", missing
+        )
+
+
+@dataclass(frozen=True)
+class _Photo:
+    """A photograph that was read: the checksum of its bytes and why it cannot be decoded, if so."""
+
+    name: str
+    split: str
+    checksum: str
+    problem: str | None
+
+
+def _read(item: tuple[str, str, Path]) -> _Photo:
+    name, split, file = item
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return _Photo(name, split, "", error.strerror or str(error))
+    checksum = hashlib.sha256(content).hexdigest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(content)) as photo:
+                photo.verify()
+            read_photo(file)
+        except DataError as error:
+            return _Photo(name, split, checksum, str(error.__cause__ or error))
+        except Exception as error:  # Pillow's plugins raise anything on damaged files
+            return _Photo(name, split, checksum, str(error) or type(error).__name__)
+    return _Photo(name, split, checksum, None)
+
+
+def check_photos(splits: Mapping[str, Split], progress: bool = False) -> Iterator[Finding]:
+    """Decode every photograph that is there, and compare their contents.
+
+    Args:
+        splits: What was read.
+        progress: Show a progress bar on the terminal.
+    """
+    items = [
+        (image, name, file)
+        for name, split in splits.items()
+        for image, file in zip(split.image_ids, split.image_files or (), strict=bool(split.image_files))
+        if file.is_file()
+    ]
+    if not items:
+        return
+    bar = Progress(
+        TextColumn("decoding photographs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not progress,
+        transient=True,
+    )
+    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+        photos = list(bar.track(pool.map(_read, items), total=len(items)))
+    for name in splits:
+        broken = [f"{p.name}: {' '.join((p.problem).split())[:120]}" for p in photos if p.problem and p.split == name]
+        yield from report("error", f"{name}: photographs that cannot be decoded; replace them", broken)
+    same: dict[str, list[_Photo]] = defaultdict(list)
+    for photo in photos:
+        if photo.checksum:
+            same[photo.checksum].append(photo)
+    twins = [group for group in same.values() if len(group) > 1]
+    across = [group for group in twins if len({photo.split for photo in group}) > 1]
+    within = [group for group in twins if len({photo.split for photo in group}) == 1]
+    yield from report("warning", "the same photograph in two splits", map(_group, across))
+    yield from report("info", "the same photograph under two names in one split", map(_group, within))
+
+
+def _group(photos: Sequence[_Photo]) -> str:
+    return " = ".join(f"{photo.split}/{photo.name}" for photo in photos[:4]) + (" …" if len(photos) > 4 else "")

@@ -1,0 +1,1 @@
+"""Images: photographs, encoders, stored features."""

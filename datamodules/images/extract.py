@@ -1,0 +1,375 @@
+"""Run an image encoder once over the photographs of a data set, resumable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from cmr_bench.datamodules.images.photos import Resize, fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.split import Split
+from cmr_bench.support.errors import DataError
+from cmr_bench.support.memory import keep_freed_memory
+from cmr_bench.support.places import MANIFEST as MANIFEST
+from cmr_bench.support.places import list_stores as list_stores
+from cmr_bench.support.places import store_folders as store_folders
+
+if TYPE_CHECKING:
+    from cmr_bench.datamodules.images.backbones import Backbone
+from cmr_bench.datamodules.images.store import (
+    ARRAY,
+    PARTIAL,
+    FeatureStore,
+    Manifest,
+    open_array,
+    read_manifest,
+    write_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are made.
+
+    Attributes:
+        size: Side in pixels that photographs are fitted to; 0 takes the encoder's own.
+        resize: squash or crop, see :func:`cmr_bench.datamodules.images.photos.fit_photo`.
+        dtype: float16 or float32; None stores grids as float16 and vectors as float32.
+        batch_size: Photographs encoded at once.
+        workers: Threads that decode.
+        device: Where the encoder runs.
+        skip_missing: Leave out photographs that are missing or cannot be decoded.
+        overwrite: Throw away what an earlier extraction left in the folder.
+        progress: Show a progress bar.
+    """
+
+    size: int = 0
+    resize: Resize = "squash"
+    dtype: Literal["float16", "float32"] | None = None
+    batch_size: int = 32
+    workers: int = 2
+    device: str = "cpu"
+    skip_missing: bool = False
+    overwrite: bool = False
+    progress: bool = True
+
+
+# Often enough that a kill costs little, seldom enough that a disk on the network keeps up.
+FLUSH_SECONDS = 10.0
+
+
+def photographs(data: str, splits: Mapping[str, Split]) -> dict[str, Path]:
+    """Gather the photographs of all splits, each once, by image id.
+
+    Raises:
+        DataError: If a split has no photographs, or one id stands for two files.
+    """
+    files: dict[str, Path] = {}
+    for split in splits.values():
+        if split.image_files is None:
+            raise DataError(f"{data} has no photographs here to make features from (split {split.name})")
+        for name, file in zip(split.image_ids, split.image_files, strict=True):
+            if files.setdefault(name, file) != file:
+                raise DataError(f"{data}: image id {name} stands for {files[name]} and for {file}")
+    return files
+
+
+def extract(
+    encoder: Backbone,
+    data: str,
+    splits: Mapping[str, Split],
+    folder: Path,
+    options: Extraction,
+    command: str = "",
+) -> FeatureStore:
+    """Run an image encoder once over the photographs of a data set and store what it gives.
+
+    An interrupted extraction goes on where it stopped; a finished one of the same encoder is opened as it is.
+
+    Args:
+        encoder: Cut network; gives (b, d) or (b, R, d) for RGB in 0..1.
+        data: Name of the data set.
+        splits: Its splits, with photographs.
+        folder: Folder of the store.
+        options: How the features are made.
+        command: The command that resumes this, for messages.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        DataError: If photographs are missing or broken, the folder holds other features, or values are not finite.
+    """
+    files = photographs(data, splits)
+    absent = [name for name, file in files.items() if not file.is_file()]
+    if absent and not options.skip_missing:
+        raise DataError(
+            f"{data}: {len(absent)} of {len(files)} photos missing, e.g. {files[absent[0]]}; "
+            "pass --skip-missing to go on without them"
+        )
+    if len(absent) == len(files):
+        raise DataError(f"{data}: none of {len(files)} photos is there, e.g. {next(iter(files.values()))}")
+    planned = _plan(encoder, data, [name for name in files if name not in set(absent)], absent, options, command)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _sole_writer(folder):
+            manifest = _begin(folder, planned, options.overwrite)
+            if not manifest.complete:
+                manifest = _fill(encoder, files, folder, manifest, options)
+                _finish(folder, manifest)
+    except OSError as error:
+        raise DataError(f"cannot write features in {folder}: {error.strerror or error}") from error
+    return FeatureStore(folder)
+
+
+def _plan(
+    encoder: Backbone, data: str, ids: Sequence[str], absent: Sequence[str], options: Extraction, command: str
+) -> Manifest:
+    spec = encoder.spec
+    size = spec.size if spec.fixed_size else options.size or spec.size
+    grid = encoder.grid_shape(size)
+    return Manifest(
+        data=data,
+        encoder=spec.encoder,
+        layer=spec.layer,
+        weights=spec.weights,
+        weights_sha256=spec.sha256,
+        preprocessing={
+            "size": size,
+            "resize": options.resize,
+            "interpolation": spec.interpolation,
+            "crop_fraction": spec.crop_fraction if options.resize == "crop" else 1.0,
+            "mean": spec.mean,
+            "std": spec.std,
+        },
+        ids=ids,
+        shape=[len(ids), *encoder.output_shape(size)],
+        dtype=options.dtype or ("float32" if grid is None else "float16"),
+        grid=grid,
+        skipped=absent,
+        command=command,
+    )
+
+
+@contextmanager
+def _sole_writer(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DataError(f"another process is making the features in {folder}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(folder: Path, planned: Manifest, overwrite: bool) -> Manifest:
+    """Return the manifest to go on from: that of an earlier extraction of the same, or the planned one."""
+    if (folder / MANIFEST).is_file() and not overwrite:
+        earlier = read_manifest(folder)
+        other = earlier.differences(planned)
+        if earlier.complete and set(other) <= {"ids", "shape"}:
+            # Photographs that turned out broken are no longer among the ids of a finished store.
+            kept = set(earlier.ids)
+            if kept | set(earlier.skipped) == set(planned.ids) | set(planned.skipped) and kept <= set(planned.ids):
+                return earlier
+        if other:
+            raise DataError(
+                f"{folder} holds other features (they differ in {', '.join(other)}): pass --overwrite to replace them, "
+                "or --name for another store"
+            )
+        if earlier.complete or (folder / PARTIAL).is_file() or (folder / ARRAY).is_file():
+            return replace(earlier, command=planned.command)
+    for name in (ARRAY, PARTIAL):
+        (folder / name).unlink(missing_ok=True)
+    with (folder / PARTIAL).open("wb") as stream:
+        _write_header(stream, planned.shape, planned.dtype)
+    write_manifest(folder, planned)
+    return planned
+
+
+def _write_header(stream: BinaryIO, shape: Sequence[int], dtype: str) -> None:
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
+    )
+
+
+def _fill(
+    encoder: Backbone, files: Mapping[str, Path], folder: Path, manifest: Manifest, options: Extraction
+) -> Manifest:
+    """Encode the photographs that are not done yet, writing rows in place; returns the manifest with all rows done."""
+    n, done, skipped = len(manifest.ids), manifest.rows_done, list(manifest.skipped)
+    if done == n:
+        return manifest
+    if options.device == "cpu":
+        keep_freed_memory()
+    encoder = encoder.to(options.device).eval()
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's annotations
+    row_bytes = int(np.prod(manifest.shape[1:])) * np.dtype(manifest.dtype).itemsize
+    decoded = _decoded([files[name] for name in manifest.ids[done:]], manifest.preprocessing, options)
+    with (
+        closing(decoded) as batches,
+        (folder / PARTIAL).open("r+b") as stream,
+        _progress(manifest, options) as advance,
+    ):
+        np.lib.format.read_magic(stream)
+        np.lib.format.read_array_header_1_0(stream)
+        stream.seek(stream.tell() + done * row_bytes)
+
+        def checkpoint() -> Manifest:
+            stream.flush()
+            os.fsync(stream.fileno())
+            state = replace(manifest, rows_done=done, skipped=skipped)
+            write_manifest(folder, state)
+            return state
+
+        saved = time.monotonic()
+        try:
+            for batch in batches:
+                here = [files[name] for name in manifest.ids[done : done + len(batch)]]
+                values, broken = _encode(encoder, batch, here, manifest)
+                if broken and not options.skip_missing:
+                    raise DataError(
+                        f"{batch[broken[0]]}, or pass --skip-missing; the command then goes on where it stopped"
+                    )
+                stream.write(values.tobytes())
+                skipped += [manifest.ids[done + at] for at in broken]
+                done += len(batch)
+                advance(len(batch))
+                if time.monotonic() - saved > FLUSH_SECONDS:
+                    checkpoint()
+                    saved = time.monotonic()
+        finally:
+            state = checkpoint()
+    return state
+
+
+def read_pixels(file: Path, preprocessing: Mapping[str, Any]) -> Tensor:
+    """Decode a photograph and fit it to the square of an extraction, uint8 (3, size, size); raises DataError."""
+    size, fraction = preprocessing["size"], preprocessing["crop_fraction"]
+    photo = read_photo(file, at_least=round(size / fraction))
+    return photo_bytes(fit_photo(photo, size, preprocessing["resize"], preprocessing["interpolation"], fraction))
+
+
+def encode_pixels(encoder: Backbone, pixels: Tensor, dtype: str) -> npt.NDArray[Any]:
+    """Return the features of photographs, uint8 (b, 3, size, size), in the precision in which a store keeps them."""
+    batch = pixels.to(encoder.mean.device).float().div_(255).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        values: npt.NDArray[Any] = encoder(batch).float().cpu().numpy()
+    return values.astype(dtype)
+
+
+@torch.inference_mode()
+def _encode(
+    encoder: Backbone, batch: Sequence[Tensor | DataError], files: Sequence[Path], manifest: Manifest
+) -> tuple[npt.NDArray[Any], list[int]]:
+    """Return the features of a batch, zeros for photographs that did not decode, and the places of those."""
+    good = [at for at, photo in enumerate(batch) if isinstance(photo, Tensor)]
+    broken = [at for at, photo in enumerate(batch) if not isinstance(photo, Tensor)]
+    stored = np.zeros((len(batch), *manifest.shape[1:]), dtype=manifest.dtype)
+    if not good:
+        return stored, broken
+    values = encode_pixels(encoder, torch.stack([photo for photo in batch if isinstance(photo, Tensor)]), "float32")
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        file = files[good[int(np.flatnonzero(~finite)[0])]]
+        raise DataError(f"{manifest.encoder} gives NaN or infinity for {file}; check the weights ({manifest.weights})")
+    with np.errstate(over="ignore"):
+        stored[good] = values
+    if not np.isfinite(stored).all():
+        raise DataError(
+            f"features of {manifest.encoder} reach {np.abs(values).max():.3g}, too large for {manifest.dtype}; "
+            "pass --dtype float32"
+        )
+    return stored, broken
+
+
+def _decode(file: Path, preprocessing: Mapping[str, Any]) -> Tensor | DataError:
+    try:
+        return read_pixels(file, preprocessing)
+    except DataError as error:
+        return error
+
+
+def _decoded(
+    files: Sequence[Path], preprocessing: Mapping[str, Any], options: Extraction
+) -> Generator[list[Tensor | DataError]]:
+    """Decode photographs in threads (Pillow lets go of the interpreter lock), two batches ahead of the encoder."""
+    with ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode") as pool:
+        waiting = iter(files)
+        running: deque[Future[Tensor | DataError]] = deque(
+            pool.submit(_decode, file, preprocessing) for file in islice(waiting, 2 * options.batch_size)
+        )
+        try:
+            while running:
+                batch = []
+                for _ in range(min(options.batch_size, len(running))):
+                    batch.append(running.popleft().result())
+                    running.extend(pool.submit(_decode, file, preprocessing) for file in islice(waiting, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _progress(manifest: Manifest, options: Extraction) -> Iterator[Any]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not options.progress) as bar:
+        task = bar.add_task(
+            f"{manifest.data}, {manifest.encoder}", total=len(manifest.ids), completed=manifest.rows_done
+        )
+        yield lambda rows: bar.advance(task, rows)
+
+
+def _finish(folder: Path, manifest: Manifest) -> None:
+    """Give the array its final name, without the rows of photographs that could not be decoded."""
+    skipped = set(manifest.skipped)
+    kept = [row for row, name in enumerate(manifest.ids) if name not in skipped]
+    if not kept:
+        raise DataError(f"{manifest.data}: none of {len(manifest.ids)} photos can be decoded")
+    if len(kept) == len(manifest.ids):
+        # The array already has its name if the last attempt was stopped between these two steps.
+        if (folder / PARTIAL).is_file():
+            (folder / PARTIAL).replace(folder / ARRAY)
+        write_manifest(folder, replace(manifest, complete=True))
+        return
+    whole = open_array(folder / PARTIAL)
+    shape = [len(kept), *manifest.shape[1:]]
+    temporary = folder / f"{ARRAY}.tmp"
+    with temporary.open("wb") as stream:
+        _write_header(stream, shape, manifest.dtype)
+        for start in range(0, len(kept), 256):
+            stream.write(whole[kept[start : start + 256]].tobytes())
+    temporary.replace(folder / ARRAY)
+    ids = [manifest.ids[row] for row in kept]
+    write_manifest(folder, replace(manifest, complete=True, ids=ids, shape=shape, rows_done=len(ids)))
+    (folder / PARTIAL).unlink()

@@ -1,0 +1,310 @@
+"""The base class of every data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader
+
+from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.places import cache_dir as cache_dir
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cmr_bench.datamodules.images.store import FeatureStore
+from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
+from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
+
+
+def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: str) -> Path:
+    """Find the folder of a data set.
+
+    Args:
+        root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
+        name: Name of the data set; the folder may be ``root/name`` or ``root`` itself.
+        markers: Relative paths (glob patterns) of which one must exist in the folder.
+        layout: One line that describes the expected folder, for the error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If no root is given or no marker is found.
+    """
+    given = root or os.environ.get("CMR_BENCH_DATA")
+    if not given:
+        raise DataError(
+            f"{name} needs its files: pass --data.root DIR or set CMR_BENCH_DATA; DIR/{name} holds {layout}"
+        )
+    base = Path(given).expanduser()
+    places = [base / name, base]
+    for place in places:
+        if any(next(place.glob(marker), None) is not None for marker in markers):
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise DataError(f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}")
+
+
+class RetrievalDataModule(L.LightningDataModule):
+    """A data set with its splits, delivered in the views that a method reads.
+
+    A data set overrides :meth:`read`, and :meth:`image_view` or :meth:`text_view` where it has views of its own.
+
+    Args:
+        root: Folder that holds one folder per data set; CMR_BENCH_DATA where not given.
+        batch_size: Pairs a training batch, over all devices together.
+        num_workers: Processes that load data; 0 loads in the main process.
+        image_features: Name of stored image features (made by `cmr-bench data features`), or a folder with them.
+        text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array that the
+            data set ships.
+        text_dim: Width of fitted text vectors (doc2vec, tfidf, lsa); 0 takes the default of each.
+        image_size: Side of the square photographs in pixels, for methods that read pixels.
+        augment: Crop and flip the training photographs at random, for methods that read pixels.
+        max_words: Longer texts are cut here, for methods that read words.
+        min_count: Words rarer than this in the training captions become the unknown word.
+        skip_missing: Go on without images whose file or feature is missing; the result records how many.
+        eval_batch_size: Items encoded at once in validation and test.
+        seed: Seed of the data order and of fitted text vectors; the run's seed where not given.
+    """
+
+    data_name: ClassVar[str] = ""
+    selection: ClassVar[Literal["rsum", "map"]] = "rsum"
+    folds: ClassVar[int | None] = None
+    expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    select_on: Literal["val", "test"] = "val"
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        image_features: str | None = None,
+        text_features: str | None = None,
+        text_dim: int = 0,
+        image_size: int = 224,
+        augment: bool = True,
+        max_words: int = 64,
+        min_count: int = 4,
+        skip_missing: bool = False,
+        eval_batch_size: int = 256,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.root, self.batch_size, self.num_workers = root, batch_size, num_workers
+        self.image_features, self.text_features, self.text_dim = image_features, text_features, text_dim
+        self.image_size, self.augment = image_size, augment
+        self.max_words, self.min_count = max_words, min_count
+        self.skip_missing, self.eval_batch_size = skip_missing, eval_batch_size
+        self.seed = seed or 0
+        self.splits: dict[str, Split] = {}
+        self.skipped: dict[str, list[str]] = {}
+        self.spec: DataSpec | None = None
+
+    def read(self) -> Mapping[str, Split]:
+        """Read ids, links, labels and raw content of every split that is there; views come later.
+
+        Raises:
+            DataError: If files are missing or malformed.
+        """
+        raise NotImplementedError
+
+    def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
+        """Images, and texts where they are fixed, that every split should have under the options chosen."""
+        return self.expected
+
+    def image_arrays(self) -> Mapping[str, Mapping[str, ArrayView]]:
+        """Arrays of image features that the data set ships, by name and split, aligned with what was read last."""
+        return {}
+
+    def text_arrays(self) -> Mapping[str, Mapping[str, ArrayView]]:
+        """Arrays of text features that the data set ships, by name and split, aligned with what was read last."""
+        return {}
+
+    def folder(self) -> Path:
+        """Folder of the data set on disk; raises DataError where the data set has none."""
+        raise DataError(f"{self.data_name} has no folder on disk")
+
+    def missing_images(self, kind: ViewKind, split: Split) -> npt.NDArray[np.bool_]:
+        """Tell which images of ``split`` (n_images,) cannot be delivered as ``kind``: no file, or no stored feature."""
+        from cmr_bench.datamodules.images import store
+
+        if kind == "pixels":
+            files = split.image_files or ()
+            return np.fromiter((not f.is_file() for f in files), dtype=bool, count=len(files))
+        return store.missing(self.feature_store(), split)
+
+    def feature_store(self) -> FeatureStore:
+        """Open the stored image features that ``image_features`` names."""
+        from cmr_bench.datamodules.images import store
+
+        if self.image_features is None:
+            raise UsageError(
+                f"{self.data_name} has no image features chosen: make some with "
+                f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152`, "
+                "then pass --data.image_features NAME"
+            )
+        return store.open_store(self.image_features, self.data_name, self.root)
+
+    def image_view(self, kind: ViewKind, split: Split) -> View:
+        """Return the images of ``split`` as ``kind``; by default from the photographs or from stored features."""
+        from cmr_bench.datamodules.images import photos as transforms
+        from cmr_bench.datamodules.images import store
+
+        if kind == "pixels":
+            if split.image_files is None:
+                raise DataError(
+                    f"{self.data_name} has no photographs here to read as pixels; choose --model.image_view vector"
+                )
+            return transforms.PixelView(
+                split.image_files, self.image_size, self.augment and split.name == "train", self.seed
+            )
+        view = store.stored_view(self.feature_store(), split)
+        if view.spec.kind != kind:
+            raise UsageError(
+                f"the method reads images as '{kind}' but features '{self.image_features}' hold '{view.spec.kind}' "
+                f"{view.spec.shape}; make others with `cmr-bench data features {self.data_name} --encoder ... --layer "
+                f"{'grid' if kind == 'regions' else 'pool'}`"
+            )
+        return view
+
+    def photo(self, split: Split, row: int, at_least: int = 0) -> Image.Image | None:
+        """Return an image of ``split`` to look at; None where the data set ships features only.
+
+        Args:
+            split: A split of this data set.
+            row: Row of the image.
+            at_least: Both sides that are needed, in pixels; 0 for full size.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded.
+        """
+        from cmr_bench.datamodules.images import photos as transforms
+
+        return None if split.image_files is None else transforms.read_photo(split.image_files[row], at_least)
+
+    def text_view(self, kind: ViewKind, split: Split, tokenizer: str | None = None) -> View:
+        """Return the texts of ``split`` as ``kind``; everything fitted is fitted on the training split."""
+        from cmr_bench.datamodules.texts import vectors, words
+
+        if split.captions is None:
+            raise DataError(f"{self.data_name} has no raw text here, so no '{kind}' view of the texts")
+        train = self.splits["train"]
+        assert train.captions is not None
+        if kind == "tokens":
+            self.vocabulary = getattr(self, "vocabulary", None) or words.Vocabulary.fit(train.captions, self.min_count)
+            return words.TokenView(split.captions, self.vocabulary, self.max_words)
+        if kind == "subwords":
+            if tokenizer is None:
+                raise UsageError("the method reads subwords but names no tokenizer; pass a transformers name or folder")
+            return words.SubwordView(split.captions, tokenizer, self.max_words)
+        if self.text_features is None:
+            raise UsageError(
+                "the method reads texts as vectors: pass --data.text_features doc2vec, tfidf or hf:NAME_OR_FOLDER"
+            )
+        return vectors.vector_view(
+            self.text_features,
+            train.captions,
+            split.captions,
+            dim=self.text_dim,
+            seed=self.seed,
+            cache=cache_dir(self.data_name),
+        )
+
+    def load(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> DataSpec:
+        """Read the splits and build the views; fails before training if something is missing.
+
+        Args:
+            image_view: View of the images that the method reads.
+            text_view: View of the texts that the method reads.
+            tokenizer: Name or folder of a transformers tokenizer, for subwords.
+
+        Returns:
+            What the method needs to build its layers.
+        """
+        self.splits = {}
+        for name, split in self.read().items():
+            absent = self.missing_images(image_view, split)
+            if absent.any():
+                names = [name for name, gone in zip(split.image_ids, absent, strict=True) if gone]
+                what = "photo" if image_view == "pixels" else f"row in features '{self.image_features}'"
+                if not self.skip_missing:
+                    raise DataError(
+                        f"{self.data_name} {name}: {len(names)} of {split.n_images} images have no {what}, e.g. "
+                        f"{names[0]}; pass --data.skip_missing true to go on without them"
+                    )
+                self.skipped[name] = names
+                split = split.keep_images(~absent)
+            if split.n_images == 0 or split.n_texts == 0:
+                raise DataError(
+                    f"{self.data_name} {name}: empty, with {split.n_images} images and {split.n_texts} texts"
+                )
+            self.splits[name] = split
+        missing = [name for name in SPLITS if name not in self.splits]
+        if missing:
+            raise DataError(
+                f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
+            )
+        for split in self.splits.values():
+            split.images = self.image_view(image_view, split)
+            split.texts = self.text_view(text_view, split, tokenizer)
+            for view, n, what in ((split.images, split.n_images, "images"), (split.texts, split.n_texts, "texts")):
+                if len(view) != n:
+                    raise DataError(
+                        f"{self.data_name} {split.name}: '{view.spec.source or view.spec.kind}' has {len(view)} rows "
+                        f"for {n} {what}"
+                    )
+        train = self.splits["train"]
+        assert train.images is not None
+        assert train.texts is not None
+        self.spec = DataSpec(
+            train.images.spec,
+            train.texts.spec,
+            n_classes=len(train.class_names),
+            multi_label=train.labels is not None and train.labels.ndim == 2,
+            n_train_images=train.n_images,
+            n_train_texts=train.n_texts,
+        )
+        return self.spec
+
+    def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:
+        part = self.splits[split]
+        n_items = part.n_images if what == "images" else part.n_texts
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        size = self.batch_size if what == "pairs" else self.eval_batch_size
+        sampler = BatchSampler(n_items, size, self.seed if shuffle else None, rank, world)
+        return DataLoader(
+            Items(n_items, Fetch(part, what)),
+            batch_sampler=sampler,
+            collate_fn=as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            # A resumed run makes its first iterator at another moment than a whole one; drawing the workers' seed from
+            # the common generator would shift every random number after it.
+            generator=torch.Generator(),
+        )
+
+    def train_dataloader(self) -> DataLoader[PairBatch]:
+        """Pairs of the training split in seeded order."""
+        return self._loader("train", "pairs", shuffle=True)
+
+    def item_loaders(self, split: str) -> list[DataLoader[Any]]:
+        """Images, then texts, of a split, not augmented; each item once."""
+        return [self._loader(split, "images", shuffle=False), self._loader(split, "texts", shuffle=False)]
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Images, then texts, of the split that chooses the weights; each item once."""
+        return self.item_loaders(self.select_on)
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Images, then texts, of the test split; each item once."""
+        return self.item_loaders("test")

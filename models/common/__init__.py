@@ -1,0 +1,1 @@
+"""What several families share: encoders of features, matching, ranking, gathering over processes."""

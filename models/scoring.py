@@ -1,0 +1,115 @@
+"""Scores of every image with every text, assembled from batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmr_bench.datamodules.views import Rows, View
+from cmr_bench.support.errors import CmrBenchError
+
+Encoded = Tensor | tuple[Tensor, ...]
+
+
+class Scorer(Protocol):
+    """What has a similarity of its own: every :class:`~cmr_bench.models.base.RetrievalModule`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Return scores (n_images, n_texts), higher is closer."""
+
+
+class PairScores:
+    """Scores blocks of encoded items with a method's own similarity, on the method's device.
+
+    Args:
+        module: The method.
+        images: All encoded images.
+        texts: All encoded texts.
+    """
+
+    def __init__(self, module: Scorer, images: Encoded, texts: Encoded) -> None:
+        self.module, self.images, self.texts = module, images, texts
+        self.n_images, self.n_texts = _length(images), _length(texts)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of a block, (n_images, n_texts), as float32."""
+        device = self.module.device
+        with torch.inference_mode():
+            part = self.module.similarity(_part(self.images, images, device), _part(self.texts, texts, device))
+        return part.float().cpu()
+
+
+def _length(encoded: Encoded) -> int:
+    return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
+
+
+def _part(encoded: Encoded, rows: slice, device: torch.device) -> Encoded:
+    if isinstance(encoded, Tensor):
+        return encoded[rows].to(device)
+    return tuple(part[rows].to(device) for part in encoded)
+
+
+def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, what: str) -> tuple[Tensor, ...]:
+    """Put encoded batches in the order of their rows, each row once.
+
+    Args:
+        pieces: Rows (b,) and encodings (b, ...) of every batch, in any order; repeated rows are dropped.
+        n_items: Number of rows expected.
+        what: images or texts, for the error.
+
+    Returns:
+        The encodings, (n_items, ...); where the second dimension differs between batches it is padded with zeros.
+
+    Raises:
+        CmrBenchError: If a row was never seen.
+    """
+    rows = torch.cat([piece[0] for piece in pieces]) if pieces else torch.empty(0, dtype=torch.long)
+    seen = torch.zeros(n_items, dtype=torch.bool)
+    seen[rows] = True
+    if not bool(seen.all()):
+        raise CmrBenchError(
+            f"{int((~seen).sum())} of {n_items} {what} were not encoded; first missing row {int(seen.int().argmin())}"
+        )
+    result = []
+    for position in range(len(pieces[0][1])):
+        tensors = [piece[1][position] for piece in pieces]
+        shape = list(tensors[0].shape[1:])
+        if shape:
+            shape[0] = max(t.shape[1] for t in tensors)
+        whole = tensors[0].new_zeros((n_items, *shape))
+        for (at, _), tensor in zip(pieces, tensors, strict=True):
+            if shape:
+                whole[at, : tensor.shape[1]] = tensor
+            else:
+                whole[at] = tensor
+        result.append(whole)
+    return tuple(result)
+
+
+def spread(embeddings: Tensor) -> float:
+    """Variance of embeddings (n, d) brought to unit length: 0 where all point the same way, near 1 where all ways."""
+    mean = F.normalize(embeddings.float(), dim=1).double().mean(0)
+    return 1.0 - float(mean.square().sum())
+
+
+def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
+    """Load one field of every item of a view, (n, ...), for methods that are fitted in closed form."""
+    import numpy as np
+
+    starts = range(0, len(view), chunk)
+    return torch.cat([view.fetch(np.arange(s, min(s + chunk, len(view))))[field] for s in starts])
+
+
+def as_rows(values: Sequence[int]) -> Rows:
+    """Return row numbers as the array type that views take."""
+    import numpy as np
+
+    return np.asarray(values, dtype=np.int64)
