@@ -15,13 +15,14 @@ ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: setup demo test test-all lint format typecheck help FORCE
+.PHONY: setup demo test test-all lint format typecheck owner help FORCE
 
 help:
 	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
 	@echo "make demo       train a method of each family on the built-in data and print their leaderboard"
 	@echo "make test       run the tests; make test-all runs the slow ones too"
 	@echo "make lint format typecheck"
+	@echo "make owner NAME=you   name the owner of the repository, after a fork, wherever its address stands"
 
 setup: $(STAMP)
 
@@ -56,6 +57,7 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -63,3 +65,10 @@ format: setup
 
 typecheck: setup
 	$(BIN)/python -m mypy
+
+# The address stands in pyproject.toml; README and docs repeat it, which tests/test_packaging.py holds.
+owner:
+	@test -n "$(NAME)" || { echo "make owner NAME=the-owner-on-GitHub" >&2; exit 1; }
+	@old=$$(sed -n 's|^Repository = "https://github.com/\([^/]*\)/.*|\1|p' pyproject.toml); \
+		sed -i.bak "s|\b$$old/cmr-bench|$(NAME)/cmr-bench|g" pyproject.toml README.md CONTRIBUTING.md docs/*.md; \
+		rm -f *.bak docs/*.bak

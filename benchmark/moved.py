@@ -42,7 +42,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "cmr_bench.datamodules.arrays": ("cmr_bench.datamodules.readers.arrays",),
     "cmr_bench.datamodules.precomputed": ("cmr_bench.datamodules.readers.precomputed",),
     "cmr_bench.datamodules.splits": ("cmr_bench.datamodules.stratified",),
-    "cmr_bench.models.distributed": ("cmr_bench.models.common.distributed",),
     "cmr_bench.models.feature_module": ("cmr_bench.models.common.feature_module",),
     "cmr_bench.models.matching": ("cmr_bench.models.common.matching",),
     "cmr_bench.models.ranking": ("cmr_bench.models.common.ranking",),

@@ -280,9 +280,7 @@ def method_entry(name: str) -> Method:
 def method(name: str) -> type[RetrievalModule]:
     """Import the class of a method by short name, ``module:Class`` or ``FILE.py:Class``."""
     found = _load(method_entry(name).target)
-    from cmr_bench.models.base import RetrievalModule
-
-    return _checked(name, found, RetrievalModule)
+    return _checked(name, found, _load("cmr_bench.models.base:RetrievalModule"))
 
 
 def dataset(name: str) -> type[RetrievalDataModule]:
@@ -290,9 +288,7 @@ def dataset(name: str) -> type[RetrievalDataModule]:
     if name not in DATASETS and ":" not in name:
         raise UsageError(f"no data set '{name}'.{did_you_mean(name, DATASETS)} `cmr-bench list` shows all.")
     found = _load(DATASETS[name].target if name in DATASETS else name)
-    from cmr_bench.datamodules.module import RetrievalDataModule
-
-    return _checked(name, found, RetrievalDataModule)
+    return _checked(name, found, _load("cmr_bench.datamodules.module:RetrievalDataModule"))
 
 
 def family(name: str) -> str:

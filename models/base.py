@@ -20,7 +20,7 @@ from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.evaluation.sharing import sharing
-from cmr_bench.models.common.distributed import everywhere, gather, world_size
+from cmr_bench.models.distributed import everywhere, gather, world_size
 from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
 from cmr_bench.support.errors import UsageError
 

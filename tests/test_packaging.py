@@ -121,6 +121,33 @@ def test_citation_and_changelog_speak_of_this_version() -> None:
     assert __version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_pre_commit_runs_the_pinned_versions() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    hooks = {repo["repo"].rpartition("/")[2]: repo for repo in yaml.safe_load(text)["repos"]}
+    assert hooks["ruff-pre-commit"]["rev"] == f"v{pins()['ruff']}"
+    assert f"mypy {pins()['mypy']}" in text
+
+
+def test_the_repository_has_one_address() -> None:
+    address = PROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    found = {match for page in pages for match in re.findall(r"[\w.-]+/cmr-bench(?=[/@\s`])", page.read_text("utf-8"))}
+    assert found == {address}
+
+
+def test_the_owner_is_one_setting(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for name in FOLDERS:
+        (tmp_path / name).mkdir()
+    assert make("-C", str(tmp_path), "owner", "NAME=somebody").returncode == 0
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "docs/check.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "OWNER" not in text
+        assert "somebody/cmr-bench" in text
+
+
 def make(*words: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")

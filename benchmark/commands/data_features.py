@@ -8,6 +8,7 @@ import shlex
 import time
 from pathlib import Path
 
+from cmr_bench.support.devices import choose_device
 from cmr_bench.support.errors import UsageError
 
 _EPILOG = """\
@@ -114,17 +115,3 @@ def resume_command(args: argparse.Namespace) -> str:
         if getattr(args, option) != default:
             words += [f"--{option}", str(getattr(args, option))]
     return shlex.join([*words, *(["--skip-missing"] if args.skip_missing else [])])
-
-
-def choose_device(name: str) -> str:
-    """Return the device that ``--device`` names, for auto a GPU if there is one; raises UsageError for others."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"--device {name} cannot be used here: {reason}") from error
-    return name

@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     files = [] if args.images is None else find_photos(args.images)
     queries = [args.image] if args.query is None else queries_of(args.query)
     # Imported here, not above: `--help` must not wait for torch.
-    from cmr_bench.commands.data_features import choose_device
     from cmr_bench.search.index import has_faiss
+    from cmr_bench.support.devices import choose_device
 
     device = choose_device(args.device)
     main = Side(args, args.run, args.weights, device)

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.models.common.distributed import everywhere
+from cmr_bench.models.distributed import everywhere
 from cmr_bench.results.record import FAILURE_FILE
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result, write_result
 from cmr_bench.support.errors import CmrBenchError
 
@@ -116,3 +118,13 @@ def store_external(
         seed=seed,
     )
     return write_result(folder, result)
+
+
+def stored_configuration(folder: Path) -> dict[str, Any] | None:
+    """Return what ``config.yaml`` of a run folder holds; None where there is none or it cannot be read."""
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return None
+    return content if isinstance(content, dict) else None

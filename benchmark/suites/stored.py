@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.results.record import RESULT_FILE, Result, read_result
+from cmr_bench.results.store import stored_configuration
 from cmr_bench.suites.plan import Job, essence
 from cmr_bench.support.errors import CmrBenchError
 
@@ -65,7 +64,7 @@ class Stored:
             self._read[place] = [
                 (file.parent, content)
                 for file in sorted(place.glob("*/config.yaml"))
-                if (content := _configuration(file)) is not None
+                if (content := stored_configuration(file.parent)) is not None
             ]
         return self._read[place]
 
@@ -87,14 +86,6 @@ class Stored:
 def short_name(name: str) -> str:
     """Return the name under which the runs of a method or data set are stored: the class name of ``FILE.py:Class``."""
     return name.rpartition(":")[2]
-
-
-def _configuration(file: Path) -> dict[str, Any] | None:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def stored_results(planned: Iterable[Job], runs: Path) -> tuple[list[Result], list[str]]:

@@ -7,8 +7,8 @@ process group of the command is killed, with the workers and ranks that it has s
 from __future__ import annotations
 
 import os
+import runpy
 import signal
-import sys
 import threading
 
 
@@ -24,7 +24,5 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
-    from cmr_bench.cli import main
-
     hold()
-    sys.exit(main())
+    runpy.run_module("cmr_bench", run_name="__main__")

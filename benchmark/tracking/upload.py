@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
 from cmr_bench.results.record import RESULT_FILE, read_result
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.results.store import stored_configuration
 from cmr_bench.tracking.runs import arguments, finish, keep_identity, labels, read_identity, refused, report
 
 
@@ -55,7 +54,7 @@ def _upload_one(folder: Path, project: str | None, entity: str | None, again: bo
         return False
     named = labels(result.method, result.data, result.seed, result.variant, result.family)
     try:
-        run = wandb.init(**wanted, **named, config=_config(folder, result.options))
+        run = wandb.init(**wanted, **named, config=stored_configuration(folder) or dict(result.options))
     except wandb.errors.Error as error:
         raise refused(error) from error
     failed = True
@@ -70,17 +69,6 @@ def _upload_one(folder: Path, project: str | None, entity: str | None, again: bo
         finish(failed)
     keep_identity(folder, run, uploaded=result.created)
     return True
-
-
-def _config(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the resolved configuration of a run; scores from elsewhere have none but their options."""
-    from cmr_bench.experiment.recipe import read_yaml
-
-    file = folder / "config.yaml"
-    try:
-        return read_yaml(file) if file.is_file() else dict(options)
-    except CmrBenchError:
-        return dict(options)
 
 
 def _history(folder: Path) -> list[dict[str, float]]:

@@ -15,7 +15,7 @@ from cmr_bench.datamodules.images.libraries import channel_statistics
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, DataSpec, ViewKind
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.models.common.distributed import everywhere
+from cmr_bench.models.distributed import everywhere
 from cmr_bench.models.encoders.text import Frozen
 from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
 from cmr_bench.models.scoring import assemble

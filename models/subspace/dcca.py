@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch, image_batch, text_batch
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec
-from cmr_bench.models.common.distributed import gather, world_size
 from cmr_bench.models.common.feature_module import FeatureModule
+from cmr_bench.models.distributed import gather, world_size
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import canonical_correlation
 from cmr_bench.models.subspace.solving import Whitened, canonical, covariances
