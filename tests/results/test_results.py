@@ -23,7 +23,7 @@ from cmr_bench.results.store import load_results, new_run_folder, result_files, 
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic
 
-FIXTURE = Path(__file__).parent / "fixtures" / "result_v1.json"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "result_v1.json"
 
 
 def a_result(**changes: Any) -> Result:

@@ -321,7 +321,7 @@ tables:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(Path(__file__).with_name("own.py"), tmp_path)
+    shutil.copy(Path(__file__).parents[1] / "own.py", tmp_path)
     (tmp_path / "try.yaml").write_text(FILE)
     monkeypatch.chdir(tmp_path)
     return tmp_path

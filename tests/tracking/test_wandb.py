@@ -21,7 +21,7 @@ from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.tracking.runs import refused, run_id
 from cmr_bench.tracking.upload import upload
 
-OWN = Path(__file__).with_name("own.py")
+OWN = Path(__file__).parents[1] / "own.py"
 _BLOCK = 32768
 
 

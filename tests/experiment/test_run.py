@@ -19,7 +19,7 @@ from cmr_bench.evaluation.per_query import read_per_query
 from cmr_bench.experiment import callbacks
 from cmr_bench.results.record import read_result
 
-OWN = Path(__file__).with_name("own.py")
+OWN = Path(__file__).parents[1] / "own.py"
 
 
 @pytest.fixture

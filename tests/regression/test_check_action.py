@@ -17,7 +17,7 @@ import yaml
 
 from cmr_bench.commands import check
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "check" / "action.yml"
 WORKFLOW = ROOT / ".github" / "workflows" / "recall.yml"
 PAGE = ROOT / "docs" / "check.md"
