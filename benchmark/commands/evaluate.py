@@ -160,7 +160,7 @@ def _protocol(result: Evaluation) -> dict[str, Any]:
         "bootstrap": protocol.bootstrap,
         "confidence": protocol.confidence,
         "postprocess": protocol.postprocess,
-        "ties": "a tied item counts half a rank; precision is its expectation over orders of tied items",
+        "ties": "R@K and precision are expectations over all orders of tied items; MedR and MeanR take the mid-rank",
         "definitions": result.definitions,
         "excluded": result.excluded,
     }
@@ -241,7 +241,7 @@ def _cell(result: Evaluation, key: str) -> str:
 
 
 def _caption(result: Evaluation) -> str:
-    parts = [f"{100 * result.tie_rate:.2g} % of queries tied"]
+    parts = [f"{100 * result.tie_rate:.3g} % of queries tied"]
     parts += [f"{count} {way} queries have nothing relevant" for way, count in result.excluded.items() if count]
     return "; ".join([*parts, *result.flags])
 

@@ -66,7 +66,7 @@ def _stored(folder: Path, runs: Path, result: Result, problems: list[str]) -> St
     outcomes = None
     if (folder / RANKS_FILE).is_file():
         try:
-            outcomes = read_per_query(folder / RANKS_FILE)
+            outcomes = read_per_query(folder / RANKS_FILE, result.tie_rate)
         except CmrBenchError as error:
             problems.append(str(error))
     return StoredRun(

@@ -1,7 +1,7 @@
 """Retrieval metrics as pure functions of ranks or of relevant items.
 
 Recalls are in percent, everything about precision in 0..1. Nothing here depends on the order in which items with equal
-scores happen to stand: a metric over a ranking is its expectation over all orders of the tied items.
+scores happen to stand: recalls and precisions are expectations over all orders of the tied items, ranks are mid-ranks.
 """
 
 from __future__ import annotations
@@ -13,24 +13,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cmr_bench.evaluation.ties import BestMatches
+
 Floats = NDArray[np.float64]
 
 RECALLS = tuple(f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10))
 RECALL_LEVELS = np.linspace(0.0, 1.0, 11)
 
 
-def recall_at_k(ranks: Floats, k: int) -> float:
-    """Percent of the queries whose match ranks at ``k`` or better. For i2t: that *one* of the texts does."""
-    return float(100.0 * np.count_nonzero(ranks <= k) / len(ranks))
+def recall_at_k(matches: BestMatches, k: int) -> float:
+    """Percent of the queries with a match among the first ``k``, expected over all orders of the tied items.
+
+    For i2t: with *one* of the texts there.
+    """
+    return float(100.0 * np.sum(matches.hits(k)) / len(matches))
 
 
 def median_rank(ranks: Floats) -> float:
-    """Median of the ranks, counted from 1; the mean of the middle two for an even number of queries."""
+    """Median of the mid-ranks, counted from 1; the mean of the middle two for an even number of queries."""
     return float(np.median(ranks))
 
 
 def mean_rank(ranks: Floats) -> float:
-    """Mean of the ranks, counted from 1."""
+    """Mean of the mid-ranks, counted from 1."""
     return float(np.mean(ranks))
 
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
 from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.evaluation.ties import BestMatches
 
 if TYPE_CHECKING:
     from cmr_bench.evaluation.metrics import Floats
     from cmr_bench.evaluation.protocol import Evaluation
 
 RANKS_FILE = "ranks.npz"
+_COUNTS = ("better", "tied", "matching")
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class PerQuery:
 
     Attributes:
         image_of_text: Row of the image that each text belongs to, (n_texts,).
-        i2t: Rank of the best text of each image, (n_images,); empty where instance retrieval was not scored.
-        t2i: Rank of the image of each text, (n_texts,); empty likewise.
+        i2t: Mid-rank of the best text of each image, (n_images,); empty where instance retrieval was not scored.
+        t2i: Mid-rank of the image of each text, (n_texts,); empty likewise.
         i2t_map: Average precision of each image, (n_images,), NaN where nothing is relevant; empty without labels.
         t2i_map: Average precision of each text, (n_texts,); likewise.
+        matches: What the ranks were made of, by direction; empty where an older version kept the ranks alone. A query
+            then counts as a hit if its mid-rank is within K, as its stored recalls do.
     """
 
     image_of_text: NDArray[np.int64]
@@ -38,6 +42,7 @@ class PerQuery:
     t2i: Floats = field(default_factory=lambda: np.zeros(0))
     i2t_map: Floats = field(default_factory=lambda: np.zeros(0))
     t2i_map: Floats = field(default_factory=lambda: np.zeros(0))
+    matches: dict[str, BestMatches] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
@@ -45,10 +50,12 @@ class PerQuery:
         return int(self.image_of_text.max()) + 1
 
     def columns(self) -> dict[str, Floats]:
-        """Return what the mean over queries makes a metric of, by its name: hits of 0 or 100, average precisions."""
+        """Return what the mean over queries makes a metric of, by its name: hits of 0 to 100, average precisions."""
         found: dict[str, Floats] = {}
         for way, ranks in (("i2t", self.i2t), ("t2i", self.t2i)):
-            if len(ranks):
+            if way in self.matches:
+                found |= {f"{way}_r{k}": 100.0 * self.matches[way].hits(k) for k in (1, 5, 10)}
+            elif len(ranks):
                 found |= {f"{way}_r{k}": np.where(ranks <= k, 100.0, 0.0) for k in (1, 5, 10)}
         for way, precision in (("i2t", self.i2t_map), ("t2i", self.t2i_map)):
             if len(precision):
@@ -62,21 +69,28 @@ class PerQuery:
         for name in ("i2t", "t2i", "i2t_map", "t2i_map"):
             if len(getattr(self, name)):
                 arrays[name] = getattr(self, name).astype(np.float64 if name.endswith("map") else np.float32)
+        for way, matches in self.matches.items():
+            arrays |= {f"{way}_{name}": getattr(matches, name).astype(np.int32) for name in _COUNTS}
         np.savez_compressed(content, allow_pickle=False, **arrays)
         return content.getvalue()
 
 
 def per_query(evaluation: Evaluation, image_of_text: NDArray[np.int64]) -> PerQuery:
     """Take the outcomes of all queries out of an evaluation."""
-    found: dict[str, Floats] = {}
+    matches: dict[str, BestMatches] = {}
     if evaluation.ranks is not None:
-        found |= {"i2t": evaluation.ranks.i2t, "t2i": evaluation.ranks.t2i}
+        matches.update(i2t=evaluation.ranks.images, t2i=evaluation.ranks.texts)
+    found = {way: one.rank for way, one in matches.items()}
     found |= {f"{way}_map": scores.values["map"] for way, scores in evaluation.categories.items()}
-    return PerQuery(image_of_text, **found)
+    return PerQuery(image_of_text, **found, matches=matches)
 
 
-def read_per_query(path: Path) -> PerQuery:
+def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
     """Read ``ranks.npz``.
+
+    Args:
+        path: The file.
+        tie_rate: Share of tied queries in the result beside it. Where it is 0, ranks alone say all.
 
     Raises:
         CmrBenchError: If the file is unreadable or its arrays do not fit together.
@@ -88,13 +102,37 @@ def read_per_query(path: Path) -> PerQuery:
         found = {
             name: arrays[name].astype(np.float64) for name in ("i2t", "t2i", "i2t_map", "t2i_map") if name in arrays
         }
+        counts = {
+            way: [arrays[f"{way}_{name}"].astype(np.int64) for name in _COUNTS]
+            for way in ("i2t", "t2i")
+            if way in found and f"{way}_better" in arrays
+        }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CmrBenchError(f"{path} holds no readable ranks: {error}") from error
     good = owner.ndim == 1 and len(owner) > 0 and owner.min() >= 0
     sizes = {"i2t": int(owner.max()) + 1, "t2i": len(owner)} if good else {}
     if not good or any(values.shape != (sizes[name[:3]],) for name, values in found.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: its arrays do not fit together")
-    return PerQuery(owner, **found)
+    matches = {way: BestMatches(*each) for way, each in counts.items()}
+    if any(not _make(one, found[way]) for way, one in matches.items()):
+        raise CmrBenchError(f"{path} holds no readable ranks: they are not those of its counts")
+    if tie_rate == 0:
+        old = [way for way in ("i2t", "t2i") if way in found and way not in matches]
+        matches |= {way: _untied(found[way]) for way in old if np.array_equal(found[way], np.rint(found[way]))}
+    return PerQuery(owner, **found, matches=matches)
+
+
+def _make(matches: BestMatches, ranks: Floats) -> bool:
+    """Tell whether counts read from a file are possible, and the ranks beside them theirs."""
+    if any(getattr(matches, name).shape != ranks.shape for name in _COUNTS):
+        return False
+    possible = (matches.better >= 0) & (matches.matching >= 1) & (matches.tied >= matches.matching)
+    return bool(possible.all() and np.array_equal(matches.rank.astype(np.float32), ranks))
+
+
+def _untied(ranks: Floats) -> BestMatches:
+    alone = np.ones(len(ranks), dtype=np.int64)
+    return BestMatches(ranks.astype(np.int64) - 1, alone, alone)
 
 
 def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0) -> dict[str, Paired]:
@@ -108,7 +146,8 @@ def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0
 
     Returns:
         The verdict on every metric that both have; a positive difference means that ``one`` scores higher. rsum is
-        there where all six recalls are, map where both directions are.
+        there where all six recalls are, map where both directions are. Recalls are left out where only one of the two
+        knows its ties, as they would not follow one rule.
 
     Raises:
         CmrBenchError: If the two were not scored on the same links.
@@ -116,6 +155,7 @@ def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0
     if not np.array_equal(one.image_of_text, other.image_of_text):
         raise CmrBenchError("runs on different test splits cannot be compared query by query")
     drawn = Resamples(one.n_images, one.image_of_text, resamples, seed)
+    one_rule = set(one.matches) == set(other.matches)
     first, second = (with_sums(draws([run], drawn)[0]) for run in (one, other))
     means = [
         with_sums({name: np.nanmean(values, keepdims=True) for name, values in run.columns().items()})
@@ -124,7 +164,7 @@ def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0
     return {
         name: paired(float(means[0][name][0] - means[1][name][0]), first[name] - second[name])
         for name in first
-        if name in second
+        if name in second and (one_rule or name.endswith("map"))
     }
 
 

@@ -11,37 +11,17 @@ from numpy.typing import NDArray
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.bootstrap import Resamples, interval
 from cmr_bench.evaluation.categories import CategoryScores, Labels, category_scores
+from cmr_bench.evaluation.definitions import definition, unit
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.postprocess import postprocess
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.evaluation.ties import BestMatches
 
 # The whole matrix of MSCOCO's 5,000 x 25,000 test scores; below this, protocols that need several passes keep it.
 _KEPT_BYTES = 512 * 10**6
-
-_DEFINITIONS = {
-    "r1": "percent of queries with a match at rank 1",
-    "r5": "percent of queries with a match at rank 5 or better",
-    "r10": "percent of queries with a match at rank 10 or better",
-    "medr": "median rank of the match, counted from 1",
-    "meanr": "mean rank of the match, counted from 1",
-    "mr": "mean of the six recalls",
-    "rsum": "sum of the six recalls",
-    "map": "mean average precision over the whole ranking, AP divided by the number of relevant items",
-    "map_at_50_retrieved": "mean average precision of the first 50, AP divided by the relevant items retrieved there",
-    "map_at_r": "precisions at the relevant items among the first R, divided by R, the number of relevant items",
-    "r_precision": "share of relevant items among the first R, the number of relevant items",
-}
-_UNITS = {"r1": "percent", "r5": "percent", "r10": "percent", "mr": "percent", "rsum": "sum of percent"} | {
-    "medr": "rank",
-    "meanr": "rank",
-}
-_DIRECTIONS = {
-    "i2t_": "image query, all texts; an image ranks by its best text: ",
-    "t2i_": "text query, all images: ",
-}
 
 
 @dataclass(frozen=True)
@@ -103,12 +83,12 @@ class Evaluation:
     @property
     def units(self) -> dict[str, str]:
         """Unit of every metric."""
-        return {key: _UNITS.get(_parts(key)[2], "fraction") for key in self.metrics}
+        return {key: unit(key) for key in self.metrics}
 
     @property
     def definitions(self) -> dict[str, str]:
         """Definition of every metric in words."""
-        return {key: _define(key) for key in self.metrics}
+        return {key: definition(key) for key in self.metrics}
 
 
 def evaluate(
@@ -172,9 +152,9 @@ def instance_metrics(ranks: Ranks, image_of_text: NDArray[np.int64]) -> dict[str
 
     The mr and rsum of the folds are computed from the mean recalls beside them.
     """
-    found = _rank_metrics(ranks.i2t, ranks.t2i)
+    found = _rank_metrics(ranks.images, ranks.texts)
     for prefix, folds in _fold_ranks(ranks, image_of_text):
-        each = [_rank_metrics(i2t, t2i) for i2t, t2i in folds]
+        each = [_rank_metrics(images, texts) for images, texts in folds]
         mean = {prefix + key: float(np.mean([one[key] for one in each])) for key in each[0]}
         found |= mean | {f"{prefix}mr": metrics.mr(mean, prefix), f"{prefix}rsum": metrics.rsum(mean, prefix)}
     return found
@@ -189,22 +169,26 @@ def category_metrics(categories: dict[str, CategoryScores]) -> dict[str, float]:
     return found
 
 
-def _rank_metrics(i2t: Floats, t2i: Floats) -> dict[str, float]:
+def _rank_metrics(images: BestMatches, texts: BestMatches) -> dict[str, float]:
     found: dict[str, float] = {}
-    for direction, ranks in (("i2t", i2t), ("t2i", t2i)):
-        found |= {f"{direction}_r{k}": metrics.recall_at_k(ranks, k) for k in (1, 5, 10)}
-        found |= {f"{direction}_medr": metrics.median_rank(ranks), f"{direction}_meanr": metrics.mean_rank(ranks)}
+    for direction, matches in (("i2t", images), ("t2i", texts)):
+        found |= {f"{direction}_r{k}": metrics.recall_at_k(matches, k) for k in (1, 5, 10)}
+        found[f"{direction}_medr"] = metrics.median_rank(matches.rank)
+        found[f"{direction}_meanr"] = metrics.mean_rank(matches.rank)
     return found | {"mr": metrics.mr(found), "rsum": metrics.rsum(found)}
 
 
-def _fold_ranks(ranks: Ranks, image_of_text: NDArray[np.int64]) -> Iterator[tuple[str, list[tuple[Floats, Floats]]]]:
-    if ranks.fold_of_image is None or ranks.i2t_in_fold is None or ranks.t2i_in_fold is None:
+def _fold_ranks(
+    ranks: Ranks, image_of_text: NDArray[np.int64]
+) -> Iterator[tuple[str, list[tuple[BestMatches, BestMatches]]]]:
+    images, texts, fold_of_image = ranks.images_in_fold, ranks.texts_in_fold, ranks.fold_of_image
+    if fold_of_image is None or images is None or texts is None:
         return
-    fold_of_text = ranks.fold_of_image[image_of_text]
-    folds = range(int(ranks.fold_of_image.max()) + 1)
+    fold_of_text = fold_of_image[image_of_text]
+    folds = range(int(fold_of_image.max()) + 1)
     yield (
         f"fold{len(folds)}_",
-        [(ranks.i2t_in_fold[ranks.fold_of_image == fold], ranks.t2i_in_fold[fold_of_text == fold]) for fold in folds],
+        [(images.take(fold_of_image == fold), texts.take(fold_of_text == fold)) for fold in folds],
     )
 
 
@@ -214,7 +198,7 @@ def _intervals(result: Evaluation, image_of_text: NDArray[np.int64]) -> dict[str
     draws: dict[str, Floats] = {}
     whole = Resamples(result.n_images, image_of_text, protocol.bootstrap, protocol.seed)
     if result.ranks is not None:
-        draws |= _rank_draws(whole, result.ranks.i2t, result.ranks.t2i)
+        draws |= _rank_draws(whole, result.ranks.images, result.ranks.texts)
         draws |= _fold_draws(result.ranks, image_of_text, protocol)
     if result.categories:
         for name in result.categories["i2t"].values:
@@ -229,38 +213,26 @@ def _fold_draws(ranks: Ranks, image_of_text: NDArray[np.int64], protocol: Protoc
     for prefix, folds in _fold_ranks(ranks, image_of_text):
         each = []
         first = 0
-        for number, (i2t, t2i) in enumerate(folds):
-            within = (image_of_text >= first) & (image_of_text < first + len(i2t))
+        for number, (images, texts) in enumerate(folds):
+            within = (image_of_text >= first) & (image_of_text < first + len(images))
             resamples = Resamples(
-                len(i2t), image_of_text[within] - first, protocol.bootstrap, protocol.seed + 1 + number
+                len(images), image_of_text[within] - first, protocol.bootstrap, protocol.seed + 1 + number
             )
-            each.append(_rank_draws(resamples, i2t, t2i))
-            first += len(i2t)
+            each.append(_rank_draws(resamples, images, texts))
+            first += len(images)
         draws |= {prefix + key: np.mean([one[key] for one in each], axis=0) for key in each[0]}
     return draws
 
 
-def _rank_draws(resamples: Resamples, i2t: Floats, t2i: Floats) -> dict[str, Floats]:
+def _rank_draws(resamples: Resamples, images: BestMatches, texts: BestMatches) -> dict[str, Floats]:
     draws: dict[str, Floats] = {}
-    for k in (1, 5, 10):
-        draws[f"i2t_r{k}"] = 100.0 * resamples.mean_of_images((i2t <= k).astype(np.float64))
-        draws[f"t2i_r{k}"] = 100.0 * resamples.mean_of_texts((t2i <= k).astype(np.float64))
-    draws |= {"i2t_medr": resamples.median_of_images(i2t), "t2i_medr": resamples.median_of_texts(t2i)}
-    draws |= {"i2t_meanr": resamples.mean_of_images(i2t), "t2i_meanr": resamples.mean_of_texts(t2i)}
+    for way, matches, means, median in (
+        ("i2t", images, resamples.mean_of_images, resamples.median_of_images),
+        ("t2i", texts, resamples.mean_of_texts, resamples.median_of_texts),
+    ):
+        found = means(np.stack([*(matches.hits(k) for k in (1, 5, 10)), matches.rank], axis=1))
+        draws |= {f"{way}_r{k}": 100.0 * found[:, place] for place, k in enumerate((1, 5, 10))}
+        draws |= {f"{way}_medr": median(matches.rank), f"{way}_meanr": found[:, 3]}
     draws["rsum"] = np.sum([draws[key] for key in metrics.RECALLS], axis=0)
     draws["mr"] = draws["rsum"] / len(metrics.RECALLS)
     return draws
-
-
-def _parts(key: str) -> tuple[str, str, str]:
-    """Split a metric's name into fold prefix, direction prefix and the rest."""
-    fold, _, rest = key.partition("_") if key.startswith("fold") else ("", "", key)
-    direction = next((one for one in _DIRECTIONS if rest.startswith(one)), "")
-    return fold, direction, rest.removeprefix(direction)
-
-
-def _define(key: str) -> str:
-    fold, direction, name = _parts(key)
-    both = "" if direction or name in ("mr", "rsum") else "mean of both directions: "
-    within = f"mean over {fold.removeprefix('fold')} folds of consecutive images, " if fold else ""
-    return within + (_DIRECTIONS[direction] if direction else both) + _DEFINITIONS[name]

@@ -26,8 +26,10 @@ from cmr_bench.evaluation.scores import (
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.evaluation.tally import tally
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.evaluation.ties import BestMatches
 
 __all__ = [
+    "BestMatches",
     "EmbeddingScores",
     "FunctionScores",
     "MatrixScores",
@@ -46,26 +48,37 @@ _KEPT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Ranks:
-    """Rank of the match of every query: 1 + (items scored better) + half of (items scored the same).
+    """Where the best match of every query stands, in both directions.
 
-    ``i2t`` (n_images,) ranks the best text of an image among the texts of other images; ``t2i`` (n_texts,) ranks the
-    image of a text among all images. ``*_ties`` count the items that share the score of the match. With folds,
-    ``*_in_fold`` rank within the query's own fold and ``fold_of_image`` names it.
+    Attributes:
+        images: Best text of each image among the texts of other images, (n_images,) queries.
+        texts: Image of each text among all images, (n_texts,) queries.
+        images_in_fold: The same within the image's own fold, where there are folds.
+        texts_in_fold: The same within the text's own fold.
+        fold_of_image: Fold of each image, (n_images,).
     """
 
-    i2t: NDArray[np.float64]
-    t2i: NDArray[np.float64]
-    i2t_ties: NDArray[np.int64]
-    t2i_ties: NDArray[np.int64]
-    i2t_in_fold: NDArray[np.float64] | None = None
-    t2i_in_fold: NDArray[np.float64] | None = None
+    images: BestMatches
+    texts: BestMatches
+    images_in_fold: BestMatches | None = None
+    texts_in_fold: BestMatches | None = None
     fold_of_image: NDArray[np.int64] | None = None
 
     @property
+    def i2t(self) -> NDArray[np.float64]:
+        """Mid-rank of the best text of each image, (n_images,)."""
+        return self.images.rank
+
+    @property
+    def t2i(self) -> NDArray[np.float64]:
+        """Mid-rank of the image of each text, (n_texts,)."""
+        return self.texts.rank
+
+    @property
     def tie_rate(self) -> float:
-        """Share of the queries of both directions whose match shares its score with another item."""
-        tied = np.count_nonzero(self.i2t_ties) + np.count_nonzero(self.t2i_ties)
-        return float(tied / (len(self.i2t) + len(self.t2i)))
+        """Share of the queries of both directions whose match shares its score with an item that does not match."""
+        tied = np.count_nonzero(self.images.others) + np.count_nonzero(self.texts.others)
+        return float(tied / (len(self.images) + len(self.texts)))
 
 
 def links(image_of_text: ArrayLike, n_images: int, n_texts: int) -> NDArray[np.int64]:
@@ -139,19 +152,19 @@ def retrieval_ranks(
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return Ranks(
-        i2t=_rank(counts.images),
-        t2i=_rank(counts.texts)[back],
-        i2t_ties=counts.images[0] - counts.images[1],
-        t2i_ties=(counts.texts[0] - counts.texts[1])[back],
-        i2t_in_fold=None if folds is None else _rank(counts.images_in_fold),
-        t2i_in_fold=None if folds is None else _rank(counts.texts_in_fold)[back],
+        images=_best_matches(counts.images, counts.matches_of_images),
+        texts=_best_matches(counts.texts, counts.matches_of_texts).take(back),
+        images_in_fold=None if folds is None else _best_matches(counts.images_in_fold, counts.matches_of_images),
+        texts_in_fold=None
+        if folds is None
+        else _best_matches(counts.texts_in_fold, counts.matches_of_texts).take(back),
         fold_of_image=None if folds is None else fold_of_image,
     )
 
 
-def _rank(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    ranks: NDArray[np.float64] = 1.0 + counts.sum(axis=0) / 2.0
-    return ranks
+def _best_matches(counts: NDArray[np.int64], matching: NDArray[np.int64]) -> BestMatches:
+    reaching, better = counts
+    return BestMatches(better=better, tied=reaching - better + matching, matching=matching)
 
 
 def folds_of_images(n_images: int, folds: int) -> NDArray[np.int64]:
@@ -167,12 +180,17 @@ def folds_of_images(n_images: int, folds: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Counts:
-    """For every query the items that score (at least as well as, better than) the match, ``(2, n)`` each."""
+    """For every query the items that score (at least as well as, better than) its best match, ``(2, n)`` each.
+
+    Its matches are counted apart: ``matches_of_...`` (n,) hold those that score as the best, all in the query's fold.
+    """
 
     images: NDArray[np.int64]
     texts: NDArray[np.int64]
     images_in_fold: NDArray[np.int64]
     texts_in_fold: NDArray[np.int64]
+    matches_of_images: NDArray[np.int64]
+    matches_of_texts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -202,10 +220,12 @@ def _grid(first_text: NDArray[np.int64], n_folds: int, image_block: int, text_bl
 
 
 def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid, sharing: Sharing) -> _Counts:
-    """Count the items that reach and beat the match of every query; texts are in the order of their images."""
+    """Count the items that reach and beat the best match of every query; texts are in the order of their images."""
     diagonal = _Diagonal(compute, owner, grid)
     (match,) = sharing.total(lambda: (diagonal.matches(sharing),))
-    best = np.maximum.reduceat(match, np.flatnonzero(np.diff(owner, prepend=-1)))
+    first_text = np.flatnonzero(np.diff(owner, prepend=-1))
+    best = np.maximum.reduceat(match, first_text)
+    as_good = np.add.reduceat(match == best[owner], first_text, dtype=np.int64)
 
     def count() -> tuple[NDArray[np.int64], ...]:
         images, images_in_fold = np.zeros((2, 2, len(best)), dtype=np.int64)
@@ -218,10 +238,13 @@ def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid, sharing: Sha
                     own = grid.owner[column] == row
                     if not sharing.mine(column if own else row * len(grid.texts) + column):
                         continue
-                    tile = diagonal.without_matches(column) if own else compute(rows, columns)
-                    of_images, of_texts = tally(
-                        pool, workers, tile, best[rows].astype(tile.dtype), match[columns].astype(tile.dtype)
-                    )
+                    tile = diagonal.take(column) if own else compute(rows, columns)
+                    thresholds = best[rows].astype(tile.dtype), match[columns].astype(tile.dtype)
+                    of_images, of_texts = tally(pool, workers, tile, *thresholds)
+                    if own:
+                        of_matches = _tally_of(tile, diagonal.matches_in(column), *thresholds)
+                        of_images -= of_matches[0]
+                        of_texts -= of_matches[1]
                     images[:, rows] += of_images
                     texts[:, columns] += of_texts
                     if grid.image_fold[row] == grid.image_fold[grid.owner[column]]:
@@ -229,11 +252,28 @@ def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid, sharing: Sha
                         texts_in_fold[:, columns] += of_texts
         return images, texts, images_in_fold, texts_in_fold
 
-    return _Counts(*sharing.total(count))
+    images, texts, images_in_fold, texts_in_fold = sharing.total(count)
+    return _Counts(images, texts, images_in_fold, texts_in_fold, as_good, np.ones_like(owner))
+
+
+def _tally_of(
+    tile: NDArray[Any], matches: tuple[NDArray[np.int64], NDArray[np.int64]], *thresholds: NDArray[Any]
+) -> list[NDArray[np.int64]]:
+    """Count the matches of a tile, by their places in it, among its scores as :func:`tally` counts all of them."""
+    scores = tile[matches]
+    return [
+        np.stack(
+            [
+                np.bincount(place[at(scores, limit[place])], minlength=len(limit))
+                for at in (np.greater_equal, np.greater)
+            ]
+        )
+        for place, limit in zip(matches, thresholds, strict=True)
+    ]
 
 
 class _Diagonal:
-    """The tiles that hold matches: the scores of the matches, and the tiles again with the matches taken out."""
+    """The tiles that hold matches: the scores of the matches, and the tiles again."""
 
     def __init__(self, compute: Compute, owner: NDArray[np.int64], grid: _Grid) -> None:
         self.compute, self.owner, self.grid = compute, owner, grid
@@ -247,24 +287,22 @@ class _Diagonal:
             if not sharing.mine(column):
                 continue
             tile = self._tile(column)
-            found[texts] = tile[self._matches(column)]
+            found[texts] = tile[self.matches_in(column)]
             room -= tile.nbytes
             if room >= 0:
                 self.kept[column] = tile
         return found
 
-    def without_matches(self, column: int) -> NDArray[Any]:
-        """Return the tile with NaN for the matches: a NaN neither reaches nor beats anything."""
+    def take(self, column: int) -> NDArray[Any]:
+        """Return the tile, computed again unless it was kept; it is not kept any longer."""
         tile = self.kept.pop(column, None)
-        # A source may hand out a view of its own memory, which is not ours to write to.
-        tile = (self._tile(column) if tile is None else tile).copy()
-        tile[self._matches(column)] = np.nan
-        return tile
+        return self._tile(column) if tile is None else tile
 
     def _tile(self, column: int) -> NDArray[Any]:
         return self.compute(self.grid.images[self.grid.owner[column]], self.grid.texts[column])
 
-    def _matches(self, column: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def matches_in(self, column: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and columns of the matches in a tile."""
         texts = self.grid.texts[column]
         first = self.grid.images[self.grid.owner[column]].start
         return self.owner[texts] - first, np.arange(texts.stop - texts.start)

@@ -17,6 +17,7 @@ MARKS = {
     "uses_test_groups": ("g", "uses which captions of the test set belong together"),
     "external": ("x", "scored from files that a user brought; the content of the test split is not verified"),
     "skipped": ("s", "some images were left out for want of a file"),
+    "mid_rank_recalls": ("m", "R@K by an older rule for ties: a tied match counted by its mid-rank, not by its chance"),
     "published_ensemble": ("pe", "the published figures are those of an ensemble"),
     "published_uses_test_groups": ("pg", "the published figures use which captions of the test set belong together"),
 }

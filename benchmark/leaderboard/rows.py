@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmr_bench import registry
 from cmr_bench.results.record import Result
+from cmr_bench.evaluation.definitions import by_mid_rank, in_words_of_today
 
 if TYPE_CHECKING:
     from cmr_bench.results.published import Published, PublishedRow
@@ -209,7 +210,8 @@ def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 
 def _definitions(result: Result) -> dict[str, str]:
     found = result.protocol.get("definitions")
-    return {name: str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+    stored = {name: str(text) for name, text in found.items()} if isinstance(found, dict) else {}
+    return in_words_of_today(stored, result.metrics, result.tie_rate)
 
 
 def _test_size(result: Result) -> tuple[int, int]:
@@ -264,6 +266,7 @@ def _row(runs: Sequence[tuple[Result, Mapping[str, float]]]) -> Row:
     flags = [*result.flags]
     flags += ["external"] if result.fidelity == "external" else []
     flags += ["skipped"] if any(result.skipped.values()) else []
+    flags += ["mid_rank_recalls"] if by_mid_rank(_definitions(result)) else []
     return Row(
         method=result.method,
         variant=result.variant,

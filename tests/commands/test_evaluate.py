@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,15 @@ def test_a_failed_run_leaves_nothing_behind(files: Path) -> None:
     before = sorted(files.rglob("*"))
     assert run_eval("--similarity S.npy --image-of-text M.npy --folds 3 --json o.json --name x --data y") == 2
     assert sorted(files.rglob("*")) == before
+
+
+def test_a_constant_scorer_is_reported_at_chance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "S.npy", np.full((20, 100), 0.5, dtype=np.float32))
+    np.save(tmp_path / "M.npy", np.arange(100) // 5)
+    assert run_eval(f"--similarity {tmp_path}/S.npy --image-of-text {tmp_path}/M.npy --json {tmp_path}/o.json") == 0
+    report = json.loads((tmp_path / "o.json").read_text())
+    assert [report[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx([5, 25, 50], abs=1e-12)
+    missed = [math.comb(95, k) / math.comb(100, k) for k in (1, 5, 10)]
+    assert [report[f"i2t_r{k}"] for k in (1, 5, 10)] == pytest.approx([100 * (1 - each) for each in missed], abs=1e-12)
+    assert "100 % of queries tied" in capsys.readouterr().out
+    assert "orders of tied items" in report["protocol"]["ties"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from cmr_bench.evaluation import metrics
+from cmr_bench.evaluation.ties import BestMatches
 
 
 def rankings(scores: list[int], relevant: list[bool]) -> list[list[bool]]:
@@ -160,8 +161,10 @@ def test_scores_of_minus_infinity_tie_among_themselves() -> None:
 
 
 def test_rank_metrics() -> None:
-    ranks = np.array([1.0, 1.5, 5.0, 10.5, 3.0])
-    assert [metrics.recall_at_k(ranks, k) for k in (1, 5, 10)] == [20.0, 80.0, 80.0]
+    matches = BestMatches(np.array([0, 0, 4, 9, 2]), np.array([1, 2, 1, 2, 1]), np.ones(5, dtype=np.int64))
+    ranks = matches.rank
+    assert ranks.tolist() == [1.0, 1.5, 5.0, 10.5, 3.0]
+    assert [metrics.recall_at_k(matches, k) for k in (1, 5, 10)] == [30.0, 80.0, 90.0]
     assert metrics.median_rank(ranks) == 3.0
     assert metrics.median_rank(ranks[:4]) == 3.25
     assert metrics.mean_rank(ranks) == pytest.approx(4.2)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,26 @@ from cmr_bench.evaluation.per_query import PerQuery, compare, per_query, read_pe
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import MatrixScores
 from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.evaluation.ties import BestMatches
 
 
-def measured(seed: int, strength: float, labels: bool = True) -> PerQuery:
+def measured(seed: int, strength: float, labels: bool = True, decimals: int = 9) -> PerQuery:
     owner = np.arange(90) // 3
     rng = np.random.default_rng(seed)
-    scores = rng.random((30, 90)) + strength * (np.arange(30)[:, None] == owner)
+    scores = np.round(rng.random((30, 90)) + strength * (np.arange(30)[:, None] == owner), decimals)
     classes = np.arange(30) % 4 if labels else None
     return per_query(evaluate(MatrixScores(scores), owner, classes, protocol=Protocol()), owner)
+
+
+@functools.cache
+def _chance(better: int, tied: int, matching: int, k: int) -> float:
+    inside = min(max(k - better, 0), tied)
+    return 1 - math.comb(tied - matching, inside) / math.comb(tied, inside)
+
+
+def chance(matches: BestMatches, query: int, k: int) -> float:
+    """Share of the orders of the tied items in which a match is among the first k."""
+    return _chance(*(int(getattr(matches, name)[query]) for name in ("better", "tied", "matching")), k)
 
 
 def slowly(one: PerQuery, other: PerQuery, resamples: int, seed: int) -> dict[str, list[float]]:
@@ -29,8 +44,8 @@ def slowly(one: PerQuery, other: PerQuery, resamples: int, seed: int) -> dict[st
         values = []
         for run in (one, other):
             recalls = {
-                f"{way}_r{k}": 100 * np.mean(ranks <= k)
-                for way, ranks in (("i2t", run.i2t[images]), ("t2i", run.t2i[texts]))
+                f"{way}_r{k}": 100 * np.mean([chance(run.matches[way], query, k) for query in queries])
+                for way, queries in (("i2t", images), ("t2i", texts))
                 for k in (1, 5, 10)
             }
             precisions = {"i2t_map": np.mean(run.i2t_map[images]), "t2i_map": np.mean(run.t2i_map[texts])}
@@ -40,8 +55,10 @@ def slowly(one: PerQuery, other: PerQuery, resamples: int, seed: int) -> dict[st
     return found
 
 
-def test_the_verdict_is_that_of_the_definition() -> None:
-    one, other = measured(0, 0.4), measured(1, 0.3)
+@pytest.mark.parametrize("decimals", [9, 1], ids=["untied", "tied"])
+def test_the_verdict_is_that_of_the_definition(decimals: int) -> None:
+    one, other = measured(0, 0.4, decimals=decimals), measured(1, 0.3, decimals=decimals)
+    assert np.any(one.matches["t2i"].others) == (decimals == 1)
     verdicts = compare(one, other, resamples=80, seed=5)
     expected = slowly(one, other, 80, 5)
     assert set(verdicts) == set(expected)
@@ -72,12 +89,63 @@ def test_differences_come_from_the_metrics_themselves() -> None:
     assert "map" not in verdicts
 
 
-def test_outcomes_come_back_from_disk_to_the_bit(tmp_path: Path) -> None:
-    run = measured(0, 0.3)
+@pytest.mark.parametrize("decimals", [9, 1], ids=["untied", "tied"])
+def test_outcomes_come_back_from_disk_to_the_bit(tmp_path: Path, decimals: int) -> None:
+    run = measured(0, 0.3, decimals=decimals)
     (tmp_path / "ranks.npz").write_bytes(run.to_bytes())
     found = read_per_query(tmp_path / "ranks.npz")
     for name in ("image_of_text", "i2t", "t2i", "i2t_map", "t2i_map"):
         assert np.array_equal(getattr(found, name), getattr(run, name))
+    for name, values in run.columns().items():
+        assert np.array_equal(found.columns()[name], values)
+    assert found.matches.keys() == {"i2t", "t2i"}
+
+
+def written_before(path: Path, run: PerQuery) -> Path:
+    """The file as it was when it held the ranks alone."""
+    np.savez_compressed(path, image_of_text=run.image_of_text.astype(np.int32), i2t=run.i2t.astype(np.float32),
+                        t2i=run.t2i.astype(np.float32), i2t_map=run.i2t_map, t2i_map=run.t2i_map)  # fmt: skip
+    return path
+
+
+def test_files_with_ranks_alone_are_read_and_hits_follow_the_rank(tmp_path: Path) -> None:
+    run = measured(0, 0.3, decimals=1)
+    found = read_per_query(written_before(tmp_path / "ranks.npz", run))
+    assert found.matches == {}
+    assert np.array_equal(found.t2i, run.t2i)
+    for k in (1, 5, 10):
+        assert found.columns()[f"t2i_r{k}"].tolist() == [100.0 * (rank <= k) for rank in run.t2i]
+    verdicts = compare(run, found)
+    assert set(verdicts) == {"i2t_map", "t2i_map", "map"}
+    assert set(compare(found, found)) == set(compare(run, run))
+
+
+def test_ranks_alone_say_all_where_nothing_ties(tmp_path: Path) -> None:
+    run = measured(0, 0.3)
+    found = read_per_query(written_before(tmp_path / "ranks.npz", run), tie_rate=0.0)
+    for name, values in run.columns().items():
+        assert np.array_equal(found.columns()[name], values)
+    assert set(compare(run, found)) == set(compare(run, run))
+    tied = measured(0, 0.3, decimals=1)
+    assert read_per_query(written_before(tmp_path / "ranks.npz", tied), tie_rate=0.2).matches == {}
+    # A half rank is a tie, whatever the result says.
+    assert "t2i" not in read_per_query(written_before(tmp_path / "ranks.npz", tied), tie_rate=0.0).matches
+
+
+@pytest.mark.parametrize("name", ["i2t", "t2i_better", "t2i_tied", "i2t_matching"])
+def test_counts_that_do_not_make_the_ranks_are_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "ranks.npz"
+    with np.load(io.BytesIO(measured(0, 0.3).to_bytes())) as whole:
+        arrays = {key: whole[key] for key in whole.files}
+    for damaged in (arrays[name] + 1, arrays[name][1:], arrays[name] - 2):
+        np.savez(file, **(arrays | {name: damaged}))
+        with pytest.raises(CmrBenchError, match="no readable ranks"):
+            read_per_query(file)
+    del arrays[name]
+    if name != "i2t":
+        np.savez(file, **(arrays | {"t2i_better": arrays.get("t2i_better", arrays["t2i"])}))
+        with pytest.raises(CmrBenchError, match="no readable ranks"):
+            read_per_query(file)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "pickle", "shape", "empty"])

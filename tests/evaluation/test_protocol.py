@@ -46,14 +46,19 @@ def test_sums_are_made_of_the_recalls_beside_them() -> None:
         assert found[f"{prefix}mr"] == pytest.approx(found[f"{prefix}rsum"] / 6, abs=1e-12)
 
 
-def test_folds_are_the_mean_of_separate_evaluations() -> None:
+@pytest.mark.parametrize("ties", [False, True], ids=["untied", "tied"])
+def test_folds_are_the_mean_of_separate_evaluations(ties: bool) -> None:
     scores, owner, labels = split()
+    if ties:
+        scores = EmbeddingScores(scores.images.sign(), scores.texts.sign(), normalize=False)
     folds = []
     for fold in range(5):
         texts = np.flatnonzero(owner // 8 == fold)
         part = EmbeddingScores(scores.images[fold * 8 : fold * 8 + 8], scores.texts[texts], normalize=False)
         folds.append(evaluate(part, owner[texts] - fold * 8).metrics)
-    whole = evaluate(scores, owner, labels, protocol=Protocol(folds=5)).metrics
+    result = evaluate(scores, owner, labels, protocol=Protocol(folds=5))
+    whole = result.metrics
+    assert (result.tie_rate > 0.1) == ties
     for key in folds[0]:
         assert whole[f"fold5_{key}"] == pytest.approx(np.mean([fold[key] for fold in folds]))
     assert evaluate(scores, owner).metrics.items() <= whole.items()
@@ -74,13 +79,14 @@ def test_a_constant_scorer_is_at_chance() -> None:
     _, owner, labels = split(n_images=200)
     result = evaluate(MatrixScores(np.full((200, len(owner)), 0.5)), owner, labels)
     assert result.tie_rate == 1.0
-    assert result.metrics["rsum"] == 0.0
+    assert [result.metrics[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx([0.5, 2.5, 5.0], abs=1e-12)
     assert result.metrics["t2i_medr"] == 100.5
     shuffled = [
-        evaluate(MatrixScores(np.random.default_rng(seed).random((200, len(owner)))), owner, labels).metrics["map"]
+        evaluate(MatrixScores(np.random.default_rng(seed).random((200, len(owner)))), owner, labels).metrics
         for seed in range(5)
     ]
-    assert result.metrics["map"] == pytest.approx(np.mean(shuffled), abs=0.005)
+    assert result.metrics["map"] == pytest.approx(np.mean([one["map"] for one in shuffled]), abs=0.005)
+    assert result.metrics["rsum"] == pytest.approx(np.mean([one["rsum"] for one in shuffled]), abs=4)
     assert result.curves["i2t_precision"][-1] == pytest.approx(result.curves["i2t_precision"][0])
 
 

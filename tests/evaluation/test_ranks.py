@@ -128,13 +128,13 @@ def test_folds_rank_as_if_each_were_alone(kept: int, monkeypatch: pytest.MonkeyP
     rng.shuffle(image_of_text)
     similarity = rng.integers(0, 12, (40, len(image_of_text)))
     found = retrieval_ranks(MatrixScores(similarity), image_of_text, folds=4, image_block=6, text_block=9)
-    assert found.i2t_in_fold is not None
-    assert found.t2i_in_fold is not None
+    assert found.images_in_fold is not None
+    assert found.texts_in_fold is not None
     for fold in range(4):
         texts = image_of_text // 10 == fold
         i2t, t2i = slow_ranks(similarity[fold * 10 : fold * 10 + 10][:, texts], image_of_text[texts] - fold * 10)
-        np.testing.assert_array_equal(found.i2t_in_fold[fold * 10 : fold * 10 + 10], i2t)
-        np.testing.assert_array_equal(found.t2i_in_fold[texts], t2i)
+        np.testing.assert_array_equal(found.images_in_fold.rank[fold * 10 : fold * 10 + 10], i2t)
+        np.testing.assert_array_equal(found.texts_in_fold.rank[texts], t2i)
     i2t, t2i = slow_ranks(similarity, image_of_text)
     np.testing.assert_array_equal(found.i2t, i2t)
     np.testing.assert_array_equal(found.t2i, t2i)

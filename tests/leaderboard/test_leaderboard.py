@@ -182,6 +182,20 @@ def test_scores_from_elsewhere_stand_beside_runs_on_a_test_split_of_their_size(t
     assert "[x] scored from files that a user brought" in render("table", found[:1])
 
 
+def test_recalls_by_the_older_rule_for_ties_stand_apart_and_are_marked() -> None:
+    def stored(base: float, seed: int, words: str, tie_rate: float) -> Result:
+        i2t = "image query, all texts; an image ranks by its best text: percent of queries with a match at rank 1"
+        return a_result(base=base, seed=seed, protocol={"definitions": {"i2t_r1": i2t + words}}, tie_rate=tie_rate)
+
+    today = ", expected over all orders of tied items"
+    found = sections([stored(90, 0, "", 0.3), stored(30, 1, today, 0.3), stored(20, 2, "", 0.0)])
+    assert [[row.seeds for row in section.rows] for section in found] == [[(1, 2)], [(0,)]]
+    assert [section.rows[0].flags for section in found] == [(), ("mid_rank_recalls",)]
+    assert "defines i2t_r1 otherwise" in found[1].note
+    assert "[m] R@K by an older rule for ties" in render("table", found)
+    assert only(sections([stored(90, 0, "", 0.3)])).rows[0].flags == ("mid_rank_recalls",)
+
+
 # What is marked and chosen.
 
 

@@ -30,6 +30,7 @@ from cmr_bench.regression.expected import Score
 from cmr_bench.results.record import Result, write_result
 from cmr_bench.suites import plan, pool
 from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.evaluation.ties import BestMatches
 
 SUITE = (
     "seeds: [0]\nruns:\n  - {method: cca, data: synthetic}\n  - {method: gma, data: synthetic, variants: ['', mfa]}\n"
@@ -69,15 +70,17 @@ def test_sound_code_falls_as_often_as_is_said(n: int, k: int) -> None:
 
 @pytest.mark.parametrize(("n_images", "n_texts"), [(10, 40), (7, 21)])
 def test_one_query_is_what_the_metrics_move_by(n_images: int, n_texts: int) -> None:
-    ranks = {"i2t": np.ones(n_images), "t2i": np.ones(n_texts)}
+    better = {"i2t": np.zeros(n_images, dtype=np.int64), "t2i": np.zeros(n_texts, dtype=np.int64)}
 
     def metrics() -> dict[str, float]:
-        found = {f"{way}_r{k}": recall_at_k(ranks[way], k) for way in ranks for k in (1, 5, 10)}
+        alone = {way: np.ones_like(counts) for way, counts in better.items()}
+        matches = {way: BestMatches(counts, alone[way], alone[way]) for way, counts in better.items()}
+        found = {f"{way}_r{k}": recall_at_k(matches[way], k) for way in better for k in (1, 5, 10)}
         return found | {"rsum": rsum(found), "mr": mr(found)}
 
     before = metrics()
-    for one in ranks.values():
-        one[0] = 11.0
+    for one in better.values():
+        one[0] = 10
     after = metrics()
     for name in (*expected.RECALLS, "mr", "rsum"):
         assert before[name] - after[name] == pytest.approx(expected.one_query(name, n_images, n_texts)), name
