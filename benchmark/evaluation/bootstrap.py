@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,21 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from cmr_bench.evaluation.metrics import Floats
 
-# Weights of about this many (resample, query) pairs are held at a time.
+# About this many draws are held at a time.
 _CHUNK = 2**23
+# BLAS gives a product of no more multiplications than this to one thread.
+_ONE_THREAD = 2**18
+# Values at which a search for medians looks at a time.
+_POINTS = 32
+# Up to here float32 holds every whole number.
+_WHOLE = 2**24
 
 
 class Resamples:
     """Resamples of the images with replacement; the texts of an image come and go with it.
 
     The texts of one image are no independent queries: drawn one by one, they would make intervals too narrow. The
-    gallery stays as it is.
+    gallery stays as it is. What is resampled are sums and counts for each image, not the queries themselves.
 
     Args:
         n_images: how many images to draw from, and to draw.
@@ -30,10 +36,17 @@ class Resamples:
 
     def __init__(self, n_images: int, image_of_text: NDArray[np.int64], resamples: int, seed: int) -> None:
         self.image_of_text = image_of_text
-        drawn = np.random.default_rng(seed).integers(0, n_images, size=(resamples, n_images))
-        offsets = np.arange(resamples)[:, None] * n_images
-        counts = np.bincount((drawn + offsets).ravel(), minlength=resamples * n_images)
-        self.weights = counts.reshape(resamples, n_images).astype(np.float32)
+        self.weights = np.empty((resamples, n_images), dtype=np.float32)
+        rng = np.random.default_rng(seed)
+        size = max(1, _CHUNK // n_images)
+        for start in range(0, resamples, size):
+            part = self.weights[start : start + size]
+            # Whole numbers of 32 bits come out of the generator as those of 64 do, in half the room.
+            kind = np.int32 if part.size < 2**31 else np.int64
+            drawn = rng.integers(0, n_images, size=part.shape, dtype=kind)
+            first: NDArray[Any] = np.arange(0, part.size, n_images, dtype=kind)
+            drawn += first[:, None]
+            part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
 
     def mean_of_images(self, values: Floats) -> Floats:
         """Return the mean of ``values`` (n_images,) in every resample, or of each column of (n_images, k).
@@ -57,9 +70,14 @@ class Resamples:
     def _mean(self, values: Floats, image: NDArray[np.int64]) -> Floats:
         columns = values.reshape(len(values), -1)
         present = ~np.isnan(columns)
-        sums, counts = (self._by_image(part, image) for part in (np.where(present, columns, 0.0), present))
-        total = self.weights @ counts
-        means: Floats = np.divide(self.weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+        if present.all():
+            # Columns without a gap share their count.
+            present = present[:, :1]
+        else:
+            columns = np.where(present, columns, 0.0)
+        found = self._times(np.hstack([self._by_image(columns, image), self._by_image(present, image)]))
+        sums, counts = found[:, : columns.shape[1]], found[:, columns.shape[1] :]
+        means: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         return means.reshape(-1, *values.shape[1:])
 
     def _by_image(self, columns: NDArray[np.floating | np.bool_], image: NDArray[np.int64]) -> Floats:
@@ -67,21 +85,65 @@ class Resamples:
         sums = [np.bincount(image, column, minlength=n_images) for column in columns.T]
         return np.stack(sums, axis=1).astype(np.float64)
 
+    def _times(self, table: NDArray[Any]) -> NDArray[Any]:
+        """Return the sums of a table (n_images, k) over every resample, ``(resamples, k)``, of its type.
+
+        A few resamples at a time: threads would wait for each other longer than they take, and the sums have the same
+        bits for any number of threads.
+        """
+        found = np.empty((len(self.weights), table.shape[1]), dtype=table.dtype)
+        rows = max(1, _ONE_THREAD // table.size)
+        for start in range(0, len(found), rows):
+            weights = self.weights[start : start + rows].astype(table.dtype, copy=False)
+            np.matmul(weights, table, out=found[start : start + rows])
+        return found
+
     def _median(self, values: Floats, image: NDArray[np.int64]) -> Floats:
-        ascending = np.argsort(values, kind="stable")
-        found = [self._median_of(part, values[ascending], image[ascending]) for part in self._chunks(len(values))]
-        return np.concatenate(found)
+        """Find the two middle values of every resample among the distinct values, at a few of them at a time.
 
-    def _median_of(self, part: slice, ascending: Floats, image: NDArray[np.int64]) -> Floats:
-        reached = np.cumsum(self.weights[part][:, image], axis=1, dtype=np.float64)
-        total = reached[:, -1:]
-        lower = np.count_nonzero(reached <= (total - 1) // 2, axis=1)
-        upper = np.count_nonzero(reached <= total // 2, axis=1)
-        return np.asarray((ascending[lower] + ascending[upper]) / 2)
+        Resamples have their middles close together, so that what lies between the values looked at and holds a middle
+        gets narrow soon.
+        """
+        distinct, place = np.unique(values, return_inverse=True)
+        candidates = np.arange(len(distinct))
+        while len(candidates) > _POINTS:
+            looked_at = np.linspace(0, len(candidates) - 1, _POINTS).astype(np.int64)
+            ends = np.unique(self._reach_middle(candidates[looked_at], place, image))
+            starts = np.concatenate([[-1], looked_at])
+            near = np.concatenate([np.arange(starts[end] + 1, looked_at[end] + 1) for end in ends])
+            if len(near) > len(candidates) // 2:
+                break
+            candidates = candidates[near]
+        lower, upper = candidates[self._reach_middle(candidates, place, image)]
+        return np.asarray((distinct[lower] + distinct[upper]) / 2)
 
-    def _chunks(self, n_queries: int) -> list[slice]:
-        size = max(1, _CHUNK // n_queries)
-        return [slice(start, start + size) for start in range(0, len(self.weights), size)]
+    def _reach_middle(
+        self, points: NDArray[np.int64], place: NDArray[np.int64], image: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Find the first of some ascending places that reaches the lower and the upper middle of every resample.
+
+        Args:
+            points: Places, the last of which reaches the middle.
+            place: Place of the value of every query, (n_queries,).
+            image: Image of every query, (n_queries,).
+
+        Returns:
+            Where in ``points`` they are, ``(2, resamples)``.
+        """
+        n_images = self.weights.shape[1]
+        own = np.bincount(image, minlength=n_images)
+        kind = np.float32 if n_images * own.max() < _WHOLE else np.float64
+        total = self._times(own[:, None].astype(kind))
+        short = np.zeros((2, len(total)), dtype=np.int64)
+        reached_at = np.searchsorted(points, place)
+        for start in range(0, len(points), _POINTS):
+            width = min(_POINTS, len(points) - start)
+            column = np.maximum(reached_at - start, 0)
+            kept = column < width
+            counts = np.bincount(image[kept] * width + column[kept], minlength=n_images * width)
+            reached = self._times(counts.reshape(n_images, width).cumsum(axis=1).astype(kind))
+            short += [np.count_nonzero(reached <= middle, axis=1) for middle in ((total - 1) // 2, total // 2)]
+        return short
 
 
 def interval(draws: Floats, confidence: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from cmr_bench.evaluation import bootstrap
 from cmr_bench.evaluation.bootstrap import Resamples, interval
@@ -25,6 +26,54 @@ def test_statistics_are_those_of_the_drawn_items(monkeypatch: pytest.MonkeyPatch
         assert resamples.median_of_texts(of_text)[number] == np.median(texts)
         gaps = np.repeat(with_gaps, weights[owner])
         assert resamples.mean_of_texts(with_gaps)[number] == pytest.approx(np.nanmean(gaps))
+
+
+@pytest.mark.parametrize("shape", ["spread", "halves", "two far apart", "one", "many of one"])
+def test_medians_are_found_among_any_number_of_values(shape: str) -> None:
+    rng = np.random.default_rng(0)
+    owner = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 7, 60)))
+    n = len(owner)
+    values = {
+        "spread": rng.permutation(n) + 1.0,
+        "halves": rng.integers(2, 2000, n) / 2,
+        "two far apart": np.where(np.arange(60)[owner] % 2, rng.permutation(n), rng.permutation(n) + 10.0**6),
+        "one": np.full(n, 7.0),
+        "many of one": np.where(rng.random(n) < 0.6, 1.0, rng.integers(1, 500, n)),
+    }[shape]
+    resamples = Resamples(60, owner, 200, seed=1)
+    drawn = np.random.default_rng(1).integers(0, 60, size=(200, 60))
+    texts = [np.concatenate([np.flatnonzero(owner == image) for image in images]) for images in drawn]
+    assert resamples.median_of_texts(values).tolist() == [np.median(values[each]) for each in texts]
+
+
+def test_sums_do_not_depend_on_the_number_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    owner = np.arange(4000) // 4
+    values = rng.random((4000, 3))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(Resamples(1000, owner, 300, seed=0).mean_of_texts(values))
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_intervals_of_tied_recalls_are_those_of_expected_hits() -> None:
+    rng = np.random.default_rng(0)
+    owner = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 5, 40)))
+    result = evaluate(
+        MatrixScores(rng.integers(0, 4, (40, len(owner)))), owner, protocol=Protocol(bootstrap=80, seed=2)
+    )
+    assert result.ranks is not None
+    assert result.tie_rate == 1.0
+    drawn = np.random.default_rng(2).integers(0, 40, size=(80, 40))
+    texts = [np.concatenate([np.flatnonzero(owner == image) for image in images]) for images in drawn]
+    for k in (1, 5, 10):
+        for way, hits, queries in (
+            ("i2t", result.ranks.images.hits(k), drawn),
+            ("t2i", result.ranks.texts.hits(k), texts),
+        ):
+            means = np.array([100 * np.mean(hits[each]) for each in queries])
+            assert result.intervals[f"{way}_r{k}"] == pytest.approx(interval(means, 0.95), abs=1e-10)
 
 
 def test_intervals_are_seeded_percentiles() -> None:
