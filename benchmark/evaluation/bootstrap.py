@@ -42,10 +42,8 @@ class Resamples:
         for start in range(0, resamples, size):
             part = self.weights[start : start + size]
             # Whole numbers of 32 bits come out of the generator as those of 64 do, in half the room.
-            kind = np.int32 if part.size < 2**31 else np.int64
-            drawn = rng.integers(0, n_images, size=part.shape, dtype=kind)
-            first: NDArray[Any] = np.arange(0, part.size, n_images, dtype=kind)
-            drawn += first[:, None]
+            drawn = rng.integers(0, n_images, size=part.shape, dtype=np.int32)
+            drawn += np.arange(0, part.size, n_images, dtype=np.int32)[:, None]
             part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
 
     def mean_of_images(self, values: Floats) -> Floats:

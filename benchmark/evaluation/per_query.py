@@ -79,7 +79,7 @@ def per_query(evaluation: Evaluation, image_of_text: NDArray[np.int64]) -> PerQu
     """Take the outcomes of all queries out of an evaluation."""
     matches: dict[str, BestMatches] = {}
     if evaluation.ranks is not None:
-        matches.update(i2t=evaluation.ranks.images, t2i=evaluation.ranks.texts)
+        matches |= {"i2t": evaluation.ranks.images, "t2i": evaluation.ranks.texts}
     found = {way: one.rank for way, one in matches.items()}
     found |= {f"{way}_map": scores.values["map"] for way, scores in evaluation.categories.items()}
     return PerQuery(image_of_text, **found, matches=matches)
@@ -113,7 +113,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
     sizes = {"i2t": int(owner.max()) + 1, "t2i": len(owner)} if good else {}
     if not good or any(values.shape != (sizes[name[:3]],) for name, values in found.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: its arrays do not fit together")
-    matches = {way: BestMatches(*each) for way, each in counts.items()}
+    matches: dict[str, BestMatches] = {way: BestMatches(*each) for way, each in counts.items()}
     if any(not _make(one, found[way]) for way, one in matches.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: they are not those of its counts")
     if tie_rate == 0:
