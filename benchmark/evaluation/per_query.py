@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
-from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.evaluation.ties import BestMatches
+from cmr_bench.support.errors import CmrBenchError
 
 if TYPE_CHECKING:
     from cmr_bench.evaluation.metrics import Floats

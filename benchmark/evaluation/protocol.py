@@ -17,8 +17,8 @@ from cmr_bench.evaluation.postprocess import postprocess
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
 from cmr_bench.evaluation.sharing import Sharing
-from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.evaluation.ties import BestMatches
+from cmr_bench.support.errors import DataError, UsageError
 
 # The whole matrix of MSCOCO's 5,000 x 25,000 test scores; below this, protocols that need several passes keep it.
 _KEPT_BYTES = 512 * 10**6

@@ -25,8 +25,8 @@ from cmr_bench.evaluation.scores import (
 )
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.evaluation.tally import tally
-from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.evaluation.ties import BestMatches
+from cmr_bench.support.errors import DataError, UsageError
 
 __all__ = [
     "BestMatches",

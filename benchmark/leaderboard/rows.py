@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cmr_bench import registry
-from cmr_bench.results.record import Result
 from cmr_bench.evaluation.definitions import by_mid_rank, in_words_of_today
+from cmr_bench.results.record import Result
 
 if TYPE_CHECKING:
     from cmr_bench.results.published import Published, PublishedRow

@@ -12,8 +12,8 @@ from cmr_bench.evaluation.bootstrap import paired
 from cmr_bench.evaluation.per_query import PerQuery, compare, per_query, read_per_query
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import MatrixScores
-from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.evaluation.ties import BestMatches
+from cmr_bench.support.errors import CmrBenchError
 
 
 def measured(seed: int, strength: float, labels: bool = True, decimals: int = 9) -> PerQuery:

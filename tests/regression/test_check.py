@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from cmr_bench.cli import main
 from cmr_bench.commands import check
 from cmr_bench.evaluation.metrics import mr, recall_at_k, rsum
+from cmr_bench.evaluation.ties import BestMatches
 from cmr_bench.experiment import recipe
 from cmr_bench.regression import compare, expected
 from cmr_bench.regression import formats as check_formats
@@ -30,7 +31,6 @@ from cmr_bench.regression.expected import Score
 from cmr_bench.results.record import Result, write_result
 from cmr_bench.suites import plan, pool
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from cmr_bench.evaluation.ties import BestMatches
 
 SUITE = (
     "seeds: [0]\nruns:\n  - {method: cca, data: synthetic}\n  - {method: gma, data: synthetic, variants: ['', mfa]}\n"
