@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("cmr_bench.commands.list", "list methods and data sets"),
 }
 
+_ABOUT = "Benchmark suite for image-text cross-modal retrieval."
+_GROUPS = {"data ": "Prepare and check data sets."}
 _EXAMPLES = """\
 examples:
   cmr-bench run --model vsepp                         the built-in synthetic data, no files needed
@@ -37,52 +39,62 @@ examples:
 """
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{about}" for name, (_, about) in COMMANDS.items()]
+def _help(group: str = "") -> str:
+    names = [name for name in COMMANDS if name.startswith(group)]
+    width = max(map(len, names)) + 2
     return (
-        "usage: cmr-bench COMMAND [options]\n\nBenchmark suite for image-text cross-modal retrieval.\n\ncommands:\n"
-        + "\n".join(lines)
-        + "\n\n`cmr-bench COMMAND --help` explains a command.\n\n"
-        + _EXAMPLES
+        f"usage: cmr-bench {group or ''}COMMAND [options]\n\n{_GROUPS.get(group, _ABOUT)}\n\ncommands:\n"
+        + "\n".join(f"  {name:<{width}}{COMMANDS[name][1]}" for name in names)
+        + f"\n\n`cmr-bench {group or ''}COMMAND --help` explains a command.\n"
+        + ("" if group else f"\n{_EXAMPLES}")
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    if "_ARGCOMPLETE" in os.environ and argv is None:
+        importlib.import_module("cmr_bench.commands.completion").complete()
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(_help(), end="")
-        return 0 if words else 2
-    if words[0] in ("-V", "--version"):
+    if words and words[0] in ("-V", "--version"):
         print(f"cmr-bench {__version__}")
         return 0
     name = next((known for known in COMMANDS if known.split() == words[: len(known.split())]), None)
-    if name is None:
-        asked = " ".join(word for word in words[:2] if not word.startswith("-"))
-        print(f"cmr-bench: no command '{asked}'.{did_you_mean(asked, COMMANDS)} See cmr-bench --help", file=sys.stderr)
-        return 2
+    if name is not None:
+        return _guarded(name, words[len(name.split()) :])
+    group = f"{words[0]} " if words and any(known.startswith(f"{words[0]} ") for known in COMMANDS) else ""
+    rest = words[1:] if group else words
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_help(group), end="")
+        return 0 if rest else 2
+    asked = group + rest[0]
+    _complain("", f"unknown command '{asked}'.{did_you_mean(asked, COMMANDS)} See cmr-bench {group}--help")
+    return 2
+
+
+def _complain(name: str, message: str) -> None:
+    print(f"{f'cmr-bench {name}'.rstrip()}: error: {message}", file=sys.stderr)
+
+
+def _guarded(name: str, words: list[str]) -> int:
+    """Run a command; what it raises becomes one line and an exit code."""
     try:
-        code = _command(name, words[len(name.split()) :])
+        code = _command(name, words)
         sys.stdout.flush()
         return code
     except CmrBenchError as error:
-        print(f"cmr-bench {name}: {error}", file=sys.stderr)
+        _complain(name, str(error))
         return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
-        print(f"cmr-bench {name}: interrupted", file=sys.stderr)
+        _complain(name, "interrupted")
         return 1
     except Exception as error:
         if os.environ.get("CMR_BENCH_DEBUG"):
             raise
         what = " ".join(str(error).split())[:500]
-        print(
-            f"cmr-bench {name}: {type(error).__name__}: {what} (CMR_BENCH_DEBUG=1 shows the traceback)",
-            file=sys.stderr,
-        )
+        _complain(name, f"{type(error).__name__}: {what} (set CMR_BENCH_DEBUG=1 for the traceback)")
         return 1
 
 
@@ -93,12 +105,12 @@ class _Parser(argparse.ArgumentParser):
         """Fail on words that no option takes, naming the first and the option that was probably meant."""
         option = next((word for word in left if word.startswith("-")), left[0]).partition("=")[0]
         known = [name for action in self._actions for name in action.option_strings]
-        self.error(f"no option '{option}'.{did_you_mean(option, known)}")
+        self.error(f"unknown option '{option}'.{did_you_mean(option, known)}")
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print one line and exit with 2."""
         end = "" if message.endswith(("?", ".")) else "."
-        print(f"{self.prog}: {message}{end} See {self.prog} --help", file=sys.stderr)
+        print(f"{self.prog}: error: {message}{end} See {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -129,7 +141,6 @@ def _run(parser: _Parser, words: list[str]) -> int:
     from cmr_bench.commands.run import add_arguments, show_help
 
     add_arguments(parser)
-    parser.add_argument("-h", "--help", action="store_true", help="with --model: every option of that method")
     args, overrides = parser.parse_known_args(words)
     if args.help:
         return show_help(parser, args)

@@ -51,12 +51,18 @@ class DataSet:
         parts: What `cmr-bench list` looks for: name of a part -> glob patterns below the data set's folder, of which
             the first that matches counts.
         needs: Parts of which one is enough to read the data set.
+        layout: What its folder holds, in one line, for an error.
     """
 
     target: str
     about: str
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    layout: str = ""
+
+
+def _captioned_layout(file: str) -> str:
+    return f"{file} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt"
 
 
 def _captioned(names: tuple[str, ...], photos: tuple[str, ...], short: str) -> dict[str, tuple[str, ...]]:
@@ -178,18 +184,21 @@ DATASETS: dict[str, DataSet] = {
             ("flickr8k",), ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"
         ),
         needs=("annotations", "precomputed arrays"),
+        layout=_captioned_layout("dataset_flickr8k.json"),
     ),
     "flickr30k": DataSet(
         "cmr_bench.datamodules.flickr30k:Flickr30k",
         "29,000 / 1,014 / 1,000 photographs, five sentences each",
         _captioned(("flickr30k",), ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
         needs=("annotations", "precomputed arrays"),
+        layout=_captioned_layout("dataset_flickr30k.json"),
     ),
     "mscoco": DataSet(
         "cmr_bench.datamodules.mscoco:MSCOCO",
         "113,287 / 5,000 / 5,000 photographs, five sentences or more each",
         _captioned(("coco", "mscoco"), ("*2014", "images/*2014", "images", "Images"), "coco"),
         needs=("annotations", "precomputed arrays"),
+        layout=_captioned_layout("dataset_coco.json"),
     ),
     "wikipedia": DataSet(
         "cmr_bench.datamodules.wikipedia:Wikipedia",
@@ -201,6 +210,7 @@ DATASETS: dict[str, DataSet] = {
             "photos": ("images/*/*.jpg",),
         },
         needs=("split lists",),
+        layout="trainset_txt_img_cat.list, testset_txt_img_cat.list, categories.list and feature arrays",
     ),
     "pascal": DataSet(
         "cmr_bench.datamodules.pascal:Pascal",
@@ -211,12 +221,15 @@ DATASETS: dict[str, DataSet] = {
             "split lists": ("train.txt",),
         },
         needs=("sentences",),
+        layout="dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, "
+        "test.txt",
     ),
     "custom": DataSet(
         "cmr_bench.datamodules.custom:Custom",
         "your own images and captions",
         {"table": tuple(f"*.{end}" for end in ("csv", "tsv", "jsonl", "parquet", "json", "json.gz"))},
         needs=("table",),
+        layout="a CSV, JSONL, Parquet or Karpathy JSON file, and the images",
     ),
 }
 
@@ -274,7 +287,7 @@ def method_entry(name: str) -> Method:
         return METHODS[name]
     if ":" in name:
         return Method(name, "own", "", "")
-    raise UsageError(f"no method '{name}'.{did_you_mean(name, METHODS)} `cmr-bench list` shows all.")
+    raise UsageError(f"unknown method '{name}'.{did_you_mean(name, METHODS)} See `cmr-bench list`")
 
 
 def method(name: str) -> type[RetrievalModule]:
@@ -286,7 +299,7 @@ def method(name: str) -> type[RetrievalModule]:
 def dataset(name: str) -> type[RetrievalDataModule]:
     """Import the class of a data set by short name, ``module:Class`` or ``FILE.py:Class``."""
     if name not in DATASETS and ":" not in name:
-        raise UsageError(f"no data set '{name}'.{did_you_mean(name, DATASETS)} `cmr-bench list` shows all.")
+        raise UsageError(f"unknown data set '{name}'.{did_you_mean(name, DATASETS)} See `cmr-bench list`")
     found = _load(DATASETS[name].target if name in DATASETS else name)
     return _checked(name, found, _load("cmr_bench.datamodules.module:RetrievalDataModule"))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
+from cmr_bench.support.places import locate as locate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,35 +23,6 @@ if TYPE_CHECKING:
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
-
-
-def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: str) -> Path:
-    """Find the folder of a data set.
-
-    Args:
-        root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
-        name: Name of the data set; the folder may be ``root/name`` or ``root`` itself.
-        markers: Relative paths (glob patterns) of which one must exist in the folder.
-        layout: One line that describes the expected folder, for the error.
-
-    Returns:
-        The folder.
-
-    Raises:
-        DataError: If no root is given or no marker is found.
-    """
-    given = root or os.environ.get("CMR_BENCH_DATA")
-    if not given:
-        raise DataError(
-            f"{name} needs its files: pass --data.root DIR or set CMR_BENCH_DATA; DIR/{name} holds {layout}"
-        )
-    base = Path(given).expanduser()
-    places = [base / name, base]
-    for place in places:
-        if any(next(place.glob(marker), None) is not None for marker in markers):
-            return place
-    looked = " and ".join(str(place) for place in places)
-    raise DataError(f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}")
 
 
 class RetrievalDataModule(L.LightningDataModule):

@@ -10,47 +10,69 @@ from typing import TYPE_CHECKING
 
 from cmr_bench import registry
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from cmr_bench.support.places import RUN_FOLDER_VARIABLE
+from cmr_bench.support.places import RUN_FOLDER_VARIABLE, data_root, locate
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from cmr_bench.experiment.recipe import RunConfig
     from cmr_bench.results.record import Result
 
-# torch and lightning are imported inside the functions: `--help` must not wait for them.
+# torch and lightning are imported inside the functions: help and wrong usage must not wait for them.
+
+_EXAMPLES = """\
+With --model and --data, the help lists all options of that method and data set:
+  cmr-bench run --model vsepp --data flickr8k --help
+
+examples:
+  cmr-bench run --model vsepp
+  cmr-bench run --model vsepp --data flickr8k --data.root DIR --model.margin 0.3 --trainer.max_epochs 5
+  cmr-bench run --config runs/flickr8k/vsepp/20260101-120000-s0/config.yaml --seed 1
+  cmr-bench run --resume runs/flickr8k/vsepp/20260101-120000-s0
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench run` that do not depend on method and data."""
-    parser.add_argument("--model", metavar="NAME", help="method, a name of `cmr-bench list` or FILE.py:Class")
-    parser.add_argument("--data", metavar="NAME", help="data set, a name of `cmr-bench list` (default: synthetic)")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="recipe, or config.yaml of an earlier run")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="run folder to go on with")
-    parser.add_argument("--variant", default="", metavar="NAME", help="variant of the recipe, e.g. an ablation")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of weights and data order (default: 0)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
+    parser.usage = "cmr-bench run --model NAME [--data NAME] [options]"
     parser.add_argument(
-        "--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="history.csv is written in any case"
+        "-h", "--help", action="store_true", help="show this help; with --model and --data, all options"
     )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="recipe, or config.yaml of an earlier run")
+    parser.add_argument("--resume", metavar="RUN", type=Path, help="run folder to resume")
+    parser.add_argument("--seed", type=int, metavar="INT", help="random seed (default: the recipe's, else 0)")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    model = parser.add_argument_group("method")
+    model.add_argument("--model", metavar="NAME", help="name from `cmr-bench list`, module:Class or FILE.py:Class")
+    model.add_argument("--variant", default="", metavar="NAME", help="variant of the recipe, e.g. an ablation")
+    data = parser.add_argument_group("data set")
+    data.add_argument("--data", metavar="NAME", help="name from `cmr-bench list` (default: synthetic)")
+    parser.add_argument_group("trainer")
+    tracking = parser.add_argument_group("tracking")
+    tracking.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder for runs (default: runs)"
+    )
+    tracking.add_argument(
+        "--logger",
+        choices=("csv", "tensorboard", "wandb"),
+        default="csv",
+        help="experiment tracker; history.csv is always written (default: csv)",
+    )
+    parser.epilog = _EXAMPLES
 
 
 def show_help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    """Print the help of `cmr-bench run`, and with a method every option of it on the data set."""
-    if not args.model:
-        parser.print_help()
-        print(
-            "\nDotted options follow method and data set: --model.margin 0.3 --data.root DIR --trainer.max_epochs 5."
-            "\n`cmr-bench run --model NAME --data NAME --help` lists them all."
-        )
-        return 0
-    from cmr_bench.experiment import recipe
+    """Print the help of `cmr-bench run`; with a method, all options of that method on the data set."""
+    if args.model or args.config is not None:
+        from cmr_bench.experiment.option_help import PARTS, add_options
 
+        config = _resolve(args, [])
+        titles = {"method": PARTS[0], "data set": PARTS[1], "trainer": PARTS[2]}
+        groups = {titles[str(group.title)]: group for group in parser._action_groups if group.title in titles}
+        add_options(groups, config)
+        groups["model"].title, groups["data"].title = f"method {config.method}", f"data set {config.dataset}"
+        parser.epilog = None
     parser.print_help()
-    print()
-    recipe.option_parser(args.model, args.data or "synthetic").print_help()
     return 0
 
 
@@ -81,32 +103,51 @@ def result_table(result: Result) -> Table:
     return table
 
 
-def main(args: argparse.Namespace, overrides: list[str]) -> int:
-    """Run `cmr-bench run`; ``overrides`` are the dotted options."""
-    from rich.console import Console
+def _resolve(args: argparse.Namespace, overrides: list[str]) -> RunConfig:
+    from cmr_bench.experiment import recipe
 
-    from cmr_bench.experiment import launch, recipe
-    from cmr_bench.results.store import new_run_folder
-
-    console = Console()
-    if args.resume is not None:
-        return _resume(args, overrides, console)
     saved = recipe.read_yaml(args.config) if args.config is not None else None
     method = args.model or (saved or {}).get("method")
     dataset = args.data or (saved or {}).get("dataset") or "synthetic"
     if not method:
         names = ", ".join(registry.METHODS)
         raise UsageError(f"--model is missing: pass one of {names}, e.g. `cmr-bench run --model vsepp`")
-    config = recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
+    return recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
+
+
+def _check_data(config: RunConfig) -> None:
+    """Look for the files of a data set of the suite before anything heavy is imported.
+
+    Raises:
+        DataError: If no root is given or the folder is not there.
+    """
+    entry = registry.DATASETS.get(config.dataset)
+    root = config.data.get("root")
+    named = config.data.get("file") or config.data.get("precomputed")
+    # Files that the user names may lie elsewhere; the data set looks for them itself.
+    if entry is None or not entry.needs or (named and (data_root(root) or Path(named).expanduser().is_absolute())):
+        return
+    locate(root, config.dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
+
+
+def main(args: argparse.Namespace, overrides: list[str]) -> int:
+    """Run `cmr-bench run`; ``overrides`` are the dotted options."""
+    if args.resume is not None:
+        return _resume(args, overrides)
+    config = _resolve(args, overrides)
     if args.print_config:
         print(config.to_yaml(), end="")
         return 0
+    _check_data(config)
+    from cmr_bench.experiment import launch
+    from cmr_bench.results.store import new_run_folder
+
     child = os.environ.get(RUN_FOLDER_VARIABLE)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-    short = [name.rpartition(":")[2] for name in (dataset, method)]
+    short = [name.rpartition(":")[2] for name in (config.dataset, config.method)]
     folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
     try:
-        return _go(config, folder, args.logger, console)
+        return _go(config, folder, args.logger)
     except CmrBenchError:
         if launch.rank() == 0 and not (folder / "checkpoints").is_dir():
             for name in ("config.yaml", launch.LOCK):
@@ -116,7 +157,7 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
         raise
 
 
-def _resume(args: argparse.Namespace, overrides: list[str], console: Console) -> int:
+def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment import recipe
     from cmr_bench.results.record import RESULT_FILE, read_result
 
@@ -124,6 +165,9 @@ def _resume(args: argparse.Namespace, overrides: list[str], console: Console) ->
     if overrides or args.model or args.data or args.config or args.variant or args.seed is not None:
         raise UsageError("--resume goes on with the run's own configuration and takes no other options of it")
     if (folder / RESULT_FILE).is_file():
+        from rich.console import Console
+
+        console = Console()
         console.print(f"{folder} is finished.")
         console.print(result_table(read_result(folder / RESULT_FILE)))
         return 0
@@ -131,10 +175,13 @@ def _resume(args: argparse.Namespace, overrides: list[str], console: Console) ->
         raise UsageError(f"{folder} is no run folder: it has no config.yaml")
     saved = recipe.read_yaml(folder / "config.yaml")
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
-    return _go(config, folder, args.logger, console)
+    _check_data(config)
+    return _go(config, folder, args.logger)
 
 
-def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
+def _go(config: RunConfig, folder: Path, logger: str) -> int:
+    from rich.console import Console
+
     from cmr_bench.experiment import launch
     from cmr_bench.experiment.run import run
     from cmr_bench.tracking import runs as wandb_runs
@@ -151,6 +198,7 @@ def _go(config: RunConfig, folder: Path, logger: str, console: Console) -> int:
         wandb_runs.finish(failed)
         os.environ.pop(RUN_FOLDER_VARIABLE, None)
     if launch.rank() == 0:
+        console = Console()
         console.print(result_table(result))
         console.print(f"stored in {folder}", soft_wrap=True)
     return 0

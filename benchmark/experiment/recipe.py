@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
@@ -15,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cmr_bench import registry
+from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 
 FIDELITIES = ("paper", "code", "reconstruction")
@@ -142,17 +144,30 @@ def with_variant(recipe: Mapping[str, Any], variant: str, where: str) -> dict[st
 
 
 def option_parser(method: str, dataset: str) -> ArgumentParser:
-    """Build the parser of one method on one data set from the constructors' signatures."""
-    parser = ArgumentParser(
-        prog=f"cmr-bench run --model {method} --data {dataset}",
-        description=f"Options of {method} on {dataset}; defaults are those of the recipe, where there is one.",
-        exit_on_error=False,
-        formatter_class=argparse.HelpFormatter,
-        allow_abbrev=False,
+    """Build the parser of one method on one data set from the signatures of the constructors.
+
+    Those of the suite are read from their source, which imports no library; a user's own class is imported.
+    """
+    own_method = registry.method_entry(method).family == "own"
+    return _parser(
+        registry.method(method) if own_method else signature_class(registry.METHODS[method].target),
+        _data_signature(dataset),
+        f"cmr-bench run --model {method} --data {dataset}",
     )
-    parser.add_class_arguments(registry.method(method), "model", fail_untyped=True)
-    parser.add_class_arguments(registry.dataset(dataset), "data", fail_untyped=True)
-    parser.add_class_arguments(TrainerOptions, "trainer", fail_untyped=True)
+
+
+def _data_signature(dataset: str) -> type:
+    entry = registry.DATASETS.get(dataset)
+    return registry.dataset(dataset) if entry is None else signature_class(entry.target)
+
+
+def _parser(method: type | None, dataset: type, prog: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, exit_on_error=False, formatter_class=argparse.HelpFormatter, allow_abbrev=False)
+    if method is not None:
+        parser.add_class_arguments(method, "model", fail_untyped=True)
+    parser.add_class_arguments(dataset, "data", fail_untyped=True)
+    if method is not None:
+        parser.add_class_arguments(TrainerOptions, "trainer", fail_untyped=True)
     return parser
 
 
@@ -205,12 +220,12 @@ def resolve(
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name not in known and name not in ("help", "print_config"):
-            raise UsageError(f"no option '--{name}' for {method} on {dataset}.{did_you_mean(name, known)}")
+            raise _unknown(name, f"{method} on {dataset}", known)
     try:
         parser.set_defaults(defaults)
         options = parser.parse_args(list(overrides))
     except (ArgumentError, argparse.ArgumentError, ArithmeticError, ValueError, TypeError) as error:
-        raise UsageError(one_line(str(error))) from error
+        raise _wrong_value(error, parser) from error
     tree = {part: _plain(options[part]) for part in ("model", "data", "trainer")}
     return RunConfig(
         method=method,
@@ -240,11 +255,11 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
     """Make the method, the data module and the Trainer's options of a resolved configuration."""
-    parser = option_parser(config.method, config.dataset)
+    parser = _parser(registry.method(config.method), registry.dataset(config.dataset), "cmr-bench run")
     try:
         values = parser.parse_object({"model": config.model, "data": config.data, "trainer": config.trainer})
     except (ArgumentError, argparse.ArgumentError) as error:
-        raise UsageError(one_line(str(error))) from error
+        raise _wrong_value(error, parser) from error
     made = parser.instantiate(values)
     return made.model, made.data, made.trainer
 
@@ -255,23 +270,39 @@ def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:
     Raises:
         UsageError: For an unknown data set or option, or a value of the wrong type.
     """
-    parser = ArgumentParser(prog=f"cmr-bench data {dataset}", exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(registry.dataset(dataset), "data", fail_untyped=True)
+    prog = f"cmr-bench data {dataset}"
+    parser = _parser(None, _data_signature(dataset), prog)
     known = option_names(parser)
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name not in known:
-            raise UsageError(f"no option '--{name}' for {dataset}.{did_you_mean(name, known)}")
+            raise _unknown(name, dataset, known)
     try:
-        return parser.instantiate(parser.parse_args(list(overrides))).data
+        values = parser.parse_args(list(overrides))
+        real = _parser(None, registry.dataset(dataset), prog)
+        return real.instantiate(real.parse_object({"data": _plain(values.data)})).data
     except (ArgumentError, argparse.ArgumentError) as error:
-        raise UsageError(one_line(str(error))) from error
+        raise _wrong_value(error, parser) from error
 
 
-def one_line(message: str) -> str:
-    """Fold jsonargparse's message, which can run over many lines, into its first telling line."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:3])[:400] if lines else "wrong option"
+def _unknown(name: str, where: str, known: Sequence[str]) -> UsageError:
+    meant = did_you_mean(f"--{name}", [f"--{option}" for option in known])
+    return UsageError(f"unknown option '--{name}' of {where}.{meant}")
+
+
+def _wrong_value(error: Exception, parser: ArgumentParser) -> UsageError:
+    """Say what jsonargparse says in many words as argparse does: the option, its type or choices, the value."""
+    text = " ".join(str(error).split())
+    found = re.search(r'Parser key "([\w.]+)": .*(?:Got|Given) value: (.*)', text)
+    action = next((action for action in parser._actions if found and action.dest == found[1]), None)
+    if found is None or action is None:
+        return UsageError(text[:400] or "wrong option")
+    kind = getattr(action, "_typehint", action.type)
+    if values := choices(kind):
+        problem = f"invalid choice: '{found[2]}' (choose from {', '.join(values)}).{did_you_mean(found[2], values)}"
+    else:
+        problem = f"invalid {metavar(kind).lower()} value: '{found[2][:200]}'"
+    return UsageError(f"argument --{found[1]}: {problem}")
 
 
 def _json_value(value: Any) -> Any:

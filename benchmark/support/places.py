@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
+
+from cmr_bench.support.errors import DataError
 
 DATA_VARIABLE = "CMR_BENCH_DATA"
 CACHE_VARIABLE = "CMR_BENCH_CACHE"
@@ -23,6 +26,33 @@ def candidates(data: str, root: str | Path | None = None) -> list[Path]:
     """Return the folders in which the files of a data set are looked for: ``root/data``, then ``root`` itself."""
     base = data_root(root)
     return [] if base is None else [base / data, base]
+
+
+def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: str) -> Path:
+    """Find the folder of a data set.
+
+    Args:
+        root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
+        name: Name of the data set; the folder may be ``root/name`` or ``root`` itself.
+        markers: Relative paths (glob patterns) of which one must exist in the folder.
+        layout: One line that describes the expected folder, for the error.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If no root is given or no marker is found.
+    """
+    places = candidates(name, root)
+    if not places:
+        raise DataError(
+            f"{name} needs its files: pass --data.root DIR or set {DATA_VARIABLE}; DIR/{name} holds {layout}"
+        )
+    for place in places:
+        if any(next(place.glob(marker), None) is not None for marker in markers):
+            return place
+    looked = " and ".join(str(place) for place in places)
+    raise DataError(f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}")
 
 
 def cache_dir(data: str) -> Path:
