@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: a thin front that imports a command's module only when it is called."""
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _help(group: str = "") -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
     if "_ARGCOMPLETE" in os.environ and argv is None:
-        importlib.import_module("cmr_bench.commands.completion").complete()
+        importlib.import_module("cmr_bench.commands.completion").complete(COMMANDS)
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("-V", "--version"):
         print(f"cmr-bench {__version__}")
@@ -88,7 +89,7 @@ def _guarded(name: str, words: list[str]) -> int:
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
-        _complain(name, "interrupted")
+        print(f"cmr-bench {name}: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
         if os.environ.get("CMR_BENCH_DEBUG"):

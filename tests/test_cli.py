@@ -18,6 +18,21 @@ from cmr_bench.version import __version__
 Capture = pytest.CaptureFixture[str]
 
 LIGHT = [
+    ["data", "--help"],
+    ["run", "--model", "vsepp", "--data", "flickr8k", "--help"],
+    ["run", "--model", "vsep"],
+    ["run", "--model", "vsepp", "--data", "flickr"],
+    ["run", "--model", "vsepp", "--model.margn", "0.3"],
+    ["run", "--model", "vsepp", "--model.margin", "wide"],
+    ["run", "--model", "vsepp", "--variant", "best"],
+    ["run", "--model", "vsepp", "--data", "flickr8k", "--data.root", "nowhere"],
+    ["run", "--model", "vsepp", "--print-config"],
+    ["run", "--config", "nowhere.yaml"],
+    ["run", "--resume", "nowhere"],
+    ["data", "check", "flickr"],
+    ["data", "check", "flickr8k", "--data.rot", "x"],
+    ["data", "features", "flickr8k", "--encoder", "timm:x", "--data.root", "nowhere"],
+    ["suite", "nowhere"],
     ["--help"],
     ["--version"],
     ["list", "--help"],
@@ -70,6 +85,16 @@ def test_help_names_every_command(capsys: Capture) -> None:
         assert about in out
 
 
+def test_the_help_of_commands_of_two_words_lists_them(capsys: Capture) -> None:
+    assert cli.main(["data", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: cmr-bench data COMMAND" in out
+    listed = [line for line in out.splitlines() if line.startswith("  ")]
+    assert [line.split("  ")[1] for line in listed] == [name for name in cli.COMMANDS if name.startswith("data ")]
+    assert cli.main(["data"]) == 2
+    assert capsys.readouterr().out == out
+
+
 def test_no_command_shows_the_help_and_is_wrong_usage(capsys: Capture) -> None:
     assert cli.main([]) == 2
     assert "usage: cmr-bench COMMAND" in capsys.readouterr().out
@@ -101,22 +126,21 @@ def test_every_command_has_its_module_and_help(name: str, capsys: Capture) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["leaderbord"], "no command 'leaderbord'. Did you mean 'leaderboard'?"),
-        (["data", "chekc"], "no command 'data chekc'. Did you mean 'data check'?"),
-        (["data"], "no command 'data'."),
-        (["xyzzy"], "no command 'xyzzy'."),
+        (["leaderbord"], "unknown command 'leaderbord'. Did you mean 'leaderboard'?"),
+        (["data", "chekc"], "unknown command 'data chekc'. Did you mean 'data check'?"),
+        (["xyzzy"], "unknown command 'xyzzy'."),
         (["run"], "--model is missing: pass one of vsepp"),
         (["run", "--model"], "expected one argument"),
-        (["run", "--modle", "vsepp"], "no option '--modle'. Did you mean '--model'?"),
-        (["run", "vsepp"], "no option 'vsepp'."),
-        (["run", "--model", "vsep"], "no method 'vsep'. Did you mean 'vsepp'?"),
-        (["run", "--model", "cca", "--data", "flicker8k"], "no data set 'flicker8k'. Did you mean 'flickr8k'?"),
-        (["run", "--model", "cca", "--data", "flickr8k", "--data.rot", "x"], "Did you mean 'data.root'?"),
+        (["run", "--modle", "vsepp"], "unknown option '--modle'. Did you mean '--model'?"),
+        (["run", "vsepp"], "unknown option 'vsepp'."),
+        (["run", "--model", "vsep"], "unknown method 'vsep'. Did you mean 'vsepp'?"),
+        (["run", "--model", "cca", "--data", "flicker8k"], "unknown data set 'flicker8k'. Did you mean 'flickr8k'?"),
+        (["run", "--model", "cca", "--data", "flickr8k", "--data.rot", "x"], "Did you mean '--data.root'?"),
         (["run", "--model", "cca", "--data", "flickr8k", "--data.batch_size", "many"], "batch_size"),
         (["run", "--model", "cca", "--seed", "x"], "--seed: invalid int value: 'x'"),
         (["run", "--model", "mine.py:Mine"], "mine.py is not a file"),
         (["run", "--model", "no_such_module:Mine"], "no module 'no_such_module'"),
-        (["list", "--rot"], "no option '--rot'. Did you mean '--root'?"),
+        (["list", "--rot"], "unknown option '--rot'. Did you mean '--root'?"),
         (["list", "everything"], "invalid choice: 'everything'"),
     ],
 )
@@ -132,9 +156,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], message: str,
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (CmrBenchError("it broke"), 1, "cmr-bench list: it broke\n"),
-        (CmrBenchError("a column named '\n', twice\r\n"), 1, "cmr-bench list: a column named ' ', twice\n"),
-        (UsageError("wrong"), 2, "cmr-bench list: wrong\n"),
+        (CmrBenchError("it broke"), 1, "cmr-bench list: error: it broke\n"),
+        (CmrBenchError("a column named '\n', twice\r\n"), 1, "cmr-bench list: error: a column named ' ', twice\n"),
+        (UsageError("wrong"), 2, "cmr-bench list: error: wrong\n"),
         (KeyboardInterrupt(), 1, "cmr-bench list: interrupted\n"),
     ],
 )

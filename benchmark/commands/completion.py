@@ -23,7 +23,11 @@ def complete(commands: Mapping[str, tuple[str, str]]) -> None:
         import argcomplete
     except ImportError:
         raise SystemExit(1) from None
-    argcomplete.autocomplete(parser(commands, os.environ.get("COMP_LINE", "")), always_complete_options="long")
+    # jsonargparse would answer for the parsers that are made on the way.
+    asked = os.environ.pop("_ARGCOMPLETE")
+    made = parser(commands, os.environ.get("COMP_LINE", ""))
+    os.environ["_ARGCOMPLETE"] = asked
+    argcomplete.autocomplete(made, always_complete_options="long")
 
 
 def parser(commands: Mapping[str, tuple[str, str]], line: str) -> argparse.ArgumentParser:

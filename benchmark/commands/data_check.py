@@ -7,17 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cmr_bench.datamodules.doctor.examination import check
 from cmr_bench.datamodules.doctor.findings import LEVELS, Finding
-from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.support.errors import UsageError
 from cmr_bench.support.files import write_atomic
+
+if TYPE_CHECKING:
+    from cmr_bench.datamodules.module import RetrievalDataModule
 
 
 def print_findings(name: str, findings: Sequence[Finding], console: Console | None = None) -> None:
@@ -60,23 +61,14 @@ def make_datamodule(
     Raises:
         UsageError: For an unknown name or option, or a value of the wrong type.
     """
-    import jsonargparse
+    from cmr_bench.experiment import recipe
 
-    from cmr_bench.registry import dataset
-
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(dataset(name), "data", fail_untyped=True)
     bad = next((option for option in options if "=" not in option), None)
     if bad is not None:
         raise UsageError(f"--set {bad}: write KEY=VALUE, such as --set image_column=path")
     given = [f"--data.{option}" for option in options] + ([] if root is None else [f"--data.root={root}"])
-    try:
-        made = parser.instantiate(parser.parse_args([*given, *words]))
-    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise UsageError(" ".join(str(error).split())[:300]) from None
-    datamodule = made.data
-    assert isinstance(datamodule, RetrievalDataModule)
-    return datamodule
+    made: RetrievalDataModule = recipe.data_module(name, [*given, *words])
+    return made
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check a data set and print what was found; 1 where there is an error."""
     datamodule = make_datamodule(args.data, args.root, args.set, args.data_options)
+    from cmr_bench.datamodules.doctor.examination import check
+
     findings = check(datamodule, decode=not args.no_decode, progress=True)
     print_findings(args.data, findings)
     failed = any(finding.level == "error" for finding in findings)

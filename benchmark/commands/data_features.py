@@ -71,16 +71,17 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
     if args.size < 0:
         raise UsageError("--size must not be negative")
-    # Imported here, not above: `--help` must not wait for torch.
+    # Imported here, not above: help and wrong usage must not wait for torch.
+    from cmr_bench.experiment import recipe
+
+    module = recipe.data_module(args.data, args.data_options)
     import torch
 
     from cmr_bench.datamodules.images import backbones, extract
-    from cmr_bench.experiment import recipe
     from cmr_bench.support.places import cache_dir
 
     device = choose_device(args.device)
     name = args.name or backbones.store_name(args.encoder, args.layer)
-    module = recipe.data_module(args.data, args.data_options)
     splits = module.read()
     torch.manual_seed(0)  # for --weights random, so that an interrupted extraction meets the same network again
     encoder = backbones.load_backbone(args.encoder, args.weights, args.layer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cmr_bench import registry
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from cmr_bench.support.places import RUN_FOLDER_VARIABLE, data_root, locate
+from cmr_bench.support.places import RUN_FOLDER_VARIABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,21 +115,6 @@ def _resolve(args: argparse.Namespace, overrides: list[str]) -> RunConfig:
     return recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
 
 
-def _check_data(config: RunConfig) -> None:
-    """Look for the files of a data set of the suite before anything heavy is imported.
-
-    Raises:
-        DataError: If no root is given or the folder is not there.
-    """
-    entry = registry.DATASETS.get(config.dataset)
-    root = config.data.get("root")
-    named = config.data.get("file") or config.data.get("precomputed")
-    # Files that the user names may lie elsewhere; the data set looks for them itself.
-    if entry is None or not entry.needs or (named and (data_root(root) or Path(named).expanduser().is_absolute())):
-        return
-    locate(root, config.dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
-
-
 def main(args: argparse.Namespace, overrides: list[str]) -> int:
     """Run `cmr-bench run`; ``overrides`` are the dotted options."""
     if args.resume is not None:
@@ -138,7 +123,9 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     if args.print_config:
         print(config.to_yaml(), end="")
         return 0
-    _check_data(config)
+    from cmr_bench.experiment import recipe
+
+    recipe.check_files(config.dataset, config.data)
     from cmr_bench.experiment import launch
     from cmr_bench.results.store import new_run_folder
 
@@ -175,7 +162,7 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError(f"{folder} is no run folder: it has no config.yaml")
     saved = recipe.read_yaml(folder / "config.yaml")
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
-    _check_data(config)
+    recipe.check_files(config.dataset, config.data)
     return _go(config, folder, args.logger)
 
 

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from cmr_bench import registry
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
+from cmr_bench.support.places import data_root, locate
 
 FIDELITIES = ("paper", "code", "reconstruction")
 
@@ -264,10 +265,25 @@ def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
     return made.model, made.data, made.trainer
 
 
+def check_files(dataset: str, options: Mapping[str, Any]) -> None:
+    """Look for the files of a data set of the suite, by name alone and before anything heavy is imported.
+
+    Raises:
+        DataError: If no root is given or the files are not there.
+    """
+    entry = registry.DATASETS.get(dataset)
+    root, named = options.get("root"), options.get("file") or options.get("precomputed")
+    # Files that the user names may lie elsewhere; the data set looks for them itself.
+    if entry is None or not entry.needs or (named and (data_root(root) or Path(named).expanduser().is_absolute())):
+        return
+    locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
+
+
 def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:
     """Make the data module of a data set from command-line words such as ``--data.root DIR``.
 
     Raises:
+        DataError: If its files are not there.
         UsageError: For an unknown data set or option, or a value of the wrong type.
     """
     prog = f"cmr-bench data {dataset}"
@@ -279,6 +295,7 @@ def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:
             raise _unknown(name, dataset, known)
     try:
         values = parser.parse_args(list(overrides))
+        check_files(dataset, _plain(values.data))
         real = _parser(None, registry.dataset(dataset), prog)
         return real.instantiate(real.parse_object({"data": _plain(values.data)})).data
     except (ArgumentError, argparse.ArgumentError) as error:

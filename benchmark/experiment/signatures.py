@@ -30,7 +30,7 @@ def signature_class(target: str) -> type:
         UsageError: If there is no such class.
     """
     module, _, name = target.rpartition(":")
-    found = _value(module, name)
+    found = _value(module, name) if name in _statements(module)[1] else None
     if not isinstance(found, type):
         raise UsageError(f"{module} has no class '{name}'")
     return found

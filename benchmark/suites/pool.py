@@ -62,7 +62,8 @@ class Running:
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        own = [line.removeprefix("cmr-bench run: ") for line in lines if line.startswith("cmr-bench run: ")]
+        said = "cmr-bench run: "
+        own = [line.removeprefix(said).removeprefix("error: ") for line in lines if line.startswith(said)]
         return [f"exit code {code}", *lines, *own][-1]
 
 

@@ -112,7 +112,7 @@ def test_resume_of_a_finished_run_shows_it(own: list[str], tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--model.dmi", "3"], "Did you mean 'model.dim'"),
+        (["--model.dmi", "3"], "Did you mean '--model.dim'"),
         (["--model.dim", "many"], "model.dim"),
         (["--modle", "x"], "Did you mean '--model'"),
         (["--data.batch_size", "2.5"], "batch_size"),

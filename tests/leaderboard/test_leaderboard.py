@@ -512,7 +512,7 @@ def test_unreadable_results_are_reported_and_the_rest_is_shown(
         (["--sort", "rsun"], "--sort rsun: no such column. Did you mean 'rsum'?"),
         (["--family", "pairwize"], "--family pairwize: no such family. Did you mean 'pairwise'?"),
         (["--runs", "absent"], "--runs absent is no folder"),
-        (["--fromat", "csv"], "no option '--fromat'. Did you mean '--format'?"),
+        (["--fromat", "csv"], "unknown option '--fromat'. Did you mean '--format'?"),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],
 )

@@ -351,7 +351,7 @@ def test_queries_from_standard_input(
         (["RUN", "x"], 2, "pass --images FOLDER"),
         (["RUN", "  ", "--images", "photos"], 2, "is empty"),
         (["RUN", "--images", "photos"], 2, "pass a sentence in quotes"),
-        (["RUN", "a", "dog", "--images", "photos"], 2, "no option 'dog'"),
+        (["RUN", "a", "dog", "--images", "photos"], 2, "unknown option 'dog'"),
         (["RUN", "x", "--image", "p.png", "--captions", "c.txt"], 2, "among photographs"),
         (["RUN", "x", "--images", "photos", "--top", "0"], 2, "--top must be at least 1"),
         (["RUN", "x", "--images", "photos", "--shortlist", "RUN", "--shortlist-size", "3"], 2, "less than --top"),

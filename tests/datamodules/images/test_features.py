@@ -469,8 +469,8 @@ def test_the_command_makes_features_that_a_data_set_uses(
         (["--encoder", ENCODER, "--weights", "nowhere.pth"], "nowhere.pth not found"),
         (["--encoder", ENCODER, "--weights", "random", "--device", "cuda:77"], "cannot be used here"),
         (["--encoder", ENCODER, "--batch-size", "0"], "--batch-size must be at least 1"),
-        (["--encoder", ENCODER, "--data.rot", "x"], "Did you mean 'data.root'?"),
-        (["--encoder", ENCODER, "--oat", "x"], "no option '--oat'"),
+        (["--encoder", ENCODER, "--data.rot", "x"], "Did you mean '--data.root'?"),
+        (["--encoder", ENCODER, "--oat", "x"], "unknown option '--oat'"),
         ([], "required: --encoder"),
     ],
 )
