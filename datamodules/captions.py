@@ -41,9 +41,9 @@ class CaptionDataModule(RetrievalDataModule):
     """Photographs with sentences: Karpathy's JSON with an image folder, or a precomputed folder.
 
     Args:
-        images: Folder of the photographs, below the data folder or absolute; the usual names are tried without it.
-        precomputed: Folder with the arrays and captions of the VSE++/SCAN lineage ({train,dev,test}_ims.npy and
-            _caps.txt), below the data folder or absolute; without it such a folder is used where no JSON is found.
+        images: Image folder, absolute or relative to the data folder; null tries the usual names.
+        precomputed: Folder with the precomputed features of VSE++ and SCAN ({train,dev,test}_ims.npy and _caps.txt),
+            absolute or relative to the data folder; null uses such a folder only if there is no JSON.
     """
 
     annotation_names: ClassVar[tuple[str, ...]] = ()

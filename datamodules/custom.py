@@ -69,15 +69,15 @@ class Custom(RetrievalDataModule):
     An image with several captions has several rows, or a list of captions in JSONL and Parquet.
 
     Args:
-        file: Name of the table or JSON in the folder; the only such file there where not given.
-        images: Folder that the image paths start from, below the data folder or absolute.
-        image_column: Column with the path of the image.
+        file: Table or JSON in the folder; null takes the only one there.
+        images: Folder that image paths are relative to; absolute or relative to the data folder.
+        image_column: Column with the image path.
         caption_column: Column with the caption.
-        split_column: Column with train, val or test; a column 'split' is used where there is one, else images are
-            shared out 80/10/10.
-        label_column: Column with the category; a column 'label' is used where there is one.
-        label_separator: Text between the categories of an item that has several, such as ';'.
-        split_seed: Seed of the 80/10/10 split, which does not change with the seed of the run.
+        split_column: Column with train, val or test; null uses the column 'split', else splits the images at random
+            80/10/10.
+        label_column: Column with the category; null uses the column 'label', if any.
+        label_separator: Separator between several categories of an item, such as ';'.
+        split_seed: Random seed of the 80/10/10 split, independent of the run's seed.
     """
 
     data_name = "custom"

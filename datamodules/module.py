@@ -31,20 +31,19 @@ class RetrievalDataModule(L.LightningDataModule):
     A data set overrides :meth:`read`, and :meth:`image_view` or :meth:`text_view` where it has views of its own.
 
     Args:
-        root: Folder that holds one folder per data set; CMR_BENCH_DATA where not given.
-        batch_size: Pairs a training batch, over all devices together.
-        num_workers: Processes that load data; 0 loads in the main process.
-        image_features: Name of stored image features (made by `cmr-bench data features`), or a folder with them.
-        text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array that the
-            data set ships.
-        text_dim: Width of fitted text vectors (doc2vec, tfidf, lsa); 0 takes the default of each.
-        image_size: Side of the square photographs in pixels, for methods that read pixels.
-        augment: Crop and flip the training photographs at random, for methods that read pixels.
-        max_words: Longer texts are cut here, for methods that read words.
-        min_count: Words rarer than this in the training captions become the unknown word.
-        skip_missing: Go on without images whose file or feature is missing; the result records how many.
-        eval_batch_size: Items encoded at once in validation and test.
-        seed: Seed of the data order and of fitted text vectors; the run's seed where not given.
+        root: Folder that contains one folder per data set; null reads CMR_BENCH_DATA.
+        batch_size: Global batch size in pairs, over all devices.
+        num_workers: Number of data loading processes; 0 loads in the main process.
+        image_features: Stored image features: the name given by `cmr-bench data features`, or their folder.
+        text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array of the data set.
+        text_dim: Dimension of fitted text vectors (doc2vec, tfidf, lsa); 0 uses the default of each.
+        image_size: Image size in pixels, for methods that read pixels.
+        augment: Random crops and horizontal flips of the training images, for methods that read pixels.
+        max_words: Maximum text length in words; longer texts are truncated.
+        min_count: Minimum number of occurrences in the training captions; rarer words become the unknown word.
+        skip_missing: Skip images whose file or feature is missing; the result records how many.
+        eval_batch_size: Batch size of validation and test.
+        seed: Random seed of the data order and of fitted text vectors; null uses the run's seed.
     """
 
     data_name: ClassVar[str] = ""

@@ -16,9 +16,9 @@ class MSCOCO(CaptionDataModule):
     """MSCOCO: 113,287 / 5,000 / 5,000 photographs with five or more sentences (Lin et al., ECCV 2014).
 
     Args:
-        restval: Train on the rest of the validation photographs too; 82,783 instead of 113,287 without.
-        five_captions: Keep the first five sentences of every image, as the SCAN lineage does: 25,000 test sentences
-            instead of 25,010.
+        restval: Also train on the remaining validation images: 113,287 training images instead of 82,783.
+        five_captions: Keep the first five captions of every image, as SCAN does: 25,000 test captions instead of
+            25,010.
     """
 
     data_name = "mscoco"

@@ -21,9 +21,10 @@ class Pascal(RetrievalDataModule):
     """Pascal Sentence (Rashtchian et al. 2010): 1,000 photographs of twenty categories with their sentences, mAP.
 
     Args:
-        sentences: Take every sentence as a text of its own, instead of an image's sentences together as one document.
-        split_seed: Seed of the 40 / 5 / 5 images a category that are drawn where train.txt, val.txt and test.txt are
-            not there; it does not change with the seed of the run.
+        sentences: Treat every sentence as a text of its own, instead of joining the sentences of an image to one
+            document.
+        split_seed: Random seed of the 40 / 5 / 5 split per category, used if train.txt, val.txt and test.txt are
+            absent; independent of the run's seed.
     """
 
     data_name = "pascal"

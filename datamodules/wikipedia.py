@@ -50,9 +50,8 @@ class Wikipedia(RetrievalDataModule):
     well where the folders `texts` and `images` are there.
 
     Args:
-        full_test: Test on all 693 pairs of the test list, and select on 231 of the 2,173 training pairs, which are then
-            not trained on (1,942 / 231 / 693), instead of selecting on the first 231 of the test list and testing on
-            the other 462 (2,173 / 231 / 462).
+        full_test: Test on all 693 pairs of the test list and validate on 231 of the training pairs (1,942 / 231 / 693),
+            instead of validating on the first 231 of the test list (2,173 / 231 / 462).
     """
 
     data_name = "wikipedia"

@@ -36,19 +36,19 @@ class RetrievalModule(L.LightningModule):
     A method overrides :meth:`build`, :meth:`encode_images`, :meth:`encode_texts` and :meth:`loss` (or :meth:`fit_split`
     where it is solved in closed form), and :meth:`similarity` where the score is not a cosine.
 
-    On several devices each encodes its share of a batch, :meth:`gather` puts the shares together in their order, and
-    every device computes the loss of the whole batch: negatives, batch statistics and curve are those of one device.
-    Shares may differ by one pair; a device without any encodes a stand-in that counts nowhere. A loss therefore
-    compares and averages gathered items only. Accumulated batches keep their negatives to themselves. The one exception
-    is batch normalisation inside a CNN that is trained too: its statistics are those of a device's share.
+    On several devices each encodes its shard of a batch, :meth:`gather` concatenates the shards in order, and
+    every device computes the loss of the global batch: negatives, batch statistics and loss are those of one device.
+    Shards may differ by one pair; a device without any encodes a placeholder that is ignored. A loss therefore
+    compares and averages gathered items only. Accumulated batches do not share negatives. The one exception
+    is batch normalisation inside a fine-tuned CNN: its statistics are those of a device's shard.
 
     Args:
-        image_view: View of the images that the encoder reads.
-        text_view: View of the texts that the encoder reads.
-        lr: Learning rate of Adam.
-        weight_decay: Weight decay, decoupled (AdamW) where not 0.
-        lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
-        lr_decay: Factor of the learning rate at each decay.
+        image_view: Image view that the encoder reads.
+        text_view: Text view that the encoder reads.
+        lr: Learning rate.
+        weight_decay: Weight decay; above 0 the optimiser is AdamW instead of Adam.
+        lr_decay_every: Epochs between decays of the learning rate; 0 disables.
+        lr_decay: Factor by which the learning rate is multiplied at each decay.
     """
 
     labels: ClassVar[Literal["ignored", "optional", "required"]] = "ignored"
@@ -94,7 +94,7 @@ class RetrievalModule(L.LightningModule):
 
     @property
     def label_space(self) -> str:
-        """What the method takes as label: ``none``, ``category`` or ``identity`` (of the image)."""
+        """What the method uses as labels: ``none``, ``category`` or ``identity`` (of the image)."""
         if self.labels == "ignored":
             return "none"
         if self.label_source != "auto":
@@ -102,17 +102,17 @@ class RetrievalModule(L.LightningModule):
         return "category" if self.spec is not None and self.spec.n_classes else "identity"
 
     def labels_of(self, identity: Tensor, labels: Tensor | None) -> Tensor:
-        """Return what the method takes as label of each pair: its image (b,), or its categories."""
+        """Return the label of each pair: its image (b,), or its categories."""
         if self.label_space == "identity":
             return identity
         assert labels is not None
         return labels
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers, now that the widths of the views are known; call ``super().build(spec)`` first."""
+        """Build the layers, now that the dimensions of the views are known; call ``super().build(spec)`` first."""
         self.spec = spec
         if self.labels == "required" and spec.n_classes == 0:
-            raise UsageError(f"{type(self).__name__} learns from category labels and this data set has none")
+            raise UsageError(f"{type(self).__name__} needs category labels and this data set has none")
         if self.label_source == "category" and spec.n_classes == 0:
             raise UsageError("--model.label_source category: this data set has none; pass identity")
 
@@ -131,11 +131,11 @@ class RetrievalModule(L.LightningModule):
         return F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Return the loss as ``loss`` and its named terms for the log, each a scalar."""
+        """Return the loss as ``loss`` and its terms by name for logging, each a scalar."""
         raise NotImplementedError
 
     def collapse_loss(self) -> float | None:
-        """Return the loss of a pair when all scores are equal, where this epoch's loss could stay at it.
+        """Return the loss per pair when all scores are equal, if this epoch's loss could get stuck there.
 
         Where ``loss`` is not the mean over the pairs, the method logs that mean as the term ``pair``.
         """
@@ -144,7 +144,7 @@ class RetrievalModule(L.LightningModule):
     def gather(
         self, images: Encoded, texts: Encoded, batch: PairBatch
     ) -> tuple[Encoded, Encoded, Tensor, Tensor | None]:
-        """Widen an encoded batch to the global batch, so that negatives are the same on one device and on many.
+        """Gather an encoded batch to the global batch, so that negatives are the same on one device and on many.
 
         Args:
             images: Encoded images of this process.
@@ -158,7 +158,7 @@ class RetrievalModule(L.LightningModule):
             return images, texts, batch.identity, batch.labels
 
         def widen(share: Tensor) -> Tensor:
-            # Nothing of a stand-in is left but the graph, in which every parameter gets a gradient of zeros.
+            # A placeholder leaves nothing but the graph, in which every parameter gets a zero gradient.
             return gather(share[:0] if batch.stand_in else share)
 
         sides = [
@@ -168,14 +168,14 @@ class RetrievalModule(L.LightningModule):
         return sides[0], sides[1], widen(batch.identity), labels
 
     def prepare_training(self, train: Split) -> None:
-        """See the training split once before training starts, for what cannot be had from batches."""
+        """Read the training split once before training, for what cannot be learned from batches."""
 
     def fit_split(self, train: Split, val: Split) -> None:
-        """Fit in closed form on the training split; options may be chosen on the validation split."""
+        """Fit in closed form on the training split; options may be selected on the validation split."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser; a method with several learning rates overrides it."""
+        """Return the parameter groups of the optimiser; override for several learning rates."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def make_optimizer(self) -> Optimizer:
@@ -184,14 +184,14 @@ class RetrievalModule(L.LightningModule):
         return kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def configure_optimizers(self) -> Any:
-        """Adam with a stepwise learning rate, the common setting of the field."""
+        """Configure Adam with step decay of the learning rate."""
         optimizer = self.make_optimizer()
         if not self.lr_decay_every:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, self.lr_decay_every, self.lr_decay)}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Compute the loss and log its terms as means over the epoch, weighted by the sizes of the global batches."""
+        """Compute the loss and log its terms as epoch means, weighted by global batch size."""
         terms = self.loss(batch)
         n_pairs = batch.whole or len(batch)
         self.log_dict(
@@ -204,7 +204,7 @@ class RetrievalModule(L.LightningModule):
         return terms["loss"]
 
     def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
-        """Return what scores blocks of all encoded images and texts."""
+        """Return a source of score blocks for all encoded images and texts."""
         if type(self).similarity is RetrievalModule.similarity:
             assert isinstance(images, Tensor)
             assert isinstance(texts, Tensor)
@@ -212,7 +212,7 @@ class RetrievalModule(L.LightningModule):
         return PairScores(self, images, texts)
 
     def protocol(self, split: Split) -> Protocol:
-        """Return what is scored against what, in the test or to select, for a split of the data set in use."""
+        """Return the evaluation protocol of a split, for testing or for checkpoint selection."""
         data = self._datamodule()
         test = self.trainer.testing
         return Protocol(
@@ -261,7 +261,7 @@ class RetrievalModule(L.LightningModule):
         return evaluation, source
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what an earlier, perhaps interrupted, validation encoded."""
+        """Drop the encodings of an earlier, possibly interrupted, validation."""
         self._pieces = ([], [])
 
     def validation_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -269,7 +269,7 @@ class RetrievalModule(L.LightningModule):
         self._encode(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the split that selects and log every metric, and the one that counts as ``val/selection``."""
+        """Evaluate the selection split and log every metric; the criterion is ``val/selection``."""
         if self.trainer.sanity_checking:
             self._pieces = ([], [])
             return
@@ -280,7 +280,7 @@ class RetrievalModule(L.LightningModule):
         self.log("val/selection", metrics[data.selection], prog_bar=True)
 
     def on_test_epoch_start(self) -> None:
-        """Start the clock of the test."""
+        """Start the timer of the test."""
         self._pieces = ([], [])
         self.test_seconds = {}
 
@@ -289,12 +289,12 @@ class RetrievalModule(L.LightningModule):
         self._encode(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Score the test split; the result stays in ``evaluation``."""
+        """Evaluate the test split; the result is kept in ``evaluation``."""
         self.evaluation, self.test_scores = self._evaluate(self._datamodule().splits["test"])
         self.log_dict({f"test/{name}": value for name, value in self.evaluation.metrics.items()})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load weights into a built method; tensors that a closed form made take the stored shape."""
+        """Load weights into a built method; tensors of a closed form take the stored shape."""
         if self.closed_form:
             for name, value in state.items():
                 self.register_buffer(name, torch.empty_like(value))

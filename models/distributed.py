@@ -1,4 +1,4 @@
-"""Batches that span processes: gathering with gradient, whatever the share of each process."""
+"""Batches that span processes: gathering with gradient, whatever the shard sizes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of equally shaped tensors whose backward sums the gradients that every process has for a share."""
+    """All-gather of equally shaped tensors whose backward sums the gradients of a shard over all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        """Return the shares of all processes, (world, ...)."""
+        """Return the shards of all processes, (world, ...)."""
         shares = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(shares, tensor.contiguous())
         return torch.stack(shares)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """Return the gradient of this process's share, summed over the losses of all processes."""
+        """Return the gradient of this process's shard, summed over the losses of all processes."""
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
         return total[dist.get_rank()]
@@ -36,7 +36,7 @@ def world_size() -> int:
 
 
 def everywhere(pieces: list[T]) -> list[T]:
-    """Put the pieces of all processes together, in the order of the processes."""
+    """Concatenate the pieces of all processes in rank order."""
     if world_size() == 1:
         return pieces
     shares: list[list[T]] = [[] for _ in range(world_size())]
@@ -45,16 +45,16 @@ def everywhere(pieces: list[T]) -> list[T]:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Concatenate the shares of all processes along the first dimension, in the order of the processes.
+    """Concatenate the shards of all processes along the first dimension, in rank order.
 
     The loss of the whole batch, computed by every process, then has under DDP, which averages gradients, the gradient
     that one process would compute on the whole batch.
 
     Args:
-        tensor: This process's share, (b, ...); b, and the second dimension, may differ between processes.
+        tensor: This process's shard, (b, ...); b, and the second dimension, may differ between processes.
 
     Returns:
-        All shares, (sum of b, ...), with zeros where the second dimension was shorter.
+        All shards, (sum of b, ...), zero-padded where the second dimension was shorter.
     """
     world = world_size()
     if world == 1:

@@ -1,4 +1,4 @@
-"""Losses as pure functions of tensors; every one computes in float32 whatever the precision of its input."""
+"""Losses as pure functions of tensors, computed in float32 whatever the input precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Leave autocast inside ``function``: it would bring matrix products back to half precision behind ``float()``."""
+    """Disable autocast inside ``function``, where it would cast matrix products to half precision again."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -29,7 +29,7 @@ def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def same(labels: Tensor, others: Tensor | None = None) -> Tensor:
-    """Tell which items share a label.
+    """Return which items share a label.
 
     Args:
         labels: Labels (a,) or multi-hot (a, n_classes).
@@ -54,8 +54,8 @@ def hinge_ranking(scores: Tensor, positive: Tensor, margin: float, negatives: Ne
     Args:
         scores: Similarity of every image with every text of the batch, (b, b).
         positive: True for pairs that must not serve as negatives, (b, b); the diagonal is always among them.
-        margin: Least difference wanted between a pair's score and those of its negatives.
-        negatives: How the negatives of a query are put together.
+        margin: Margin between a pair's score and those of its negatives.
+        negatives: How the costs of a query's negatives are reduced.
 
     Returns:
         The loss, a scalar; it is ``2 * margin`` where all scores are equal and ``negatives`` is not ``sum``.
@@ -85,13 +85,13 @@ def triplet_hinge(
     mining: Mining = "all",
     attraction: float = 1.0,
 ) -> Tensor:
-    """Hinge on distances: an anchor's positives are to be nearer than its negatives by a margin.
+    """Triplet loss on distances: positives must be nearer to an anchor than negatives by a margin.
 
     Args:
         distances: Distance of every anchor to every candidate, (a, c).
         positive: True where the candidate belongs with the anchor, (a, c).
         negative: True where it does not, (a, c).
-        margin: Least difference wanted between the two distances.
+        margin: Margin between the two distances.
         mining: ``all`` averages ``[margin + attraction d(a,p) - d(a,n)]+`` over every triplet of the batch; ``hardest``
             takes the farthest positive and the nearest negative of each anchor and averages over the anchors that have
             both.
@@ -125,8 +125,8 @@ def norm_softmax(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
 
     Args:
         features: Features, (b, d).
-        weight: One vector a class, (n_classes, d), of any length.
-        classes: Class of each item, (b,), or its shares in all classes, (b, n_classes).
+        weight: One vector per class, (n_classes, d), of any length.
+        classes: Class of each item, (b,), or its class probabilities, (b, n_classes).
     """
     return F.cross_entropy(F.linear(features.float(), F.normalize(weight.float(), dim=1)), classes)
 
@@ -137,12 +137,12 @@ def modality_cross_entropy(image_logits: Tensor, text_logits: Tensor) -> Tensor:
 
 
 def class_shares(labels: Tensor) -> Tensor:
-    """Return labels (b,) as they are, and multi-hot labels (b, n_classes) as equal shares of each row's classes."""
+    """Return labels (b,) unchanged, and multi-hot labels (b, n_classes) normalised per row."""
     return labels if labels.ndim == 1 else F.normalize(labels.float(), p=1, dim=1)
 
 
 def label_cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the softmax of predictions (b, n_classes) with labels (b, n_classes), each row's shared out."""
+    """Softmax cross-entropy of predictions (b, n_classes) with labels (b, n_classes), normalised per row."""
     return F.cross_entropy(predictions.float(), class_shares(targets))
 
 
@@ -168,7 +168,7 @@ class _Reverse(torch.autograd.Function):
 
 
 def reverse_gradient(values: Tensor, scale: float = 1.0) -> Tensor:
-    """Return the values as they are; their gradient comes back multiplied by ``-scale`` (Ganin & Lempitsky 2015)."""
+    """Return the values unchanged; their gradient is multiplied by ``-scale`` (Ganin & Lempitsky 2015)."""
     return cast(Tensor, _Reverse.apply(values, scale))  # type: ignore[no-untyped-call]
 
 
@@ -176,14 +176,14 @@ def reverse_gradient(values: Tensor, scale: float = 1.0) -> Tensor:
 def projection_matching(images: Tensor, texts: Tensor, match: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Cross-modal projection matching: KL divergence from the true to the projected matching, both directions.
 
-    With ``p_ij = softmax_j(x_i . z_j / |z_j|)`` and ``q_ij`` the matches of i shared out evenly, one direction costs
+    With ``p_ij = softmax_j(x_i . z_j / |z_j|)`` and ``q_ij`` uniform over the matches of i, one direction costs
     ``(1/b) sum_ij p_ij log(p_ij / (q_ij + epsilon))``; the other exchanges x and z (Zhang & Lu, ECCV 2018, eq. 4 to 6).
 
     Args:
         images: Image features of any length, (b, d).
         texts: Text features of any length, (b, d).
         match: True where image i and text j belong together, (b, b); the diagonal always does.
-        epsilon: Keeps the logarithm of pairs that do not match finite.
+        epsilon: Keeps the logarithm of non-matching pairs finite.
 
     Returns:
         The sum of both directions, a scalar.
@@ -231,8 +231,8 @@ def relation_error(logits: Tensor, match: Tensor, balanced: bool = False) -> Ten
     Args:
         logits: Relation of every image to every text, (n_images, n_texts).
         match: True where they belong together, (n_images, n_texts).
-        balanced: Average over the matching and the other pairs apart and take the mean of the two; else all pairs
-            count the same.
+        balanced: Average matching and non-matching pairs separately and take the mean of the two; else weight all
+            pairs equally.
     """
     error = (logits.float().sigmoid() - match.float()).square()
     if not balanced:
@@ -251,8 +251,8 @@ def code_likelihood(a: Tensor, b: Tensor, match: Tensor, balanced: bool = False)
         a: Codes in -1..1, (n, bits).
         b: Codes in -1..1, (m, bits).
         match: True where the items belong together, (n, m).
-        balanced: Average over the matching and the other pairs apart and take the mean of the two; else all pairs
-            count the same.
+        balanced: Average matching and non-matching pairs separately and take the mean of the two; else weight all
+            pairs equally.
     """
     half = a.float() @ b.float().T / 2
     cost = F.softplus(torch.where(match, -half, half))
@@ -277,18 +277,18 @@ def canonical_correlation(a: Tensor, b: Tensor, ridge_a: float, ridge_b: float) 
     """Sum of the canonical correlations of two sides of a batch (Andrew et al., ICML 2013, eq. 10).
 
     With the centred sides, the covariances divided by ``n - 1`` and the ridges on their diagonals, it is the sum of the
-    singular values of ``Saa^(-1/2) Sab Sbb^(-1/2)``. The roots are taken as Cholesky factors, which differ from the
-    symmetric ones by a rotation that leaves the singular values alone and have a gradient where eigenvalues coincide.
+    singular values of ``Saa^(-1/2) Sab Sbb^(-1/2)``. The roots are computed as Cholesky factors, which differ from the
+    symmetric ones by a rotation that does not change the singular values and have a gradient at equal eigenvalues.
     Computed in double precision, which covariances of strongly correlated features need, where the device has it.
 
     Args:
         a: One side of the pairs, (n, d_a), n at least 2.
         b: The other side, (n, d_b).
-        ridge_a: Added to the diagonal of the covariance of ``a``.
-        ridge_b: Added to the diagonal of the covariance of ``b``.
+        ridge_a: Ridge added to the covariance of ``a``.
+        ridge_b: Ridge added to the covariance of ``b``.
 
     Returns:
-        The sum, between 0 and the smaller width, a scalar; to be maximised.
+        The sum, a scalar between 0 and the smaller dimension; to be maximised.
     """
     precision = torch.float32 if a.device.type == "mps" else torch.float64
     x, y = (side.to(precision) - side.to(precision).mean(0) for side in (a, b))
@@ -311,7 +311,7 @@ def _cosines(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
 
 @full_precision
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor, positive: Tensor) -> Tensor:
-    """Symmetric cross-entropy of telling the partner among the batch (Radford et al., ICML 2021, figure 3).
+    """InfoNCE: symmetric cross-entropy of each pair against the batch (Radford et al., ICML 2021, figure 3).
 
     With ``l_ij = scale cos(x_i, z_j)`` and pair k on the diagonal, it is the mean over k of
     ``-(log softmax_j(l_kj)_k + log softmax_i(l_ik)_k) / 2``.
@@ -320,7 +320,7 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor, positive: Tensor) -> 
         images: Image features of any length, (b, d).
         texts: Text features of any length, (b, d).
         scale: Inverse temperature, a scalar.
-        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are left out.
+        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are ignored.
     """
     cosines, own = _cosines(images, texts)
     logits = (scale.float() * cosines).masked_fill(positive & ~own, -torch.inf)
@@ -340,7 +340,7 @@ def sigmoid_pairs(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, po
         texts: Text features of any length, (b, d).
         scale: Inverse temperature, a scalar.
         bias: Added to every logit, a scalar.
-        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are left out.
+        positive: True for pairs that must not serve as negatives, (b, b); off the diagonal they are ignored.
     """
     cosines, own = _cosines(images, texts)
     logits = scale.float() * cosines + bias.float()

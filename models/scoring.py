@@ -16,11 +16,11 @@ Encoded = Tensor | tuple[Tensor, ...]
 
 
 class Scorer(Protocol):
-    """What has a similarity of its own: every :class:`~cmr_bench.models.base.RetrievalModule`."""
+    """Anything with a similarity: every :class:`~cmr_bench.models.base.RetrievalModule`."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computation."""
 
     def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
         """Return scores (n_images, n_texts), higher is closer."""
@@ -58,7 +58,7 @@ def _part(encoded: Encoded, rows: slice, device: torch.device) -> Encoded:
 
 
 def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, what: str) -> tuple[Tensor, ...]:
-    """Put encoded batches in the order of their rows, each row once.
+    """Concatenate encoded batches in row order, each row once.
 
     Args:
         pieces: Rows (b,) and encodings (b, ...) of every batch, in any order; repeated rows are dropped.
@@ -66,7 +66,7 @@ def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, 
         what: images or texts, for the error.
 
     Returns:
-        The encodings, (n_items, ...); where the second dimension differs between batches it is padded with zeros.
+        The encodings, (n_items, ...), zero-padded where the second dimension differs between batches.
 
     Raises:
         CmrBenchError: If a row was never seen.
@@ -95,13 +95,13 @@ def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, 
 
 
 def spread(embeddings: Tensor) -> float:
-    """Variance of embeddings (n, d) brought to unit length: 0 where all point the same way, near 1 where all ways."""
+    """Variance of L2-normalised embeddings (n, d): 0 if all point in one direction, near 1 if spread evenly."""
     mean = F.normalize(embeddings.float(), dim=1).double().mean(0)
     return 1.0 - float(mean.square().sum())
 
 
 def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
-    """Load one field of every item of a view, (n, ...), for methods that are fitted in closed form."""
+    """Load one field of every item of a view, (n, ...), for methods fitted in closed form."""
     import numpy as np
 
     starts = range(0, len(view), chunk)

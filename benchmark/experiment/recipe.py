@@ -36,23 +36,23 @@ class TrainerOptions:
     """How training runs.
 
     Args:
-        max_epochs: Passes over the training pairs.
-        accelerator: cpu, gpu, mps or auto.
-        devices: Number of devices of a machine, or auto for every one there is. A batch is shared out to them and put
-            together again before the loss, so that negatives and batch statistics are those of the whole batch.
-        num_nodes: Machines.
-        strategy: auto, ddp and the other strategies of Lightning.
-        precision: 32-true, 16-mixed or bf16-mixed; scores are computed in float32 always.
-        gradient_clip: Largest norm of the gradient; 0 leaves it as it is.
-        accumulate: Batches whose gradients are averaged before a step; negatives come from a pair's own batch.
-        val_every: Epochs between validations.
-        patience: Validations without gain after which training stops; 0 never stops early.
-        select_on: Split on which the weights are chosen. test repeats a program that looked at the test split; the
-            result is flagged and never counts as best.
-        deterministic: Use deterministic algorithms only, where torch has them.
-        limit_train_batches: Batches an epoch at most, for a quick try; 0 takes all.
-        bootstrap: Resamples of the test queries for confidence intervals; 0 leaves them out.
-        postprocess: csls or inverted_softmax on the test scores; the result is flagged transductive.
+        max_epochs: Maximum number of epochs.
+        accelerator: Accelerator: cpu, gpu, mps or auto.
+        devices: Number of devices per node, or auto for all. The batch is split over them and gathered before the loss,
+            so negatives and batch statistics are those of the global batch.
+        num_nodes: Number of nodes.
+        strategy: Lightning strategy, such as auto or ddp.
+        precision: Numerical precision of training; scores are always computed in float32.
+        gradient_clip: Gradient-clipping threshold (norm); 0 disables.
+        accumulate: Number of batches to accumulate before an optimiser step; negatives come from a pair's own batch.
+        val_every: Validate every n epochs.
+        patience: Early-stopping patience in validations; 0 disables.
+        select_on: Split that selects the checkpoint. Use test only to reproduce a program that selects on the test
+            split; the result is flagged and never ranked as best.
+        deterministic: Use deterministic algorithms where PyTorch has them.
+        limit_train_batches: Maximum number of training batches per epoch; 0 uses all.
+        bootstrap: Number of bootstrap resamples of the test queries for confidence intervals; 0 disables.
+        postprocess: Hubness correction of the test scores; the result is flagged transductive.
         progress: Show progress bars.
     """
 

@@ -79,16 +79,17 @@ class Synthetic(RetrievalDataModule):
     contents of the pictures with boxes and attributes, ``meanings`` what captions claim and ``pictures`` the pixels.
 
     Args:
-        n_train: Training images.
-        n_val: Validation images.
-        n_test: Test images.
-        min_captions: Fewest captions of an image.
-        max_captions: Most captions of an image.
-        twins: Share of the scenes that also appear with the colours of two objects exchanged, in the same split.
-        noise: Largest change of a pixel by noise, of 255.
-        content_seed: Seed of pictures and captions; a run's seed leaves them as they are.
-        image_size: Side of the square pictures in pixels; they are drawn at 64 and resized to this.
-        text_features: Text vectors for methods that read vectors: tfidf, doc2vec or hf:NAME_OR_FOLDER.
+        n_train: Number of training images.
+        n_val: Number of validation images.
+        n_test: Number of test images.
+        min_captions: Minimum number of captions per image.
+        max_captions: Maximum number of captions per image.
+        twins: Fraction of scenes that get a twin in the same split: the same scene with the colours of two objects
+            swapped.
+        noise: Amplitude of the pixel noise, from 0 to 255.
+        content_seed: Random seed of the images and captions, independent of the run's seed.
+        image_size: Image size in pixels; images are rendered at 64 and resized.
+        text_features: Text vectors, for methods that read vectors: tfidf, doc2vec or hf:NAME_OR_FOLDER.
     """
 
     data_name: ClassVar[str] = "synthetic"

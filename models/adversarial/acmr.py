@@ -38,22 +38,22 @@ class ACMR(AdversarialModule):
     start; options give both.
 
     Args:
-        image_layers: Widths of the hidden layers of the image projector.
-        text_layers: Widths of the hidden layers of the text projector.
-        dim: Width of the common space.
-        modality_layers: Widths of the hidden layers of the modality classifier.
-        alpha: Weight of the triplet term.
-        beta: Weight of the label term.
-        regularisation: Weight of the norms of the projectors' weights.
-        margin: Margin of the triplet term.
-        attraction: Factor of the distance to the positive in the triplet term.
-        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
-        unit_length: Measure the distances of the triplet term between features of unit length.
-        adversarial_gradient: Send the reversed gradient of the modality classifier to the projectors.
+        image_layers: Hidden dimensions of the image projector.
+        text_layers: Hidden dimensions of the text projector.
+        dim: Embedding dimension.
+        modality_layers: Hidden dimensions of the modality classifier.
+        alpha: Weight of the triplet loss.
+        beta: Weight of the label loss.
+        regularisation: Weight of the L2 penalty on the projectors' weights.
+        margin: Margin of the triplet loss.
+        attraction: Factor of the positive distance in the triplet loss.
+        mining: Triplet mining: all triplets of the batch, or the hardest positive and negative of each anchor.
+        unit_length: L2-normalise embeddings in the triplet loss.
+        adversarial_gradient: Backpropagate the reversed gradient of the modality classifier into the projectors.
         train_classes: Train the label classifier.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
     """
 
     betas = (0.5, 0.999)

@@ -31,19 +31,19 @@ class AdvSubspace(AdversarialModule):
     categories the image is the label, and a softmax over unit-length class vectors takes the place of L_pre.
 
     Args:
-        hidden: Width of the layers of each modality and of the shared hidden layers.
-        dim: Width of the common space.
-        shared_layers: Layers with weights shared by both modalities.
-        discriminator: Width of the hidden layer of the modality discriminator.
-        alpha: Weight of the triplet term.
-        beta: Weight of the adversarial term.
-        margin: Margin of the triplet term.
-        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
-        unit_length: Measure the distances of the triplet term between features of unit length.
-        label_prediction: Train with the label prediction term.
-        triplet: Train with the triplet term.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
+        hidden: Hidden dimension of each modality's layers and of the shared layers.
+        dim: Embedding dimension.
+        shared_layers: Number of layers shared by both modalities.
+        discriminator: Hidden dimension of the modality discriminator.
+        alpha: Weight of the triplet loss.
+        beta: Weight of the adversarial loss.
+        margin: Margin of the triplet loss.
+        mining: Triplet mining: all triplets of the batch, or the hardest positive and negative of each anchor.
+        unit_length: L2-normalise embeddings in the triplet loss.
+        label_prediction: Use the label prediction loss.
+        triplet: Use the triplet loss.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
     """
 
     def __init__(

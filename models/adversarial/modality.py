@@ -41,7 +41,7 @@ class AdversarialModule(LabelledFeatureModule):
     method makes its discriminator in :meth:`build` by :meth:`discriminate_with` and adds :meth:`adversarial_loss`.
 
     Args:
-        adversarial: Train with the adversarial term.
+        adversarial: Use the adversarial loss.
     """
 
     discriminator: Discriminator

@@ -28,18 +28,18 @@ class TIMAM(MatchingModule, AdversarialModule):
     of the LSTM. The weights of a frozen BERT are not stored with a run; they are loaded anew.
 
     Args:
-        hidden: Width of the LSTM's states, or of the hidden layer of texts as vectors.
-        dim: Width of the common space.
-        discriminator: Width of the hidden layer of the modality discriminator.
-        adversarial_weight: Factor of the discriminator's reversed gradient.
-        matching: Train with the matching term.
-        identification: Train with the identification term.
-        bert: The transformers encoder of texts as subwords: name on the Hugging Face hub, or a local folder.
-        fine_tune_bert: Train that encoder too.
-        bert_lr: Learning rate of that encoder.
-        dropout: Share of the word features and of the text's feature that is dropped in training.
-        image_dropout: Share of the image features that is dropped in training.
-        text_view: View of the texts: subwords, tokens or vector.
+        hidden: Hidden dimension of the LSTM, or of the hidden layer for texts as vectors.
+        dim: Embedding dimension.
+        discriminator: Hidden dimension of the modality discriminator.
+        adversarial_weight: Factor of the reversed gradient of the discriminator.
+        matching: Use the matching loss.
+        identification: Use the identification loss.
+        bert: The transformers encoder of texts as subwords: name on the Hugging Face Hub, or a local folder.
+        fine_tune_bert: Fine-tune the text encoder.
+        bert_lr: Learning rate of the text encoder.
+        dropout: Dropout probability of word features and text features.
+        image_dropout: Dropout probability of the image features.
+        text_view: Text view: subwords, tokens or vector.
     """
 
     text_views: ClassVar[tuple[ViewKind, ...]] = ("subwords", "tokens", "vector")

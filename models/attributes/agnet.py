@@ -39,19 +39,19 @@ class AgNet(LabelledFeatureModule):
     one code of them all.
 
     Args:
-        hidden: Width of the hidden layer of each modality and of the hidden layers of the code network.
-        bits: Length of the code.
-        hash: Rank by the Hamming distance of the codes' signs; else by the cosine of the codes as they are.
-        attributes: category, words of the training captions, or category where the labels are categories and words
-            where the image is the label (auto).
-        n_attributes: Number of words that serve as attributes.
-        alpha: Weight of the likelihood term.
-        beta: Weight of the quantisation term.
-        gamma: Weight of the bit balance term.
-        balanced: Let the pairs that match and those that do not weigh the same in the likelihood term.
-        dropout: Share of the hidden units of each modality that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
+        hidden: Hidden dimension of each modality and of the code network.
+        bits: Code length in bits.
+        hash: Rank by the Hamming distance of binary codes, instead of the cosine of the real-valued codes.
+        attributes: Attributes: category, words of the training captions, or auto: category if the labels are
+            categories, else words.
+        n_attributes: Number of words used as attributes.
+        alpha: Weight of the likelihood loss.
+        beta: Weight of the quantisation loss.
+        gamma: Weight of the bit-balance loss.
+        balanced: Give matching and non-matching pairs the same total weight in the likelihood loss.
+        dropout: Dropout probability of each modality's hidden layer.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
     """
 
     def __init__(

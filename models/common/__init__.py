@@ -1,1 +1,1 @@
-"""What several families share: encoders of features, matching, ranking, gathering over processes."""
+"""Shared by several families: feature encoders, matching, ranking, gathering over processes."""

@@ -1,4 +1,4 @@
-"""The base of methods that start from one feature vector an item, whatever the views are."""
+"""The base of methods that start from one feature vector per item, whatever the views."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from cmr_bench.models.losses import label_regression, norm_softmax
 
 
 class FeatureModule(RetrievalModule):
-    """A method whose layers read one feature vector an image and one a text.
+    """A method whose layers read one feature vector per image and per text.
 
-    :meth:`build` makes what stands before those layers: vectors pass as they are, regions are averaged, pixels go
-    through a CNN and words through the recurrent network that :meth:`words` makes. A method reads the widths from
+    :meth:`build` makes the input stage: vectors pass unchanged, regions are averaged, pixels go
+    through a CNN and words through the recurrent network of :meth:`words`. A method reads the dimensions from
     ``image_dim`` and ``text_dim`` and the features from :meth:`image_features` and :meth:`text_features`.
 
     Args:
-        standardise: Centre the features of vector and region views and divide each by its deviation in the training
-            split (each), or all by one number (overall); none leaves them as they are.
-        word_dim: Width of the word embeddings, for texts as tokens.
-        cnn: Network that reads pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        cnn_weights: Local weights file of that network, or random; its library's pretrained weights where not given.
-        fine_tune: Train that network too.
-        cnn_lr: Learning rate of that network.
-        image_view: View of the images: vector, regions (averaged) or pixels.
-        text_view: View of the texts: vector or tokens.
+        standardise: Standardise stored features by the training split: each divides every feature by its own standard
+            deviation, overall divides all by one number, none disables.
+        word_dim: Word embedding dimension, for texts as tokens.
+        cnn: Image backbone for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        cnn_weights: Weights of the backbone: a local file, or random; null loads the library's pretrained weights.
+        fine_tune: Fine-tune the backbone.
+        cnn_lr: Learning rate of the backbone.
+        image_view: Image view: vector, regions (averaged) or pixels.
+        text_view: Text view: vector or tokens.
     """
 
     image_views: ClassVar[tuple[ViewKind, ...]] = ("vector", "regions", "pixels")
@@ -65,15 +65,15 @@ class FeatureModule(RetrievalModule):
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Make the network that turns a text given as words into one vector."""
+        """Build the network that encodes the words of a text as one vector."""
         raise NotImplementedError
 
     def subwords(self, longest: int) -> SubwordEncoder:
-        """Make the network that turns a text of at most ``longest`` subwords into one vector."""
+        """Build the network that encodes a text of at most ``longest`` subwords as one vector."""
         raise NotImplementedError
 
     def build(self, spec: DataSpec) -> None:
-        """Make the input stage; a method's own layers come after ``super().build(spec)``."""
+        """Build the input stage; a method's own layers come after ``super().build(spec)``."""
         super().build(spec)
         self.image_input = ImageInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
         self.text_input = TextInput(spec.text, self.words, self.subwords)
@@ -82,7 +82,7 @@ class FeatureModule(RetrievalModule):
         self.text_scale = standardiser(spec.text, self.text_dim, self.standardise)
 
     def prepare_training(self, train: Split) -> None:
-        """Learn the means and deviations of the features."""
+        """Fit the means and standard deviations of the features."""
         fit_standardisers(train, self.image_scale, self.text_scale)
 
     def image_features(self, images: ImageBatch) -> Tensor:
@@ -96,15 +96,16 @@ class FeatureModule(RetrievalModule):
         return features
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network its own learning rate."""
+        """Give the image backbone its own learning rate."""
         return with_own_rates(self, (self.image_input, self.cnn_lr))
 
 
 class LabelledFeatureModule(FeatureModule):
-    """A method of feature vectors that also learns from labels: categories, or the image where there are none.
+    """A method of feature vectors that also learns from labels: categories, or image identity without any.
 
     Args:
-        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
+        label_source: Labels to train on: category, identity (each image is its own class), or auto: category if the
+            data has it.
     """
 
     labels = "optional"
@@ -120,11 +121,11 @@ class LabelledFeatureModule(FeatureModule):
         return self.spec.n_train_images if self.label_space == "identity" else self.spec.n_classes
 
     def class_vectors(self, dim: int) -> nn.Parameter:
-        """Make one vector a label to be learned, (n_labels, dim)."""
+        """Make one learnable vector per label, (n_labels, dim)."""
         return nn.Parameter(torch.randn(self.n_labels, dim) / math.sqrt(dim))
 
     def gather_labelled(self, images: Tensor, texts: Tensor, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Widen features (b, d) of both sides to the global batch, and return the labels of its pairs with them."""
+        """Gather features (b, d) of both sides to the global batch, with the labels of its pairs."""
         all_images, all_texts, identity, labels = self.gather(images, texts, batch)
         assert isinstance(all_images, Tensor)
         assert isinstance(all_texts, Tensor)
@@ -137,17 +138,16 @@ class LabelledFeatureModule(FeatureModule):
         labels: Tensor,
         distance: Callable[[Tensor, Tensor], Tensor] = label_regression,
     ) -> Tensor:
-        """Error of the labels predicted linearly from common features of one modality.
+        """Loss of the labels predicted linearly from the embeddings of one modality.
 
-        Categories are compared with the predictions as 0/1 vectors. A matrix of that kind would have as many columns
-        as there are images where the image is the label; there a softmax over class vectors of unit length takes its
-        place.
+        Predictions of categories are compared with one-hot vectors. For image identity, that would take one column per
+        image; a softmax over class vectors of unit length is used instead.
 
         Args:
-            features: Common features, (b, dim).
+            features: Embeddings, (b, dim).
             classes: Class vectors, (n_labels, dim).
             labels: Labels (b,) or multi-hot (b, n_classes).
-            distance: Compares predictions (b, n_classes) with the 0/1 vectors.
+            distance: Compares predictions (b, n_classes) with the one-hot vectors.
         """
         if self.label_space == "identity":
             return norm_softmax(features, classes, labels)
@@ -155,5 +155,5 @@ class LabelledFeatureModule(FeatureModule):
 
 
 def one_hot(labels: Tensor, n_classes: int) -> Tensor:
-    """Return labels (b,) as 0/1 vectors (b, n_classes); multi-hot labels as they are."""
+    """Return labels (b,) as one-hot vectors (b, n_classes); multi-hot labels unchanged."""
     return F.one_hot(labels, n_classes) if labels.ndim == 1 else labels

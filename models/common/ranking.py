@@ -1,4 +1,4 @@
-"""What methods with a hinge ranking loss share: which negatives count, and the start that avoids a collapse."""
+"""Shared by methods with a hinge ranking loss: the choice of negatives, and a warm-up that avoids collapse."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cmr_bench.models.losses import Negatives, hinge_ranking, same
 class RankingModule(RetrievalModule):
     """A method trained by the hinge ranking loss of its scores (Faghri et al., VSE++, BMVC 2018, equations 5 and 6).
 
-    Captions of the same image are never negatives of each other. The hardest negative alone can draw all embeddings to
-    one point, where the loss of a pair stays at twice the margin; epochs with the mean over all negatives come first to
-    avoid that.
+    Captions of the same image are never negatives of each other. The hardest negative alone can collapse all embeddings
+    to one point, where the loss per pair stays at twice the margin; warm-up epochs with the mean over all
+    negatives avoid that.
 
     Args:
-        margin: Least difference wanted between the score of a pair and that of a negative.
-        negatives: Negatives that count: hardest of the batch, or the mean or sum over all of them.
-        warmup_epochs: First epochs, in which the mean over all negatives replaces the hardest.
+        margin: Margin of the ranking loss.
+        negatives: Negatives in the loss: the hardest of the batch, or the mean or sum over all.
+        warmup_epochs: Number of first epochs that use the mean over all negatives instead of the hardest.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class RankingModule(RetrievalModule):
         self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
 
     def ranking_loss(self, batch: PairBatch) -> tuple[Tensor, int]:
-        """Return the mean loss over the pairs of the global batch, and how many they are."""
+        """Return the mean loss over the pairs of the global batch, and their number."""
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
@@ -43,5 +43,5 @@ class RankingModule(RetrievalModule):
         return "mean" if warming else self.negatives
 
     def collapse_loss(self) -> float | None:
-        """Return twice the margin, where the hardest negatives alone count."""
+        """Return twice the margin if only the hardest negatives are used."""
         return 2 * self.margin if self._counted() == "hardest" else None

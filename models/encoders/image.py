@@ -1,4 +1,4 @@
-"""Image encoders that methods put in front of their own layers when they read pixels."""
+"""Image encoders for methods that read pixels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cmr_bench.datamodules.images.backbones import load_backbone
 class PixelEncoder(nn.Module):
     """A pretrained network that turns pixels into a vector or a grid of regions.
 
-    Pixels arrive as RGB in 0..1 and are normalised here, as the network was trained. A frozen network stays in
-    evaluation mode, so that batch normalisation keeps its statistics and dropout stays off; no gradient is kept for it.
+    Pixels are RGB in 0..1 and normalised here as in pretraining. A frozen network stays in
+    evaluation mode, so batch normalisation keeps its statistics and dropout is off; it computes no gradient.
 
     Args:
         backbone: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        weights: Local weights file, or random; the library's pretrained weights where not given.
-        layer: fc7, pool or grid; fc7 of VGG and pool of every other network where not given.
-        fine_tune: Train the network too.
+        weights: Local weights file, or random; None loads the library's pretrained weights.
+        layer: fc7, pool or grid; None takes fc7 of VGG and pool of every other network.
+        fine_tune: Fine-tune the network.
     """
 
     def __init__(

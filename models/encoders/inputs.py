@@ -1,4 +1,4 @@
-"""What stands between the views of a data set and the layers of a method: pooling and standardising."""
+"""The input stage between the views of a data set and the layers of a method: pooling and standardising."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pool_regions(regions: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def fetch_vectors(view: View, rows: Rows | None = None) -> Tensor:
-    """Load items of a view of vectors or regions as one vector each, (n, d), regions averaged; None takes them all."""
+    """Load items of a view as one vector each, (n, d), with regions averaged; None loads all."""
     rows = np.arange(len(view)) if rows is None else rows
     parts = []
     for start in range(0, len(rows), _CHUNK):
@@ -47,12 +47,12 @@ def fetch_vectors(view: View, rows: Rows | None = None) -> Tensor:
 
 
 def hidden_layer(width: int, hidden: int, dropout: float = 0.0, input_dropout: float = 0.0) -> nn.Sequential:
-    """Make a layer of ReLU units, (b, width) to (b, hidden), with dropout before and after."""
+    """Build a ReLU layer, (b, width) to (b, hidden), with dropout before and after."""
     return nn.Sequential(nn.Dropout(input_dropout), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout))
 
 
 def fetch_regions(view: View, rows: Rows) -> Tensor:
-    """Load the real regions of items of a view, one a row, (n, d)."""
+    """Load the real regions of items of a view, one per row, (n, d)."""
     parts = []
     for start in range(0, len(rows), _CHUNK):
         fields = view.fetch(rows[start : start + _CHUNK])
@@ -65,20 +65,20 @@ def _network(
 ) -> PixelEncoder | None:
     if spec.kind != "pixels":
         return None
-    # Imported here because a method that reads stored features needs none of the image libraries.
+    # Imported here because methods that read stored features need no image library.
     from cmr_bench.models.encoders.image import PixelEncoder
 
     return PixelEncoder(cnn, weights, layer, fine_tune)
 
 
 class ImageInput(nn.Module):
-    """One feature vector an image, whatever the view: vectors as they are, regions averaged, pixels through a network.
+    """One feature vector per image for any view: vectors unchanged, regions averaged, pixels through a backbone.
 
     Args:
         spec: The image view.
-        cnn: Network for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        weights: Local weights file of the network, or random; its library's pretrained weights where None.
-        fine_tune: Train the network too.
+        cnn: Image backbone for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        weights: Local weights file of the backbone, or random; None loads the library's pretrained weights.
+        fine_tune: Fine-tune the backbone.
     """
 
     def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
@@ -98,13 +98,13 @@ class ImageInput(nn.Module):
 
 
 class RegionInput(nn.Module):
-    """Several feature vectors an image: regions as they are, pixels through a network to the cells of its last map.
+    """Several feature vectors per image: regions unchanged, pixels through a backbone to the cells of its last map.
 
     Args:
         spec: The image view, regions or pixels.
-        cnn: Network for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
-        weights: Local weights file of the network, or random; its library's pretrained weights where None.
-        fine_tune: Train the network too.
+        cnn: Image backbone for pixels: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
+        weights: Local weights file of the backbone, or random; None loads the library's pretrained weights.
+        fine_tune: Fine-tune the backbone.
     """
 
     def __init__(self, spec: ViewSpec, cnn: str = "", weights: str | None = None, fine_tune: bool = False) -> None:
@@ -123,12 +123,12 @@ class RegionInput(nn.Module):
 
 
 class TextInput(nn.Module):
-    """One feature vector a text, whatever the view: vectors as they are, words through a recurrent network.
+    """One feature vector per text for any view: vectors unchanged, words through a recurrent network.
 
     Args:
         spec: The text view.
-        words: Makes the network for words, given the size of the vocabulary.
-        subwords: Makes the network for subwords, given the subwords of the longest text.
+        words: Builds the network for words, given the vocabulary size.
+        subwords: Builds the network for subwords, given the length of the longest text.
     """
 
     def __init__(
@@ -158,15 +158,15 @@ class TextInput(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Centres every feature and divides by standard deviations, all learned from the training split.
+    """Standardises features by means and standard deviations of the training split.
 
-    Until :meth:`fit` has been called it returns its input as it is. A feature that never varies is only centred.
+    Before :meth:`fit`, it returns its input unchanged. A constant feature is only centred.
 
     Args:
         dim: Number of features.
-        scaling: ``each`` divides every feature by its own deviation, ``overall`` all of them by one number, their root
+        scaling: ``each`` divides every feature by its own standard deviation, ``overall`` all by one number, their root
             mean square deviation, which keeps rare words and late principal components small.
-        pooled: Learn from regions averaged an image; else from every region by itself.
+        pooled: Fit on the averaged regions of each image; else on every region.
     """
 
     mean: Tensor
@@ -179,9 +179,9 @@ class Standardise(nn.Module):
         self.register_buffer("deviation", torch.ones(dim))
 
     def fit(self, view: View, at_most: int = 20000) -> None:
-        """Learn mean and deviation from a view.
+        """Fit mean and standard deviation on a view.
 
-        Of a large one ``at_most`` items are read, evenly spread over it, or a tenth of that for their regions.
+        Of a large view, ``at_most`` evenly spaced items are read, or a tenth of that for regions.
         """
         at_most = at_most if self.pooled else at_most // 10
         rows = np.unique(np.linspace(0, len(view) - 1, min(len(view), at_most)).astype(np.int64))
@@ -208,13 +208,13 @@ def linear_of_scaled(scale: nn.Module, layer: nn.Linear, values: Tensor) -> Tens
 
 
 def standardiser(spec: ViewSpec, dim: int, scaling: Scaling, pooled: bool = True) -> nn.Module:
-    """Return a :class:`Standardise` for views of stored features where one is wanted, else the identity."""
+    """Return a :class:`Standardise` for stored features unless ``scaling`` is none, else the identity."""
     stored = spec.kind in ("vector", "regions")
     return Standardise(dim, scaling, pooled) if stored and scaling != "none" else nn.Identity()
 
 
 def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Module) -> None:
-    """Let the standardisers of both sides learn from the training split; identities stay as they are."""
+    """Fit the standardisers of both sides on the training split; identities are skipped."""
     for module, view in ((image_scale, train.images), (text_scale, train.texts)):
         if isinstance(module, Standardise):
             assert view is not None
@@ -222,7 +222,7 @@ def fit_standardisers(train: Split, image_scale: nn.Module, text_scale: nn.Modul
 
 
 def with_own_rates(module: nn.Module, *parts: tuple[nn.Module, float]) -> list[dict[str, Any]]:
-    """Split what is trained of ``module`` into optimiser groups: the rest, then each part with its learning rate."""
+    """Split the trained parameters of ``module`` into groups: the rest, then each part with its learning rate."""
     own = {id(parameter) for part, _ in parts for parameter in part.parameters()}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in module.parameters() if p.requires_grad and id(p) not in own]},
@@ -232,7 +232,7 @@ def with_own_rates(module: nn.Module, *parts: tuple[nn.Module, float]) -> list[d
 
 
 def normalise(norm: nn.BatchNorm1d | None, values: Tensor) -> Tensor:
-    """Apply batch normalisation where there is some; a lone row, which has no statistics, takes the running ones."""
+    """Apply batch normalisation, if any; a single row, which has no batch statistics, uses the running ones."""
     if norm is None:
         return values
     if len(values) == 1:

@@ -17,7 +17,7 @@ Merge = Literal["mean", "concatenate"]
 
 
 class _Recurrent(nn.Module):
-    """A one-layer recurrent network over word features, and what becomes of its states."""
+    """A one-layer recurrent network over word features, and the pooling of its states."""
 
     def _add_network(self, width: int, hidden: int, bidirectional: bool, pool: Pool, cell: Cell, merge: Merge) -> None:
         self.pool, self.merge = pool, merge
@@ -38,11 +38,11 @@ class _Recurrent(nn.Module):
             else:
                 nn.init.zeros_(parameter)
                 if cell == "lstm" and name.startswith("bias_ih"):
-                    # An open forget gate lets the first words reach the end of the text from the start of training.
+                    # An open forget gate lets the first words reach the end of the text early in training.
                     nn.init.ones_(parameter.chunk(gates)[1])
 
     def _read(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Read word features (b, W, width): one vector a text (b, dim), or one a word (b, W, dim)."""
+        """Encode word features (b, W, width): one vector per text (b, dim), or per word (b, W, dim)."""
         packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
         states, last = self.rnn(packed)
         if self.pool == "last":
@@ -58,7 +58,7 @@ class _Recurrent(nn.Module):
         return words.sum(1) / lengths.to(words).unsqueeze(1)
 
     def _merge(self, directions: Tensor) -> Tensor:
-        """Make one vector of the states of all directions, (..., directions, hidden) to (..., dim)."""
+        """Merge the states of all directions, (..., directions, hidden) to (..., dim)."""
         return directions.flatten(-2) if self.merge == "concatenate" else directions.mean(-2)
 
 
@@ -67,14 +67,14 @@ class WordEncoder(_Recurrent):
 
     Args:
         vocab_size: Number of word ids; id 0 is padding.
-        word_dim: Width of the word embeddings.
-        hidden: Width of the states; with two directions each has this width.
-        bidirectional: Read the text in both directions.
-        pool: ``last`` returns the state after the last word, ``mean`` the mean state, ``max`` the largest value of each
+        word_dim: Word embedding dimension.
+        hidden: Hidden dimension of each direction.
+        bidirectional: Use both directions.
+        pool: ``last`` returns the state after the last word, ``mean`` the mean state, ``max`` the maximum of each
             unit over the words, ``words`` every state.
-        dropout: Share of the entries of the word embeddings that is dropped in training.
+        dropout: Dropout probability of the word embeddings.
         cell: Recurrent unit.
-        merge: What becomes of two directions; ``concatenate`` makes the output twice as wide.
+        merge: How two directions are merged; ``concatenate`` doubles the output dimension.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class WordEncoder(_Recurrent):
         self.embedding = nn.Embedding(vocab_size, word_dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
         self._add_network(word_dim, hidden, bidirectional, pool, cell, merge)
-        # The small range of the VSE++ and SCAN programs; the default of unit variance saturates the gates at first.
+        # The small range of the VSE++ and SCAN code; PyTorch's default of unit variance saturates the gates at first.
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0
@@ -106,15 +106,15 @@ class WordEncoder(_Recurrent):
             lengths: Number of words of each text, (b,), at least 1.
 
         Returns:
-            One vector a text (b, dim), or with ``pool="words"`` one a word (b, W, dim), zero after the last.
+            One vector per text (b, dim), or with ``pool="words"`` one per word (b, W, dim), zero after the last.
         """
         return self._read(self.dropout(self.embedding(tokens)), lengths)
 
 
 class Frozen(nn.Module):
-    """A pretrained network that is not trained: in evaluation mode always, without gradient, and not stored.
+    """A frozen pretrained network: always in evaluation mode, without gradient, and not in checkpoints.
 
-    Its weights are those it was made with, so a checkpoint neither holds them nor asks for them.
+    Its weights never change, so a checkpoint neither contains nor requires them.
 
     Args:
         network: The network.
@@ -130,11 +130,11 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the network."""
+        """Apply the network."""
         return self.network(*args, **kwargs)
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
-        """Add nothing to what is stored."""
+        """Add nothing to the state dict."""
         return {} if destination is None else destination
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -143,14 +143,14 @@ class Frozen(nn.Module):
 
 
 class SubwordEncoder(_Recurrent):
-    """The word features of a transformers encoder, and a one-layer recurrent network over them.
+    """Word features of a transformers encoder, and a one-layer recurrent network over them.
 
     Args:
-        encoder: Name on the Hugging Face hub, or a local folder.
-        longest: Subwords of the longest text, which must fit the encoder.
-        hidden: Width of the states.
-        dropout: Share of the entries of the word features that is dropped in training.
-        fine_tune: Train the encoder too.
+        encoder: Name on the Hugging Face Hub, or a local folder.
+        longest: Number of subwords of the longest text, which must fit the encoder.
+        hidden: Hidden dimension.
+        dropout: Dropout probability of the word features.
+        fine_tune: Fine-tune the encoder.
         cell: Recurrent unit.
         pool: As in :class:`WordEncoder`.
     """
@@ -189,7 +189,7 @@ class SubwordEncoder(_Recurrent):
             attention_mask: 1 for real subwords, (b, W).
 
         Returns:
-            One vector a text (b, dim), or with ``pool="words"`` one a subword (b, W, dim), zero after the last.
+            One vector per text (b, dim), or with ``pool="words"`` one per subword (b, W, dim), zero after the last.
         """
         features = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self._read(self.dropout(features), attention_mask.sum(1))

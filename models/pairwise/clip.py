@@ -106,11 +106,11 @@ class CLIP(RetrievalModule):
     negatives. Photographs are squashed to the square that the model reads, not cut, and captions get no prompt.
 
     Args:
-        backbone: The transformers model: name on the Hugging Face hub, or a local folder.
-        mode: zero_shot, linear_probe or fine_tune.
-        lr: Learning rate of Adam.
-        image_view: View of the images: pixels.
-        text_view: View of the texts: subwords.
+        backbone: The transformers model: name on the Hugging Face Hub, or a local folder.
+        mode: What is trained: nothing (zero_shot), a linear layer (linear_probe) or the whole model (fine_tune).
+        lr: Learning rate.
+        image_view: Image view: pixels.
+        text_view: Text view: subwords.
     """
 
     image_views = ("pixels",)

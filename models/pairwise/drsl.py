@@ -31,15 +31,15 @@ class DRSL(LabelledFeatureModule):
     addition a hidden unit.
 
     Args:
-        hidden: Width of the hidden layer of each modality.
-        dim: Width of the features of each modality.
-        relation: Width of the hidden layer of the relation network.
-        balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
-        lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
-        lr_decay: Factor of the learning rate at each decay.
+        hidden: Hidden dimension of each modality.
+        dim: Embedding dimension of each modality.
+        relation: Hidden dimension of the relation network.
+        balanced: Give matching and non-matching pairs the same total weight in the loss.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
+        lr_decay_every: Epochs between decays of the learning rate; 0 disables.
+        lr_decay: Factor by which the learning rate is multiplied at each decay.
     """
 
     def __init__(

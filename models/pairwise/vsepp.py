@@ -19,10 +19,10 @@ class VSEPP(RankingModule, FeatureModule):
     The loss is the mean over the pairs of a batch, where the paper sums.
 
     Args:
-        dim: Width of the common space.
-        bidirectional: Read the words in both directions and average the two last states.
-        dropout: Share of the entries of image features and word embeddings that is dropped in training.
-        text_view: View of the texts: tokens.
+        dim: Embedding dimension.
+        bidirectional: Use a bidirectional GRU and average its two final states.
+        dropout: Dropout probability of image features and word embeddings.
+        text_view: Text view: tokens.
     """
 
     text_views = ("tokens",)

@@ -17,13 +17,15 @@ class CCA(LinearSubspace):
     own criterion: the number of components among powers of two, each side's ridge from 0.001 to 100 mean eigenvalues.
 
     Args:
-        n_components: Width of the canonical space; 0 chooses on the validation split.
-        image_ridge: Ridge of the images' covariance in units of its mean eigenvalue; 0 chooses on the validation split.
-        text_ridge: Ridge of the texts' covariance in units of its mean eigenvalue; 0 chooses on the validation split.
-        weighting: Scale of the components: none leaves unit variance, correlation multiplies each by its correlation.
-        standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
-        image_view: View of the images: vector or regions (averaged).
-        text_view: View of the texts: vector.
+        n_components: Embedding dimension; 0 selects it on the validation split.
+        image_ridge: Ridge of the image covariance, in units of its mean eigenvalue; 0 selects it on the validation
+            split.
+        text_ridge: Ridge of the text covariance, in units of its mean eigenvalue; 0 selects it on the validation split.
+        weighting: Weight of the components: none keeps unit variance, correlation multiplies each by its canonical
+            correlation.
+        standardise: Divide every feature by its standard deviation in the training split (each), or not (none).
+        image_view: Image view: vector or regions (averaged).
+        text_view: Text view: vector.
     """
 
     def __init__(

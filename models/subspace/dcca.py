@@ -31,15 +31,16 @@ class DCCA(FeatureModule):
     training split, made anew before every validation, comes on top. The paper trains with L-BFGS on the whole split.
 
     Args:
-        hidden: Width of the hidden layers.
-        layers: Number of hidden layers of each net.
-        dim: Number of outputs of each net, the width of the canonical space.
-        activation: Nonlinearity of the hidden layers: relu, sigmoid or tanh.
-        image_ridge: Added to the diagonal of the covariance of the images' outputs.
-        text_ridge: Added to the diagonal of the covariance of the texts' outputs.
-        weighting: Scale of the components: none leaves unit variance, correlation multiplies each by its correlation.
-        dropout: Share of the hidden units that is dropped in training.
-        top_images: Training images, with their texts, that the linear analysis on top is fitted on at most.
+        hidden: Hidden dimension.
+        layers: Number of hidden layers per modality.
+        dim: Embedding dimension.
+        activation: Activation of the hidden layers: relu, sigmoid or tanh.
+        image_ridge: Ridge added to the covariance of the image outputs.
+        text_ridge: Ridge added to the covariance of the text outputs.
+        weighting: Weight of the components: none keeps unit variance, correlation multiplies each by its canonical
+            correlation.
+        dropout: Dropout probability of the hidden layers.
+        top_images: Maximum number of training images for the linear CCA on top.
     """
 
     image_top_mean: Tensor

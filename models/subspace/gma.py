@@ -203,24 +203,24 @@ class GMA(LinearSubspace):
     no scatter inside a class but the ridge.
 
     Args:
-        criterion: lda takes the scatter between and within the classes; mfa links neighbours only, as in marginal
-            Fisher analysis.
-        alpha: Weight of the coupling of the class means; 0 chooses 1, 10 or 100 on the validation split.
-        mu: Weight of the texts' between-class scatter; the images' is 1.
-        gamma: Weight of the texts' within-class scatter; 0 takes the ratio of the traces of the two.
-        image_ridge: Ridge of the images' within-class scatter in units of their mean variance; 0 chooses on the
+        criterion: Linear discriminant analysis (lda) or marginal Fisher analysis (mfa).
+        alpha: Weight of the coupling of the class means; 0 selects 1, 10 or 100 on the validation split.
+        mu: Weight of the between-class scatter of texts, relative to that of images.
+        gamma: Weight of the within-class scatter of texts; 0 uses the ratio of the two traces.
+        image_ridge: Ridge of the within-class scatter of images, in units of their mean variance; 0 selects it on the
             validation split.
-        text_ridge: Ridge of the texts' within-class scatter in units of their mean variance; 0 chooses on the
+        text_ridge: Ridge of the within-class scatter of texts, in units of their mean variance; 0 selects it on the
             validation split.
-        pca: Principal components of each side that are kept beforehand at most.
-        n_within: Neighbours of an item in its own class that mfa links.
-        n_between: Nearest pairs of a class and the rest that mfa links.
-        graph_texts: Texts of the training split, with their images, that mfa takes its links from at most.
-        n_components: Width of the common space; 0 chooses on the validation split.
-        label_source: Labels to learn from: category, identity of the image, or category where the data has it (auto).
-        standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
-        image_view: View of the images: vector or regions (averaged).
-        text_view: View of the texts: vector.
+        pca: Maximum number of principal components kept per modality.
+        n_within: Number of nearest neighbours within a class, for mfa.
+        n_between: Number of nearest pairs between a class and the rest, for mfa.
+        graph_texts: Maximum number of training texts in the graph of mfa.
+        n_components: Embedding dimension; 0 selects it on the validation split.
+        label_source: Labels to train on: category, identity (each image is its own class), or auto: category if the
+            data has it.
+        standardise: Divide every feature by its standard deviation in the training split (each), or not (none).
+        image_view: Image view: vector or regions (averaged).
+        text_view: Text view: vector.
     """
 
     labels = "optional"

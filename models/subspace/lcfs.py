@@ -139,12 +139,12 @@ class LCFS(LinearSubspace):
     have a dimension for every image.
 
     Args:
-        lambda1: Weight of the row sparsity of the two maps; 0 chooses on the validation split from 0.0001 to 0.1.
-        lambda2: Weight of the trace norm of the predictions; 0 chooses on the validation split from 0.0001 to 0.1.
-        iterations: Rounds of re-weighting at most; less where the objective hardly changes any more.
-        standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
-        image_view: View of the images: vector or regions (averaged).
-        text_view: View of the texts: vector.
+        lambda1: Weight of the row-sparsity penalty; 0 selects 0.0001 to 0.1 on the validation split.
+        lambda2: Weight of the trace-norm penalty; 0 selects 0.0001 to 0.1 on the validation split.
+        iterations: Maximum number of re-weighting iterations; stops earlier on convergence.
+        standardise: Divide every feature by its standard deviation in the training split (each), or not (none).
+        image_view: Image view: vector or regions (averaged).
+        text_view: Text view: vector.
     """
 
     labels = "required"

@@ -56,9 +56,9 @@ class LinearSubspace(RetrievalModule):
     """A closed form whose sides are linear maps of centred features, ranked by cosine.
 
     Args:
-        standardise: Divide each feature by its standard deviation in the training split first (each), or not (none).
-        image_view: View of the images: vector or regions (averaged).
-        text_view: View of the texts: vector.
+        standardise: Divide every feature by its standard deviation in the training split (each), or not (none).
+        image_view: Image view: vector or regions (averaged).
+        text_view: Text view: vector.
     """
 
     closed_form = True
