@@ -1,1 +1,1 @@
-"""Adversarial learning: a modality discriminator in the common space."""
+"""Adversarial learning: a modality discriminator on the embeddings."""

@@ -29,13 +29,13 @@ class ACMR(AdversarialModule):
 
     ``L = alpha L_imi + beta L_imd + L_reg`` for the projectors, against a modality classifier: triplets between the
     modalities on Euclidean distance, the labels of both modalities by one softmax classifier, the Frobenius norms of
-    the projectors' weights. The classifier's gradient comes back reversed, times ``2 / (1 + exp(-10 p)) - 1`` with p
-    the share of training that is done.
-    The widths are reconstructed: one hidden layer a projector, tanh after every layer. Every triplet of a batch counts,
-    and both sides learn in every step. On data without categories the image is the label, and the softmax is one over
-    class vectors of unit length.
-    In the authors' program the reversed gradient never reaches the projectors and the label classifier keeps its random
-    start; options give both.
+    the projectors' weights. The classifier's gradient is reversed and multiplied by ``2 / (1 + exp(-10 p)) - 1`` with p
+    the fraction of training completed.
+    The dimensions are reconstructed: one hidden layer per projector, tanh after every layer. All triplets of a batch
+    are used, and both sides train in every step. On data without categories the image is the label, and the softmax is
+    over class vectors of unit length.
+    In the released code the reversed gradient never reaches the projectors and the label classifier keeps its random
+    initialisation; options reproduce both.
 
     Args:
         image_layers: Hidden dimensions of the image projector.
@@ -89,15 +89,15 @@ class ACMR(AdversarialModule):
 
     @property
     def reversal(self) -> float:
-        """Grows from 0 to 1 in the course of training."""
+        """Return a factor that grows from 0 to 1 during training."""
         return reversal_schedule(self.progress) if self.adversarial_gradient else 0.0
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the feature."""
+        """Encode words with a GRU, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.text_layers[0] if self.text_layers else self.dim)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         self.image_net = self._projector(self.image_dim, self.image_layers)
         self.text_net = self._projector(self.text_dim, self.text_layers)
@@ -112,21 +112,21 @@ class ACMR(AdversarialModule):
         return nn.Sequential(*layers, nn.Linear(width, self.dim), nn.Tanh())
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Project images into the common space, (b, dim)."""
+        """Embed images, (b, dim)."""
         projected: Tensor = self.image_net(self.image_features(images))
         return projected
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Project texts into the common space, (b, dim)."""
+        """Embed texts, (b, dim)."""
         projected: Tensor = self.text_net(self.text_features(texts))
         return projected
 
     def on_train_batch_start(self, batch: PairBatch, batch_idx: int) -> None:
-        """Read off the trainer, which a resumed run restores, how much of the training is done."""
+        """Update the training progress from the trainer, whose state a resumed run restores."""
         self.progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Weighted sum of the terms; the modality classifier's is added as it is."""
+        """Return the weighted sum of the terms; that of the modality classifier is not weighted."""
         images, texts, labels = self.gather_labelled(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
@@ -149,7 +149,7 @@ class ACMR(AdversarialModule):
         ]
 
     def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the hinge terms of images among texts and of texts among images."""
+        """Return the sum of the triplet losses of images among texts and of texts among images."""
         if self.unit_length:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         positive = same(labels)

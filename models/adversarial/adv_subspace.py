@@ -25,10 +25,10 @@ class AdvSubspace(AdversarialModule):
     """Deep adversarial common subspace learning (Ma, Sheng and He, JAIMLD 2023).
 
     ``L = alpha L_tri + beta L_dis + L_pre`` in one optimiser: the encoders receive the discriminator's gradient
-    reversed and multiplied by beta, the discriminator itself receives it as it is. The paper leaves open how deep the
-    networks are, the margin and which triplets are formed: here each modality has one hidden layer, two more layers
-    are shared, and every triplet of the batch counts, an item never being its own positive. On data without
-    categories the image is the label, and a softmax over unit-length class vectors takes the place of L_pre.
+    reversed and multiplied by beta, the discriminator its plain gradient. The paper does not specify the depth of the
+    networks, the margin or the triplets: here each modality has one hidden layer, two more layers
+    are shared, and all triplets of the batch are used, an item never being its own positive. On data without
+    categories the image is the label, and a softmax over unit-length class vectors replaces L_pre.
 
     Args:
         hidden: Hidden dimension of each modality's layers and of the shared layers.
@@ -65,9 +65,9 @@ class AdvSubspace(AdversarialModule):
     ) -> None:
         super().__init__(**kwargs)
         if not (label_prediction or triplet):
-            raise UsageError("adv_subspace without label prediction and without triplets has nothing to learn from")
+            raise UsageError("adv_subspace: set --model.label_prediction true or --model.triplet true")
         if shared_layers < 1:
-            raise UsageError(f"--model.shared_layers {shared_layers}: the modalities share at least one layer")
+            raise UsageError(f"--model.shared_layers {shared_layers}: must be at least 1")
         self.hidden, self.dim, self.shared_layers, self.discriminator_dim = hidden, dim, shared_layers, discriminator
         self.alpha, self.beta, self.margin = alpha, beta, margin
         self.mining, self.unit_length = mining, unit_length
@@ -76,15 +76,15 @@ class AdvSubspace(AdversarialModule):
 
     @property
     def reversal(self) -> float:
-        """The weight of the adversarial term."""
+        """The weight of the adversarial loss."""
         return self.beta
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the feature."""
+        """Encode words with a GRU, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         self.image_net, self.text_net = (
             hidden_layer(width, self.hidden, self.dropout, self.input_dropout)
@@ -99,17 +99,17 @@ class AdvSubspace(AdversarialModule):
             self.classes = self.class_vectors(self.dim)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Map images into the common space, (b, dim)."""
+        """Embed images, (b, dim)."""
         encoded: Tensor = self.shared(self.image_net(self.image_features(images)))
         return encoded
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Map texts into the common space, (b, dim)."""
+        """Embed texts, (b, dim)."""
         encoded: Tensor = self.shared(self.text_net(self.text_features(texts)))
         return encoded
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Weighted sum of the three terms that are switched on."""
+        """Return the weighted sum of the enabled terms."""
         images, texts, labels = self.gather_labelled(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
@@ -129,7 +129,7 @@ class AdvSubspace(AdversarialModule):
         return terms | {"loss": total}
 
     def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the four hinge terms: image and text anchors, against the other modality and against their own."""
+        """Return the sum of four triplet losses: image and text anchors, each across and within modalities."""
         if self.unit_length:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         positive = same(labels)

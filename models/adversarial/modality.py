@@ -1,4 +1,4 @@
-"""What adversarial methods share: a discriminator of the modality, and how its gradient comes back."""
+"""Shared by adversarial methods: a modality discriminator and the reversal of its gradient."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cmr_bench.models.losses import modality_cross_entropy, reverse_gradient
 
 
 class Discriminator(nn.Sequential):
-    """Tells image from text features: hidden layers with ReLU, then the logit of an image.
+    """Discriminates image from text features: hidden layers with ReLU, then the logit of an image.
 
     Args:
-        dim: Width of the features.
-        hidden: Widths of the hidden layers.
+        dim: Embedding dimension.
+        hidden: Dimensions of the hidden layers.
     """
 
     def __init__(self, dim: int, hidden: Sequence[int]) -> None:
@@ -28,14 +28,14 @@ class Discriminator(nn.Sequential):
         super().__init__(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return one logit an item, (b,)."""
+        """Return one logit per item, (b,)."""
         for layer in self:
             features = layer(features)
         return features.squeeze(-1)
 
 
 class AdversarialModule(LabelledFeatureModule):
-    """A method whose encoders learn against a discriminator of the modality, in one optimiser.
+    """A method whose encoders train against a modality discriminator, in one optimiser.
 
     The discriminator descends its loss; the gradient of that loss reaches the encoders multiplied by ``-reversal``. A
     method makes its discriminator in :meth:`build` by :meth:`discriminate_with` and adds :meth:`adversarial_loss`.
@@ -52,15 +52,15 @@ class AdversarialModule(LabelledFeatureModule):
 
     @property
     def reversal(self) -> float:
-        """Factor of the discriminator's reversed gradient on its way to the encoders."""
+        """Factor of the reversed discriminator gradient that reaches the encoders."""
         raise NotImplementedError
 
     def discriminate_with(self, dim: int, hidden: Sequence[int]) -> None:
-        """Make the discriminator of features of width ``dim`` where the adversarial term is on."""
+        """Build the discriminator of embeddings of dimension ``dim`` if the adversarial loss is used."""
         if self.adversarial:
             self.discriminator = Discriminator(dim, hidden)
 
     def adversarial_loss(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Cross-entropy of the discriminator on features (b, dim) of both modalities."""
+        """Return the cross-entropy of the discriminator on embeddings (b, dim) of both modalities."""
         seen = [self.discriminator(reverse_gradient(side, self.reversal)) for side in (images, texts)]
         return modality_cross_entropy(*seen)

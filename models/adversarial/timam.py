@@ -21,11 +21,11 @@ class TIMAM(MatchingModule, AdversarialModule):
     """Text-image modality adversarial matching (Sarafianos et al., ICCV 2019): a CNN, and an LSTM over BERT's words.
 
     Cross-modal projection matching both ways, identification of the image by a softmax over unit-length class vectors,
-    and a discriminator with one hidden layer that tells the modalities apart, whose gradient comes back reversed. The
-    widths, the batch normalisation and the weight of the adversarial term are reconstructed; no program was released.
-    Pairs that share a category match, or on data without categories those of the same image.
-    Texts as words read learned embeddings in place of BERT's features, texts as vectors pass one hidden layer in place
-    of the LSTM. The weights of a frozen BERT are not stored with a run; they are loaded anew.
+    and a modality discriminator with one hidden layer, whose gradient is reversed. The
+    dimensions, the batch normalisation and the weight of the adversarial loss are reconstructed; no code was released.
+    Pairs match if they share a category, or the image on data without categories.
+    Texts as words use learned embeddings instead of BERT's features, texts as vectors pass one hidden layer instead
+    of the LSTM. The weights of a frozen BERT are not stored in checkpoints; they are loaded again.
 
     Args:
         hidden: Hidden dimension of the LSTM, or of the hidden layer for texts as vectors.
@@ -63,7 +63,7 @@ class TIMAM(MatchingModule, AdversarialModule):
     ) -> None:
         super().__init__(cnn=cnn, text_view=text_view, **kwargs)
         if not (matching or identification):
-            raise UsageError("timam without matching and without identification has nothing to learn from")
+            raise UsageError("timam: set --model.matching true or --model.identification true")
         self.hidden, self.dim, self.discriminator_dim = hidden, dim, discriminator
         self.adversarial_weight = adversarial_weight
         self.matching, self.identification = matching, identification
@@ -77,22 +77,22 @@ class TIMAM(MatchingModule, AdversarialModule):
 
     @property
     def reversal(self) -> float:
-        """The weight of the adversarial term."""
+        """The weight of the adversarial loss."""
         return self.adversarial_weight
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with an LSTM, whose last state is the feature."""
+        """Encode words with an LSTM, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.hidden, dropout=self.dropout, cell="lstm")
 
     def subwords(self, longest: int) -> SubwordEncoder:
-        """Read BERT's features with an LSTM, whose last state is the feature."""
+        """Encode BERT's features with an LSTM, whose last state is the feature."""
         return SubwordEncoder(self.bert, longest, self.hidden, self.dropout, self.fine_tune_bert)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         before = [nn.Linear(self.text_dim, self.hidden), nn.ReLU()] if spec.text.kind == "vector" else []
-        # The batch normalisation also keeps the adversary from shrinking the features.
+        # Batch normalisation also prevents the adversary from shrinking the features.
         self.embed_with(
             nn.Sequential(nn.Dropout(self.image_dropout), nn.Linear(self.image_dim, self.dim)),
             nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(self.hidden, self.dim)),
@@ -103,13 +103,13 @@ class TIMAM(MatchingModule, AdversarialModule):
         self.discriminate_with(self.dim, [self.discriminator_dim])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network and BERT their own learning rates."""
+        """Give the image backbone and BERT their own learning rates."""
         network = self.text_input.network
         own = [(network.encoder, self.bert_lr)] if isinstance(network, SubwordEncoder) else []
         return with_own_rates(self, (self.image_input, self.cnn_lr), *own)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Sum of the terms that are switched on."""
+        """Return the sum of the enabled terms."""
         images, texts, labels = self.embed(batch)
         terms: dict[str, Tensor] = {}
         if self.matching:

@@ -1,1 +1,1 @@
-"""Attributes learning: matching through attributes."""
+"""Attribute learning: matching through attributes."""

@@ -26,17 +26,17 @@ AttributeSource = Literal["auto", "category", "words"]
 
 
 class AgNet(LabelledFeatureModule):
-    """Attribute-guided network (Ji et al., TNNLS 2020): features, then attributes, then a code that ranks.
+    """Attribute-guided network (Ji et al., TNNLS 2020): features, then attributes, then a hash code.
 
     Each modality has a network that predicts attributes; one network of three layers, shared by both, turns the
     predicted attributes into a code. ``L = L_attributes + alpha L_likelihood + beta L_quantisation + gamma L_balance``:
     cross-entropy of the attributes, likelihood of the matches given the inner products of codes, distance of the codes
-    to signs, and difference of each bit from splitting the batch evenly. Attributes are the categories, or the content
-    words that are most frequent in the training captions, without scikit-learn's list of English stop words. An image
-    has the words of all of its captions, and each caption has those of its image, so that both sides of a pair aim at
-    one vector. Test items need no attributes. Batch normalisation before the code network, in each modality apart, is
-    ours, and so are the widths and weights: most words are rare, and predictions near 0 alike in all items would make
-    one code of them all.
+    to their signs, and imbalance of each bit over the batch. Attributes are the categories, or the most frequent
+    content words of the training captions, without scikit-learn's English stop words. An image
+    has the words of all of its captions, and each caption has those of its image, so that both sides of a pair have
+    the same target. Test items need no attributes. Batch normalisation before the code network, per modality, is
+    ours, and so are the dimensions and weights: most words are rare, and predictions near 0 for all items would
+    give all of them the same code.
 
     Args:
         hidden: Hidden dimension of each modality and of the code network.
@@ -80,20 +80,20 @@ class AgNet(LabelledFeatureModule):
 
     @property
     def attribute_source(self) -> Literal["category", "words"]:
-        """What the attributes are on the data set in use."""
+        """The attributes used on the current data set."""
         if self.attributes == "auto":
             return "category" if self.label_space == "category" else "words"
         return self.attributes
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the feature."""
+        """Encode words with a GRU, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         if self.attributes == "category" and self.label_space != "category":
-            raise UsageError("--model.attributes category needs category labels to learn from; pass words")
+            raise UsageError("--model.attributes category needs category labels and this data set has none; pass words")
         width = spec.n_classes if self.attribute_source == "category" else self.n_attributes
         self.image_net, self.text_net = (self._net(dim, width) for dim in (self.image_dim, self.text_dim))
         self.image_norm, self.text_norm = (nn.BatchNorm1d(width, affine=False) for _ in range(2))
@@ -112,13 +112,13 @@ class AgNet(LabelledFeatureModule):
         )
 
     def prepare_training(self, train: Split) -> None:
-        """Choose the attributes and look up those of every training image."""
+        """Select the attributes and collect those of every training image."""
         super().prepare_training(train)
         if self.attribute_source == "category":
             self.attribute_names = list(train.class_names)
             return
         if train.captions is None:
-            raise DataError("--model.attributes words: this data set has no raw captions here; pass category")
+            raise DataError("--model.attributes words needs raw captions and this data set has none; pass category")
         self.attribute_names, table = word_attributes(
             train.captions, train.image_of_text, train.n_images, self.n_attributes
         )
@@ -129,7 +129,7 @@ class AgNet(LabelledFeatureModule):
         checkpoint["attribute_names"] = self.attribute_names
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with attributes other than those that the weights were learned for."""
+        """Raise if the attributes differ from those of the checkpoint."""
         stored = checkpoint.get("attribute_names", [])
         if self.attribute_names and stored != self.attribute_names:
             raise CmrBenchError("the checkpoint was trained with other attributes: the training captions have changed")
@@ -146,20 +146,20 @@ class AgNet(LabelledFeatureModule):
         return logits
 
     def code(self, logits: Tensor, norm: nn.BatchNorm1d) -> Tensor:
-        """Turn predicted attributes of one modality into codes in -1..1, (b, bits)."""
+        """Encode predicted attributes of one modality as codes in -1..1, (b, bits)."""
         codes: Tensor = self.code_net(normalise(norm, logits.float().sigmoid()))
         return codes
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Return the codes of images before the sign is taken, (b, bits)."""
+        """Return the real-valued codes of images, (b, bits)."""
         return self.code(self.predict_image_attributes(images), self.image_norm)
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Return the codes of texts before the sign is taken, (b, bits)."""
+        """Return the real-valued codes of texts, (b, bits)."""
         return self.code(self.predict_text_attributes(texts), self.text_norm)
 
     def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
-        """Score by the number of equal bits less that of different ones, or by cosine, (n_images, n_texts)."""
+        """Score by the number of equal minus different bits, or by cosine, (n_images, n_texts)."""
         if not self.hash:
             return super().similarity(images, texts)
         assert isinstance(images, Tensor)
@@ -167,7 +167,7 @@ class AgNet(LabelledFeatureModule):
         return signs(images) @ signs(texts).T
 
     def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
-        """Return what scores blocks of all codes: both similarities are inner products of vectors made once."""
+        """Return the score source of all codes: both similarities are inner products of precomputed vectors."""
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
         if self.hash:
@@ -175,17 +175,17 @@ class AgNet(LabelledFeatureModule):
         return EmbeddingScores(images.float(), texts.float(), normalize=True)
 
     def attribute_targets(self, identity: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the attributes that both sides of the pairs should show, 0 or 1, (b, n_attributes)."""
+        """Return the target attributes of both sides of the pairs, 0 or 1, (b, n_attributes)."""
         if self.attribute_source == "category":
             assert labels is not None
             assert self.spec is not None
             return one_hot(labels, self.spec.n_classes)
-        # No buffer: DDP would send it to every process at every step.
+        # Not a buffer: DDP would broadcast it in every step.
         self._of_image = self._of_image.to(identity.device)
         return self._of_image[identity]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Weighted sum of the four terms."""
+        """Return the weighted sum of the four terms."""
         # Gathered before they are normalised, so that the statistics are those of the global batch.
         image_logits, text_logits, identity, categories = self.gather(
             self.predict_image_attributes(batch.images), self.predict_text_attributes(batch.texts), batch
@@ -222,22 +222,22 @@ def signs(codes: Tensor) -> Tensor:
 def word_attributes(
     captions: Sequence[str], image_of_text: Rows, n_images: int, at_most: int
 ) -> tuple[list[str], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Make attributes of the content words that occur in most captions.
+    """Select the content words that occur in most captions as attributes.
 
-    A content word has at least two signs, one of them no digit, and is not among scikit-learn's English stop words.
+    A content word has at least two characters, one of them no digit, and is not an English stop word of scikit-learn.
 
     Args:
         captions: Texts of the training split, (n_texts,).
         image_of_text: Row of the image that each text belongs to, (n_texts,).
         n_images: Number of training images.
-        at_most: Words wanted; there are fewer where the captions have fewer.
+        at_most: Maximum number of words.
 
     Returns:
-        The words, the most frequent first and those of equal frequency by the alphabet, and which of them occur in any
+        The words, by decreasing frequency and then alphabetically, and which of them occur in any
         caption of an image, (n_images, n_words).
 
     Raises:
-        DataError: If the captions hold no content word.
+        DataError: If the captions contain no content word.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -250,7 +250,7 @@ def word_attributes(
     counts = Counter(word for words in words_of for word in words)
     names = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:at_most]]
     if not names:
-        raise DataError(f"the {len(captions)} training captions hold no content words to take as attributes")
+        raise DataError(f"the {len(captions)} training captions contain no content words to use as attributes")
     column = {word: k for k, word in enumerate(names)}
     table = np.zeros((n_images, len(names)), dtype=np.bool_)
     for image, words in zip(image_of_text.tolist(), words_of, strict=True):

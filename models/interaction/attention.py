@@ -1,7 +1,7 @@
-"""Stacked cross attention in its Gram-matrix form: scores of all images with all texts, no attended vector formed.
+"""Stacked cross attention by Gram matrices: scores of all images with all texts, without the attended vectors.
 
 Lee et al., Stacked Cross Attention for Image-Text Matching, ECCV 2018, section 3.1. One side attends: each of its
-fragments, the query, looks at the fragments of the other side, the context. With ``s`` the cosine of query ``j`` and
+fragments, the query, attends to the fragments of the other side, the context. With ``s`` the cosine of query ``j`` and
 context fragment ``i``, ``c = [s]+`` and ``k_ij = c_ij / |c_i.|`` of unit length over the queries, the weights are
 ``w = exp(lambda_softmax * k)`` and the attended vector is ``a_j = sum_i w_ij v_i``. Its cosine with the query needs
 only the products ``s`` and the Gram matrix of the context, ``e.a = sum_i w_i s_i`` and ``|a|^2 = w' V V' w``; and
@@ -29,25 +29,25 @@ MAX_LAMBDA_SOFTMAX = 40.0
 _SLOPE = {"relu": 0.0, "leaky": 0.1}
 _EPS = 1e-8
 _TINY = 1e-30
-# Elements of a piece of the elementwise work: its few tensors stay in the processor's cache, where they are about
-# 20 times as fast as in fresh memory. A GPU wants fewer and larger pieces.
+# Elements per chunk of elementwise work: its few tensors stay in the processor's cache, where they are about
+# 20 times as fast as in main memory. A GPU prefers fewer and larger chunks.
 _PIECE = {"cpu": 2**19, "other": 2**25}
 # Cosines made by one matrix product: without gradient, and where they are kept for it.
 _PRODUCT, _KEPT = 2**22, 2**25
-# Words of padding accepted for each real word, so that texts of different length share a piece.
+# Maximum padding per real word, so that texts of different length share a chunk.
 _WASTE = 1.2
 
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """What kind of cross attention.
+    """The variant of cross attention.
 
     Attributes:
         attention: ``t2i``, words attend to regions; ``i2t``, regions attend to words.
-        pool: How the cosines of the queries become a score: their mean, or log-sum-exp.
+        pool: Pooling of the cosines of the queries: mean or log-sum-exp.
         lambda_softmax: Inverse temperature of the attention, at most 40.
         lambda_lse: Inverse temperature of log-sum-exp.
-        clip: What negative cosines become before the attention: 0, or a tenth of themselves.
+        clip: Activation of the cosines before the attention: ReLU, or leaky ReLU with slope 0.1.
     """
 
     attention: Attention
@@ -69,17 +69,17 @@ class CrossAttention:
 
     @property
     def among(self) -> int:
-        """Dimension of the context, among which attention is shared out."""
+        """Dimension of the context, over which attention is normalised."""
         return 3 if self.words_ask else 1
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Texts of about the same length whose elementwise work is done together.
+    """Texts of similar length that are processed together.
 
     Attributes:
-        texts: Their places in the order of lengths.
-        length: Words of the longest.
+        texts: Their positions in the order of lengths.
+        length: Number of words of the longest.
         first_row: Row of the matrix of cosines where their words start.
     """
 
@@ -94,7 +94,7 @@ class _Piece:
 
     @property
     def slots(self) -> slice:
-        """Places of the texts."""
+        """Positions of the texts."""
         return slice(self.texts.start, self.texts.stop)
 
 
@@ -125,11 +125,11 @@ def cross_attention(
         words: Words of unit length, (n_texts, W, d), padded on the right.
         lengths: Real words of each text, at least 1, (n_texts,).
         how: Direction, pooling and temperatures.
-        piece: Cosines worked on at once, if at least one text fits; 0 for what suits the device.
+        piece: Cosines per chunk, if at least one text fits; 0 selects a size for the device.
 
     Returns:
         Scores, (n_images, n_texts), in float32 or the inputs' float64. Under autocast the cosines are computed in half
-        precision and everything after them is not.
+        precision and everything else is not.
     """
     piece = piece or _PIECE.get(regions.device.type, _PIECE["other"])
     if not bool(mask.all()):
@@ -154,7 +154,7 @@ def cross_attention(
 
 
 def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, keep: bool) -> Iterator[tuple[range, slice]]:
-    """Cut the pairs so that one product of matrices makes the cosines of each block of texts and images."""
+    """Split the pairs so that one matrix product gives the cosines of each block of texts and images."""
     limit = _KEPT if keep else _PRODUCT
     most = n_images if keep else 64
     band = max(1, min(most, limit // max(1, n_regions * lengths[-1])))
@@ -184,7 +184,7 @@ def _block(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: C
     ).to(words.device)
     cosines = words.flatten(0, 1)[rows] @ regions.flatten(0, 1).T
     context = regions if how.words_ask else words
-    # Weights can be too large for float16, not for bfloat16.
+    # Weights can overflow float16, not bfloat16.
     with torch.autocast(regions.device.type, enabled=cosines.dtype == torch.bfloat16, dtype=torch.bfloat16):
         gram = context @ context.transpose(1, 2)
     with torch.autocast(regions.device.type, enabled=False):
@@ -205,12 +205,12 @@ def _pooled(relevance: Tensor, real: Tensor, dim: int, how: CrossAttention) -> T
 
 
 class _Relevance(torch.autograd.Function):
-    """Cosine of every query with what it attends to.
+    """Cosine of every query with its attended vector.
 
     Forward takes the cosines of words with regions (rows, n_images * R), the Gram matrices of the contexts, (n_images,
     R, R) or (n_texts, W, W), and the pieces. It returns (rows, n_images) where words are the queries, else
     (n_texts, n_images, R). Nothing of the size of the cosines but their own gradient is allocated: the elementwise work
-    goes piece by piece, and most of it in the backward pass again.
+    is done in chunks, and mostly recomputed in the backward pass.
     """
 
     @staticmethod
@@ -235,8 +235,8 @@ class _Relevance(torch.autograd.Function):
         """Return the gradients for the cosines and the Gram matrices."""
         cosines, gram, relevance, root = ctx.saved_tensors
         images, how = ctx.images, ctx.how
-        # Of the products e.a and, doubled, of the squares |a|^2. A cosine stays as it is when all weights grow alike,
-        # so the denominator of the softmax has no part in the gradient either.
+        # Of the products e.a and, doubled, of the squares |a|^2. Scaling all weights does not change a cosine,
+        # so the denominator of the softmax does not contribute to the gradient either.
         linear = gradients[0] * root
         quadratic = -linear * relevance * root
         to_cosines = torch.empty_like(cosines)

@@ -39,9 +39,9 @@ _LAMBDA_LSE: dict[Attention, float] = {"t2i": 6.0, "i2t": 5.0}
 class SCAN(RankingModule):
     """SCAN (Lee et al., ECCV 2018): stacked cross attention between the words of a text and the regions of an image.
 
-    Regions are embedded by a linear layer and words by a bidirectional GRU whose directions are averaged, all to unit
-    length. The loss is summed over the pairs of a batch; with the recipes' clipping of the gradient that makes every
-    step as long as the first ones.
+    Regions are embedded by a linear layer and words by a bidirectional GRU whose directions are averaged, all
+    L2-normalised. The loss is summed over the pairs of a batch; with the gradient clipping of the recipes every
+    step is then as long as the first ones.
 
     Args:
         dim: Embedding dimension of words and regions.
@@ -86,9 +86,9 @@ class SCAN(RankingModule):
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, **kwargs)
         if not 0 <= lambda_softmax <= MAX_LAMBDA_SOFTMAX:
-            raise UsageError(f"--model.lambda_softmax {lambda_softmax}: choose 0 to {MAX_LAMBDA_SOFTMAX:g}")
+            raise UsageError(f"--model.lambda_softmax {lambda_softmax}: must be between 0 and {MAX_LAMBDA_SOFTMAX:g}")
         if lambda_lse < 0:
-            raise UsageError(f"--model.lambda_lse {lambda_lse}: choose a number above 0, or 0 for the paper's")
+            raise UsageError(f"--model.lambda_lse {lambda_lse}: must be above 0, or 0 for the paper's")
         self.dim, self.word_dim = dim, word_dim
         self.how = CrossAttention(
             attention,
@@ -101,7 +101,7 @@ class SCAN(RankingModule):
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         self.image_input = RegionInput(spec.image, self.cnn, self.cnn_weights, self.fine_tune)
         self.image_scale = standardiser(spec.image, self.image_input.dim, self.standardise, pooled=False)
@@ -111,16 +111,16 @@ class SCAN(RankingModule):
         self.text_encoder = WordEncoder(spec.text.vocab_size, self.word_dim, self.dim, bidirectional=True, pool="words")
 
     def prepare_training(self, train: Split) -> None:
-        """Learn the means and deviations of the features of regions."""
+        """Fit the means and standard deviations of the region features."""
         fit_standardisers(train, self.image_scale, nn.Identity())
 
     def encode_images(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
-        """Embed regions, (b, R, dim), and tell which are real, (b, R)."""
+        """Return embedded regions, (b, R, dim), and the mask of real ones, (b, R)."""
         regions, mask = self.image_input(images)
         return F.normalize(linear_of_scaled(self.image_scale, self.image_layer, regions), dim=-1), mask
 
     def encode_texts(self, texts: TextBatch) -> tuple[Tensor, Tensor]:
-        """Embed words, (b, W, dim), and tell how many there are, (b,)."""
+        """Return embedded words, (b, W, dim), and their number per text, (b,)."""
         assert texts.lengths is not None
         return F.normalize(self.text_encoder(texts.tokens, texts.lengths), dim=-1), texts.lengths
 
@@ -130,10 +130,10 @@ class SCAN(RankingModule):
         return cross_attention(regions, mask, words, lengths, self.how)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Hinge ranking loss of the scores of the batch, summed over its pairs, and of one pair."""
+        """Return the hinge ranking loss of the batch, summed over its pairs, and the loss per pair."""
         pair, n_pairs = self.ranking_loss(batch)
         return {"loss": pair * n_pairs, "pair": pair}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give the image network its own learning rate."""
+        """Give the image backbone its own learning rate."""
         return with_own_rates(self, (self.image_input, self.cnn_lr))

@@ -1,1 +1,1 @@
-"""Pairwise learning: one vector per item, the loss does the work."""
+"""Pairwise learning: one vector per item, trained on matching pairs."""

@@ -1,4 +1,4 @@
-"""CLIP and SigLIP: networks pretrained on pairs from the web, as they are or fitted to the data."""
+"""CLIP and SigLIP: models pretrained on image-text pairs from the web, zero-shot or trained on the data."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LARGEST_SCALE = 100.0
 
 
 class Towers(nn.Module):
-    """Both halves of a transformers model that was pretrained on images and texts.
+    """Both towers of a transformers model pretrained on images and texts.
 
     Args:
-        name: Name on the Hugging Face hub, or a local folder.
+        name: Name on the Hugging Face Hub, or a local folder.
         fine_tune: Train the towers.
     """
 
@@ -54,13 +54,13 @@ class Towers(nn.Module):
         self.encoder: nn.Module = model if fine_tune else Frozen(model)
         self.size = int(model.config.vision_config.image_size)
         self.places = int(model.config.text_config.max_position_embeddings)
-        # SigLIP reads the state of the last place, a padding sign in training, and saw no attention mask.
+        # SigLIP pools the last position, a padding token in training, and was trained without attention mask.
         self.fill = int(load_tokenizer(name).pad_token_id or 0) if self.kind.startswith("siglip") else None
         for key, values in zip(("mean", "std"), channel_statistics(name, self.kind), strict=True):
             self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def temperature(self) -> tuple[Tensor, Tensor | None]:
-        """Take the logarithm of the inverse temperature, and the bias of SigLIP, out of what is trained here."""
+        """Remove the log inverse temperature, and the bias of SigLIP, from the trained parameters."""
         found = [getattr(self.model, name, None) for name in ("logit_scale", "logit_bias")]
         for value in found:
             if value is not None:
@@ -74,7 +74,7 @@ class Towers(nn.Module):
         return self.encoder.network if isinstance(self.encoder, Frozen) else self.encoder
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Encode RGB in 0..1, (b, 3, H, W), scaled to the size that the tower reads, to (b, dim)."""
+        """Encode RGB in 0..1, (b, 3, H, W), resized to the input size of the tower, to (b, dim)."""
         if pixels.shape[-2:] != (self.size, self.size):
             side = (self.size, self.size)
             pixels = F.interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
@@ -91,19 +91,19 @@ class Towers(nn.Module):
 
 
 def _vectors(output: Any) -> Tensor:
-    """Return the features, which older versions of transformers give as they are."""
+    """Return the features, which older versions of transformers return directly."""
     vectors: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return vectors
 
 
 class CLIP(RetrievalModule):
-    """CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023): what today's pretraining brings.
+    """CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023): pretrained on image-text pairs from the web.
 
-    ``zero_shot`` scores by the cosine of the pretrained features and learns nothing. ``linear_probe`` puts a linear
-    layer on each frozen tower, starting from the identity; the towers then read every item once, without augmentation.
-    ``fine_tune`` trains everything. Both are trained with the loss of the pretraining, a softmax over the batch for
+    ``zero_shot`` scores by the cosine of the pretrained features and trains nothing. ``linear_probe`` adds a linear
+    layer to each frozen tower, initialised to the identity; the towers encode every item once, without augmentation.
+    ``fine_tune`` trains everything. Both use the pretraining loss, a softmax over the batch for
     CLIP and a sigmoid for each pair for SigLIP, at a learned temperature; captions of the same image are never
-    negatives. Photographs are squashed to the square that the model reads, not cut, and captions get no prompt.
+    negatives. Images are resized to the square input without cropping, and captions get no prompt.
 
     Args:
         backbone: The transformers model: name on the Hugging Face Hub, or a local folder.
@@ -135,7 +135,7 @@ class CLIP(RetrievalModule):
         return self.backbone
 
     def build(self, spec: DataSpec) -> None:
-        """Load the towers and make what is trained beside them."""
+        """Load the towers and build the layers trained on top."""
         super().build(spec)
         self.towers = Towers(self.backbone, self.mode == "fine_tune")
         longest, places = spec.text.shape[0], self.towers.places
@@ -158,10 +158,10 @@ class CLIP(RetrievalModule):
             return self.towers.images(torch.zeros(1, 3, side, side)).shape[1], self.towers.texts(words, words).shape[1]
 
     def fit_split(self, train: Split, val: Split) -> None:
-        """Leave the model as it is."""
+        """Keep the pretrained model unchanged."""
 
     def on_fit_start(self) -> None:
-        """Let frozen towers read every training and validation item once, in place of once a pair and epoch."""
+        """Encode every training and validation item once by the frozen towers, instead of once per pair and epoch."""
         if self.mode != "linear_probe":
             return
         data = self._datamodule()
@@ -206,7 +206,7 @@ class CLIP(RetrievalModule):
         return self.text_layer(features) if self.mode == "linear_probe" else features
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Return the loss of the pretraining over the batch, and the temperature it has come to."""
+        """Return the pretraining loss of the batch, and the current temperature."""
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
@@ -221,7 +221,7 @@ class CLIP(RetrievalModule):
         return {"loss": loss, "temperature": 1 / scale}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Keep biases, gains and the temperature free of weight decay, as in the pretraining."""
+        """Exclude biases, gains and the temperature from weight decay, as in pretraining."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1]},

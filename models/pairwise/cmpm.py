@@ -19,10 +19,10 @@ from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, pr
 class CMPM(MatchingModule):
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018): image features and max-pooled BiLSTM states.
 
-    Pairs that share a category match, or on data without categories those of the same image. Dropout and batch
-    normalisation are those of the authors' program; normalisation sees the batch of all devices. A CNN that is
-    trained too stays as it is for the first epochs, then everything learns with its rate. Texts as vectors pass one
-    hidden layer in place of the BiLSTM.
+    Pairs match if they share a category, or the image on data without categories. Dropout and batch
+    normalisation are those of the released code; normalisation uses the global batch. A fine-tuned CNN is
+    frozen for the first epochs, then everything trains at its learning rate. Texts as vectors pass one
+    hidden layer instead of the BiLSTM.
 
     Args:
         hidden: Number of LSTM units per direction; the hidden layer of texts as vectors has twice as many.
@@ -48,7 +48,7 @@ class CMPM(MatchingModule):
         self.dropout, self.frozen_epochs = dropout, frozen_epochs
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         width = 2 * self.hidden
         before = [] if spec.text.kind == "tokens" else [nn.Linear(self.text_dim, width), nn.ReLU()]
@@ -59,22 +59,22 @@ class CMPM(MatchingModule):
         )
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a BiLSTM and take the largest value of each unit."""
+        """Encode words with a BiLSTM and max pooling."""
         return WordEncoder(
             vocab_size, self.word_dim, self.hidden, True, "max", self.dropout, cell="lstm", merge="concatenate"
         )
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Sum of the terms of the batch."""
+        """Return the loss of the batch and its terms."""
         terms = self.terms(*self.embed(batch))
         return terms | {"loss": torch.stack(list(terms.values())).sum()}
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the loss, given features (b, dim) and the labels that say what matches."""
+        """Return the terms of the loss, given features (b, dim) and the labels that define matches."""
         return {"matching": projection_matching(images, texts, same(labels))}
 
     def configure_optimizers(self) -> Any:
-        """Adam; where the image network is trained, in two stages."""
+        """Configure Adam, in two stages if the image backbone is fine-tuned."""
         if not self.fine_tune:
             return super().configure_optimizers()
         optimizer = self.make_optimizer()
@@ -93,7 +93,7 @@ class CMPM(MatchingModule):
         }
 
     def on_train_epoch_start(self) -> None:
-        """Keep the statistics of the image network's batch normalisation while it waits."""
+        """Freeze the batch-normalisation statistics of the image backbone while it is frozen."""
         if self.fine_tune:
             self.image_input.train(self.current_epoch >= self.frozen_epochs)
 
@@ -104,17 +104,17 @@ class CMPM(MatchingModule):
 class CMPMCMPC(CMPM):
     """Cross-modal projection matching and classification (Zhang and Lu, ECCV 2018).
 
-    To the loss of cmpm comes that of a softmax over unit-length class vectors, which sees the features of one modality
-    projected on those of the other. The classes are the categories, or on data without them the training images.
+    Adds to the loss of cmpm a softmax over unit-length class vectors, applied to the features of one modality
+    projected onto those of the other. The classes are the categories, or the training images on data without them.
     """
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers and the class vectors."""
+        """Build the layers and the class vectors."""
         super().build(spec)
         self.classes = self.class_vectors(self.dim)
 
     def terms(self, images: Tensor, texts: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the loss, given features (b, dim) and the labels that say what matches."""
+        """Return the terms of the loss, given features (b, dim) and the labels that define matches."""
         targets = class_shares(labels)
         classification = norm_softmax(project_onto(images, texts), self.classes, targets) + norm_softmax(
             project_onto(texts, images), self.classes, targets

@@ -16,19 +16,19 @@ from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import full_precision, relation_error, same
 from cmr_bench.models.scoring import Encoded
 
-# Hidden values computed at once; a piece of this size (4 MB) stays in the cache of one processor core.
+# Hidden values computed at once; a chunk of this size (4 MB) fits the cache of one processor core.
 _PIECE = 2**20
-# Hidden values kept for the backward pass before they are computed twice instead.
+# Hidden values kept for the backward pass; beyond that they are recomputed.
 _KEPT = 2**26
 
 
 class DRSL(LabelledFeatureModule):
     """Deep relational similarity learning (Wang et al., Information Sciences 2021): a network scores every pair.
 
-    Each modality has two layers; the relation network reads both features one after the other. Its score ranks, taken
-    before the sigmoid: the order is the same, without the ties that a saturated sigmoid makes. Its first layer is the
-    sum of what it makes of the image and of the text, so items are encoded as these two halves and a pair costs one
-    addition a hidden unit.
+    Each modality has two layers; the relation network reads both features concatenated. Items are ranked by its logit:
+    the order is that of the sigmoid, without the ties of saturation. Its first layer is the
+    sum of an image part and a text part, so items are encoded as these two halves and a pair costs one
+    addition per hidden unit.
 
     Args:
         hidden: Hidden dimension of each modality.
@@ -60,11 +60,11 @@ class DRSL(LabelledFeatureModule):
         self.dropout, self.input_dropout = dropout, input_dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the feature."""
+        """Encode words with a GRU, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         self.image_net, self.text_net = self._net(self.image_dim), self._net(self.text_dim)
         self.relation = nn.Linear(2 * self.dim, self.relation_dim)
@@ -76,12 +76,12 @@ class DRSL(LabelledFeatureModule):
         )
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Return the images' halves of the relation network's first layer, (b, relation)."""
+        """Return the image halves of the relation network's first layer, (b, relation)."""
         features = self.image_net(self.image_features(images))
         return nn.functional.linear(features, self.relation.weight[:, : self.dim], self.relation.bias)
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Return the texts' halves of the relation network's first layer, (b, relation)."""
+        """Return the text halves of the relation network's first layer, (b, relation)."""
         features = self.text_net(self.text_features(texts))
         return nn.functional.linear(features, self.relation.weight[:, self.dim :])
 
@@ -104,7 +104,8 @@ class DRSL(LabelledFeatureModule):
 def relate(images: Tensor, texts: Tensor, weight: Tensor, bias: Tensor, piece: int = _PIECE) -> Tensor:
     """Score every pair by a layer of ReLUs over the sum of its halves: ``bias + weight . relu(images_i + texts_j)``.
 
-    The hidden values of all pairs never exist at once: they are made in pieces, and for a large backward pass anew.
+    The hidden values of all pairs never exist at once: they are computed in chunks, and recomputed in a large backward
+    pass.
 
     Args:
         images: The images' halves, (n_images, width).

@@ -18,11 +18,11 @@ from cmr_bench.models.losses import cosine_likelihood, label_regression, mean_di
 class DSCMR(LabelledFeatureModule):
     """Deep supervised cross-modal retrieval (Zhen et al., CVPR 2019).
 
-    ``J = J1 + alpha J2 + beta J3``: error of the labels predicted linearly from both modalities, likelihood of shared
+    ``J = J1 + alpha J2 + beta J3``: error of linear label predictions from both modalities, likelihood of shared
     labels given the cosines between and within the modalities, distance of the two sides of a pair. On data without
-    categories the image is the label, and a softmax over unit-length class vectors takes the place of J1. The epoch is
-    chosen on the validation split. The authors' program chooses it on the test split, which the variant `released`
-    repeats under a flag, and never shuffles its training data, which is not repeated.
+    categories the image is the label, and a softmax over unit-length class vectors replaces J1. The checkpoint is
+    selected on the validation split. The released code selects it on the test split, which the variant `released`
+    reproduces under a flag, and never shuffles its training data, which is not reproduced.
 
     Args:
         hidden: Hidden dimension of each modality's layer.
@@ -55,11 +55,11 @@ class DSCMR(LabelledFeatureModule):
         self.dropout, self.input_dropout = dropout, input_dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the feature."""
+        """Encode words with a GRU, whose last state is the feature."""
         return WordEncoder(vocab_size, self.word_dim, self.dim)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         self.image_layer, self.text_layer = (
             hidden_layer(width, self.hidden, self.dropout, self.input_dropout)
@@ -69,17 +69,17 @@ class DSCMR(LabelledFeatureModule):
         self.classes = self.class_vectors(self.dim)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Map images into the common space, (b, dim)."""
+        """Embed images, (b, dim)."""
         encoded: Tensor = self.shared(self.image_layer(self.image_features(images)))
         return encoded
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Map texts into the common space, (b, dim)."""
+        """Embed texts, (b, dim)."""
         encoded: Tensor = self.shared(self.text_layer(self.text_features(texts)))
         return encoded
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Weighted sum of the three terms."""
+        """Return the weighted sum of the three terms."""
         images, texts, labels = self.gather_labelled(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )

@@ -1,4 +1,4 @@
-"""VSE++: one vector an item, trained on the hardest negative of the batch."""
+"""VSE++: one vector per item, trained on the hardest negative of the batch."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class VSEPP(RankingModule, FeatureModule):
         self.dropout = dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the embedding."""
+        """Encode words with a GRU, whose last state is the embedding."""
         return WordEncoder(vocab_size, self.word_dim, self.dim, self.bidirectional, dropout=self.dropout)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the layers."""
+        """Build the layers."""
         super().build(spec)
         linear = nn.Linear(self.image_dim, self.dim)
         nn.init.xavier_uniform_(linear.weight)
@@ -62,5 +62,5 @@ class VSEPP(RankingModule, FeatureModule):
         return self.text_features(texts)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Hinge ranking loss of the cosines of the batch."""
+        """Return the hinge ranking loss of the cosines of the batch."""
         return {"loss": self.ranking_loss(batch)[0]}

@@ -13,8 +13,8 @@ from cmr_bench.models.subspace.solving import STRENGTHS, Point, Projections, Whi
 class CCA(LinearSubspace):
     """Canonical correlation analysis (Hotelling, 1936) with a ridge, ranked by cosine in the canonical space.
 
-    An image with several texts makes a pair with each. What is 0 is chosen on the validation split by the data set's
-    own criterion: the number of components among powers of two, each side's ridge from 0.001 to 100 mean eigenvalues.
+    An image with several texts forms a pair with each. Options of 0 are selected on the validation split by the data
+    set's criterion: the number of components among powers of two, each ridge from 0.001 to 100 mean eigenvalues.
 
     Args:
         n_components: Embedding dimension; 0 selects it on the validation split.

@@ -26,9 +26,9 @@ _CHUNK = 1024
 class DCCA(FeatureModule):
     """Deep canonical correlation analysis (Andrew et al., ICML 2013), ranked by cosine in the canonical space.
 
-    One fully connected net a modality, trained to the largest sum of canonical correlations of a batch, which has to
-    hold many more pairs than the nets have outputs. Linear canonical correlation analysis of the outputs over the
-    training split, made anew before every validation, comes on top. The paper trains with L-BFGS on the whole split.
+    One fully connected network per modality, trained to maximise the sum of canonical correlations of a batch, which
+    must have many more pairs than the networks have outputs. Linear CCA of the outputs over the
+    training split is refitted on top before every validation. The paper trains with L-BFGS on the whole split.
 
     Args:
         hidden: Hidden dimension.
@@ -64,17 +64,17 @@ class DCCA(FeatureModule):
         super().__init__(**kwargs)
         for name, value in (("image_ridge", image_ridge), ("text_ridge", text_ridge)):
             if value <= 0:
-                raise UsageError(f"--model.{name} {value}: dcca divides by covariances and needs a ridge above 0")
+                raise UsageError(f"--model.{name} {value}: dcca inverts covariances and needs a ridge above 0")
         self.hidden, self.layers, self.dim, self.activation = hidden, layers, dim, activation
         self.image_ridge, self.text_ridge, self.weighting = image_ridge, text_ridge, weighting
         self.dropout, self.top_images = dropout, top_images
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Make the recurrent network for texts as tokens."""
+        """Build the recurrent network for texts as tokens."""
         return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
-        """Make the nets; the analysis on top changes nothing until it is fitted."""
+        """Build the networks; the linear CCA on top is the identity until fitted."""
         super().build(spec)
         self.image_net, self.text_net = self._net(self.image_dim), self._net(self.text_dim)
         for side in ("image", "text"):
@@ -89,55 +89,55 @@ class DCCA(FeatureModule):
         return nn.Sequential(*parts, nn.Linear(width, self.dim))
 
     def image_outputs(self, images: ImageBatch) -> Tensor:
-        """Return the outputs of the images' net, (b, dim)."""
+        """Return the outputs of the image network, (b, dim)."""
         outputs: Tensor = self.image_net(self.image_features(images))
         return outputs
 
     def text_outputs(self, texts: TextBatch) -> Tensor:
-        """Return the outputs of the texts' net, (b, dim)."""
+        """Return the outputs of the text network, (b, dim)."""
         outputs: Tensor = self.text_net(self.text_features(texts))
         return outputs
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Map images into the canonical space, (b, dim)."""
+        """Embed images in the canonical space, (b, dim)."""
         return (self.image_outputs(images).float() - self.image_top_mean) @ self.image_top
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Map texts into the canonical space, (b, dim)."""
+        """Embed texts in the canonical space, (b, dim)."""
         return (self.text_outputs(texts).float() - self.text_top_mean) @ self.text_top
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Negative sum of the canonical correlations over the global batch."""
+        """Return the negative sum of the canonical correlations over the global batch."""
         images, texts, _, _ = self.gather(self.image_outputs(batch.images), self.text_outputs(batch.texts), batch)
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
         if len(images) < 2:
-            # One pair has no covariance; it is all that is left for the last batch of some splits.
+            # One pair has no covariance; the last batch of some splits has only one.
             return {"loss": 0.0 * (images.sum() + texts.sum())}
         return {"loss": -canonical_correlation(images, texts, self.image_ridge, self.text_ridge)}
 
     def on_fit_start(self) -> None:
-        """Say so where the batch is too small for the method."""
+        """Warn if the batch is too small for the method."""
         size = self._datamodule().batch_size
         if size <= self.dim:
             warnings.warn(
-                f"a batch of {size} pairs says nothing about the correlations of {self.dim} outputs, which dcca trains "
+                f"a batch of {size} pairs cannot estimate the correlations of {self.dim} outputs, which dcca trains "
                 "on: raise --data.batch_size well above --model.dim, or lower --model.dim",
                 stacklevel=2,
             )
 
     def on_validation_epoch_start(self) -> None:
-        """Fit the linear analysis to the nets as they are now."""
+        """Fit the linear CCA to the current networks."""
         super().on_validation_epoch_start()
         if not self.trainer.sanity_checking:
             self.fit_top(self._datamodule().splits["train"])
 
     @torch.no_grad()
     def fit_top(self, train: Split) -> None:
-        """Fit the linear analysis on top to the outputs of the nets for the training split.
+        """Fit the linear CCA on top to the outputs of the networks on the training split.
 
         Args:
-            train: The training split; each process encodes its share of it.
+            train: The training split; each process encodes its shard of it.
         """
         images = np.unique(np.linspace(0, train.n_images - 1, min(train.n_images, self.top_images)).astype(np.int64))
         texts = np.flatnonzero(np.isin(train.image_of_text, images))

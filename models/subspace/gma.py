@@ -22,14 +22,14 @@ ALPHAS = (1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Scatter:
-    """How one modality spreads.
+    """The scatter of one modality.
 
     Attributes:
         mean: Mean of the items, (d,).
-        between: What is to grow: scatter of the classes, (d, d).
-        within: What is to shrink: scatter inside the classes, (d, d).
+        between: Between-class scatter, to be maximised, (d, d).
+        within: Within-class scatter, to be minimised, (d, d).
         class_means: Centred means of the classes, (n_classes, d); zeros for a class without items.
-        shares: Share of each class in the items, (n_classes,).
+        shares: Fraction of the items in each class, (n_classes,).
     """
 
     mean: Matrix
@@ -51,7 +51,7 @@ def discriminant(items: Matrix, weights: Any) -> Scatter:
 
     Args:
         items: Features, (n, d).
-        weights: How often each item counts in each class, sparse (n_classes, n); an item of several classes counts in
+        weights: Weight of each item in each class, sparse (n_classes, n); an item of several classes counts in
             each of them.
     """
     mass = np.asarray(weights.sum(1)).ravel()
@@ -74,8 +74,8 @@ def marginal_fisher(items: Matrix, members: Any, n_within: int, n_between: int) 
     Args:
         items: Features, (n, d).
         members: Class membership, sparse (n_classes, n).
-        n_within: Neighbours of an item in its class.
-        n_between: Pairs that link a class to the rest.
+        n_within: Number of neighbours of an item in its class.
+        n_between: Number of pairs that link a class to the rest.
 
     Returns:
         Mean outer product of the differences over the links between, and over the links within, (d, d) each.
@@ -161,13 +161,13 @@ def multiview(
         coupling: Covariance of the class means in the bases of the two sides, (d_image, d_text).
         alpha: Weight of the coupling.
         mu: Weight of the texts' between-class scatter.
-        gamma: Weight of the texts' within-class scatter; 0 takes the ratio of the two traces.
+        gamma: Weight of the texts' within-class scatter; 0 uses the ratio of the two traces.
         image_ridge: Ridge of the images.
         text_ridge: Ridge of the texts.
-        n_components: Number of directions wanted.
+        n_components: Number of directions.
 
     Returns:
-        The directions of the largest eigenvalues; those whose eigenvalue is not positive have no value.
+        The directions of the largest eigenvalues; those whose eigenvalue is not positive are useless.
     """
     gamma = gamma or image.within.shifted(image_ridge).sum() / text.within.shifted(text_ridge).sum()
     left, right = image.within.scale(image_ridge), text.within.scale(text_ridge) / np.sqrt(gamma)
@@ -197,10 +197,10 @@ class GMA(LinearSubspace):
     """Generalised multiview analysis (Sharma et al., CVPR 2012), ranked by cosine in the common space.
 
     Discriminant analysis of both modalities at once, coupled by the means of their classes, as one generalised
-    eigenproblem. Each side is divided by the square root of its total variance first, so that the weights do not depend
-    on the features' scale, and an image counts once for each of its texts. What is 0 is chosen on the validation split
-    by the data set's own criterion, gamma aside. On data without categories the image is the class: images then have
-    no scatter inside a class but the ridge.
+    eigenproblem. Each side is first divided by the square root of its total variance, so that the weights do not depend
+    on the features' scale, and an image counts once for each of its texts. Options of 0, except gamma, are selected on
+    the validation split by the data set's criterion. On data without categories the image is the class: the
+    within-class scatter of images is then the ridge alone.
 
     Args:
         criterion: Linear discriminant analysis (lda) or marginal Fisher analysis (mfa).
@@ -257,7 +257,7 @@ class GMA(LinearSubspace):
             ("graph_texts", graph_texts),
         ):
             if value <= 0:
-                raise UsageError(f"--model.{name} {value}: gma needs a number above 0")
+                raise UsageError(f"--model.{name} {value}: must be above 0")
         self.criterion, self.alpha, self.mu, self.gamma = criterion, alpha, mu, gamma
         self.image_ridge, self.text_ridge, self.pca = image_ridge, text_ridge, pca
         self.n_within, self.n_between, self.graph_texts = n_within, n_between, graph_texts

@@ -16,13 +16,13 @@ from cmr_bench.models.subspace.solving import Covariances, Matrix, Point, Projec
 from cmr_bench.support.errors import UsageError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-# Roundings of the two norms, far below the row norms and squared singular values of any useful solution.
+# Smoothing of the two norms, far below the row norms and squared singular values of any useful solution.
 ROW_ROUNDING, TRACE_ROUNDING = 1e-8, 1e-6
 
 
 @dataclass(frozen=True)
 class Moments:
-    """All that the regression needs to know of the pairs, so that their number does not matter.
+    """Sufficient statistics of the pairs for the regression, so that its cost does not depend on their number.
 
     Attributes:
         grams: Second moments of the centred features of images and texts, (d, d) each.
@@ -48,7 +48,7 @@ def predictions_gram(moments: Moments, maps: Maps) -> Matrix:
 
 
 def objective(moments: Moments, maps: Maps, lambda1: float, lambda2: float) -> float:
-    """Return what :func:`coupled_maps` makes small, with its norms rounded off at zero.
+    """Return the objective of :func:`coupled_maps`, with its norms smoothed at zero.
 
     ``1/2 |XU - Y|^2 / n + 1/2 |ZV - Y|^2 / n + lambda1 (|U|_21 + |V|_21) + lambda2 |[XU ZV]|_* / sqrt(n)`` for n pairs
     with features X and Z and labels Y (Wang et al., ICCV 2013, eq. 4).
@@ -75,8 +75,8 @@ def coupled_maps(
         moments: Moments of the training pairs.
         lambda1: Weight of the row sparsity.
         lambda2: Weight of the trace norm.
-        iterations: Rounds at most.
-        tolerance: Stop when a round lowers the objective by less than this share.
+        iterations: Maximum number of rounds.
+        tolerance: Stop when a round lowers the objective by less than this fraction.
 
     Returns:
         The two maps, (d, n_classes) each, and the objective at the start and after every round.
@@ -132,11 +132,11 @@ def _regress(gram: Matrix, diagonal: Matrix, weights: Matrix, wanted: Matrix, st
 class LCFS(LinearSubspace):
     """Learning coupled feature spaces (Wang et al., ICCV 2013), ranked by cosine in the space of the labels.
 
-    Both modalities are regressed to the category labels, with few rows of the two maps in use and their predictions of
-    low rank together, by iteratively re-weighted least squares. Each side is divided by the root mean square of its
-    features' deviations first and the terms are averaged over the pairs, so that the weights mean the same on all data;
-    an image counts once for each of its texts. Not defined on data without categories: the space of the labels would
-    have a dimension for every image.
+    Both modalities are regressed to the category labels, with row-sparse maps and predictions of jointly
+    low rank, by iteratively re-weighted least squares. Each side is first divided by the root mean square of its
+    features' deviations and the terms are averaged over the pairs, so that the weights mean the same on all data;
+    an image counts once for each of its texts. Not defined on data without categories: the label space would
+    have one dimension per image.
 
     Args:
         lambda1: Weight of the row-sparsity penalty; 0 selects 0.0001 to 0.1 on the validation split.
@@ -162,7 +162,7 @@ class LCFS(LinearSubspace):
         super().__init__(standardise, image_view=image_view, text_view=text_view, **kwargs)
         self.refuse_negative(lambda1=lambda1, lambda2=lambda2)
         if iterations < 1:
-            raise UsageError(f"--model.iterations {iterations}: lcfs needs at least one round")
+            raise UsageError(f"--model.iterations {iterations}: must be at least 1")
         self.lambda1, self.lambda2, self.iterations = lambda1, lambda2, iterations
 
     def fit_split(self, train: Split, val: Split) -> None:

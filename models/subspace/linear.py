@@ -1,4 +1,4 @@
-"""What the closed forms share as methods: two linear maps, chosen on validation and ranked by cosine."""
+"""Shared by closed-form methods: two linear maps, selected on validation and ranked by cosine."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Features:
         val: The validation split.
         val_images: Its images.
         val_texts: Its texts.
-        image_scale: What each column of the images was divided by, (d_image,).
-        text_scale: What each column of the texts was divided by, (d_text,).
+        image_scale: Divisor of each image feature, (d_image,).
+        text_scale: Divisor of each text feature, (d_text,).
     """
 
     images: Matrix
@@ -45,7 +45,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Projections, the number of their components that validation prefers, and its value there."""
+    """Projections, the number of components selected on validation, and the value reached."""
 
     projections: Projections
     width: int
@@ -82,10 +82,10 @@ class LinearSubspace(RetrievalModule):
         self.chosen: dict[str, float] = {}
 
     def refuse_negative(self, **options: float) -> None:
-        """Raise UsageError if an option, for which 0 means that validation chooses, is negative."""
+        """Raise UsageError if an option, for which 0 means selection on validation, is negative."""
         for name, value in options.items():
             if value < 0:
-                raise UsageError(f"--model.{name} {value} is negative; 0 chooses it on the validation split")
+                raise UsageError(f"--model.{name} {value} is negative; 0 selects it on the validation split")
 
     def features(self, train: Split, val: Split) -> Features:
         """Load both splits and standardise them."""
@@ -112,7 +112,7 @@ class LinearSubspace(RetrievalModule):
         """Score the first components of a solution on the validation split.
 
         Args:
-            found: The solution; components of no value are left out.
+            found: The solution; useless components are dropped.
             images: Centred validation images, (n_images, d_image).
             texts: Centred validation texts, (n_texts, d_text).
             val: The validation split.
@@ -139,7 +139,7 @@ class LinearSubspace(RetrievalModule):
         return result.metrics[self.selection]
 
     def keep(self, best: Candidate, features: Features, image_mean: Matrix, text_mean: Matrix) -> None:
-        """Store the chosen projections, for features as they come, as buffers."""
+        """Store the selected projections, for unscaled features, as buffers."""
         found, width = best.projections, best.width
         for name, value in (
             ("image_mean", image_mean * features.image_scale),
@@ -151,7 +151,7 @@ class LinearSubspace(RetrievalModule):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value)).float())
 
     def encode_images(self, images: ImageBatch) -> Tensor:
-        """Project images into the common space, (b, n_components)."""
+        """Embed images, (b, n_components)."""
         features = images.vector
         if images.regions is not None:
             features = pool_regions(images.regions, images.mask)
@@ -159,10 +159,10 @@ class LinearSubspace(RetrievalModule):
         return (features.float() - self.image_mean) @ self.image_projection
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Project texts into the common space, (b, n_components)."""
+        """Embed texts, (b, n_components)."""
         assert texts.vector is not None
         return (texts.vector.float() - self.text_mean) @ self.text_projection
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Not trained by gradient."""
+        """Raise NotImplementedError: there is no gradient training."""
         raise NotImplementedError(f"{type(self).__name__} is solved in closed form")

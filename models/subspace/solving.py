@@ -1,4 +1,4 @@
-"""Moments, eigenproblems and the search over ridges that the closed forms share."""
+"""Moments, eigenproblems and ridge search, shared by the closed forms."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def covariances(images: Matrix, texts: Matrix, owner: Rows) -> Covariances:
 
 
 class Whitened:
-    """A covariance in the basis of its eigenvectors, so that any ridge is added without solving again.
+    """A covariance in its eigenbasis, so that any ridge can be added without solving again.
 
     Args:
         covariance: Symmetric matrix (d, d).
-        unit: What a ridge of 1 adds to every eigenvalue; their mean where None.
+        unit: What a ridge of 1 adds to every eigenvalue; None uses their mean.
     """
 
     def __init__(self, covariance: Matrix, unit: float | None = None) -> None:
@@ -75,7 +75,7 @@ class Whitened:
     def scale(self, strength: float) -> Matrix:
         """Inverse square roots of the eigenvalues (d,) with a ridge of ``strength`` units."""
         shifted = self.shifted(strength)
-        # Directions in which the training data do not vary at all carry nothing and would be blown up.
+        # Directions without any variance in the training data are uninformative and would be amplified.
         alive = shifted > 1e-10 * shifted.max(initial=1e-300)
         inverse: Matrix = np.where(alive, 1.0, 0.0) / np.sqrt(np.where(alive, shifted, 1.0))
         return inverse
@@ -83,7 +83,7 @@ class Whitened:
 
 @dataclass(frozen=True)
 class Projections:
-    """Directions of both sides, (d_image, k) and (d_text, k), and what each is worth (k,), the best first."""
+    """Directions of both sides, (d_image, k) and (d_text, k), and their values (k,), in decreasing order."""
 
     image: Matrix
     text: Matrix
@@ -123,7 +123,7 @@ Point = tuple[float, ...]
 def search(
     solve: Callable[[Point], Solution], first: Iterable[Point], axes: Sequence[Sequence[float]]
 ) -> tuple[Point, Solution]:
-    """Find good options without trying every combination: a line of points, then one coordinate after the other.
+    """Search options without trying every combination: a line of points, then coordinate descent.
 
     Args:
         solve: Solves at a point.

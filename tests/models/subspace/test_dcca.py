@@ -166,7 +166,7 @@ def test_part_of_a_large_split_is_enough_for_the_top(toy: Callable[..., Any]) ->
 def test_small_batches_are_pointed_out(toy: Callable[..., Any]) -> None:
     data = toy()
     module = built(data, dim=8)
-    with pytest.warns(UserWarning, match="batch of 8 pairs says nothing about the correlations of 8 outputs"):
+    with pytest.warns(UserWarning, match="batch of 8 pairs cannot estimate the correlations of 8 outputs"):
         train(module, data, max_epochs=1, enable_checkpointing=False)
 
 
