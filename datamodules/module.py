@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
+from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import locate as locate
@@ -50,7 +51,6 @@ class RetrievalDataModule(L.LightningDataModule):
     selection: ClassVar[Literal["rsum", "map"]] = "rsum"
     folds: ClassVar[int | None] = None
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
-    select_on: Literal["val", "test"] = "val"
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class RetrievalDataModule(L.LightningDataModule):
         self.splits: dict[str, Split] = {}
         self.skipped: dict[str, list[str]] = {}
         self.spec: DataSpec | None = None
+        self.evaluation = EvaluationOptions()
 
     def read(self) -> Mapping[str, Split]:
         """Read ids, links, labels and raw content of every split that is there; views come later.
@@ -189,35 +190,28 @@ class RetrievalDataModule(L.LightningDataModule):
             cache=cache_dir(self.data_name),
         )
 
-    def load(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> DataSpec:
+    def load(
+        self,
+        image_view: ViewKind,
+        text_view: ViewKind,
+        tokenizer: str | None = None,
+        evaluation: EvaluationOptions | None = None,
+    ) -> DataSpec:
         """Read the splits and build the views; fails before training if something is missing.
 
         Args:
             image_view: View of the images that the method reads.
             text_view: View of the texts that the method reads.
             tokenizer: Name or folder of a transformers tokenizer, for subwords.
+            evaluation: How the run is evaluated; None chooses weights on validation by the criterion of the data set.
 
         Returns:
             What the method needs to build its layers.
         """
+        self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
         self.splits = {}
         for name, split in self.read().items():
-            absent = self.missing_images(image_view, split)
-            if absent.any():
-                names = [name for name, gone in zip(split.image_ids, absent, strict=True) if gone]
-                what = "photo" if image_view == "pixels" else f"row in features '{self.image_features}'"
-                if not self.skip_missing:
-                    raise DataError(
-                        f"{self.data_name} {name}: {len(names)} of {split.n_images} images have no {what}, e.g. "
-                        f"{names[0]}; pass --data.skip_missing true to go on without them"
-                    )
-                self.skipped[name] = names
-                split = split.keep_images(~absent)
-            if split.n_images == 0 or split.n_texts == 0:
-                raise DataError(
-                    f"{self.data_name} {name}: empty, with {split.n_images} images and {split.n_texts} texts"
-                )
-            self.splits[name] = split
+            self.splits[name] = self._deliverable(name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
         if missing:
             raise DataError(
@@ -244,6 +238,23 @@ class RetrievalDataModule(L.LightningDataModule):
             n_train_texts=train.n_texts,
         )
         return self.spec
+
+    def _deliverable(self, name: str, split: Split, image_view: ViewKind) -> Split:
+        """Return a split without the images that cannot be delivered, where those may be skipped."""
+        absent = self.missing_images(image_view, split)
+        if absent.any():
+            names = [name for name, gone in zip(split.image_ids, absent, strict=True) if gone]
+            what = "photo" if image_view == "pixels" else f"row in features '{self.image_features}'"
+            if not self.skip_missing:
+                raise DataError(
+                    f"{self.data_name} {name}: {len(names)} of {split.n_images} images have no {what}, e.g. "
+                    f"{names[0]}; pass --data.skip_missing true to go on without them"
+                )
+            self.skipped[name] = names
+            split = split.keep_images(~absent)
+        if split.n_images == 0 or split.n_texts == 0:
+            raise DataError(f"{self.data_name} {name}: empty, with {split.n_images} images and {split.n_texts} texts")
+        return split
 
     def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:
         part = self.splits[split]
@@ -273,7 +284,7 @@ class RetrievalDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Images, then texts, of the split that chooses the weights; each item once."""
-        return self.item_loaders(self.select_on)
+        return self.item_loaders(self.evaluation.select_on)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Images, then texts, of the test split; each item once."""

@@ -62,6 +62,13 @@ class DataSpec:
     n_train_images: int
     n_train_texts: int
 
+    def record(self) -> dict[str, Any]:
+        """Return the views as a result keeps them: kind, source and shape of an item, by side."""
+        return {
+            side: {"kind": view.kind, "source": view.source, "shape": list(view.shape)}
+            for side, view in (("image", self.image), ("text", self.text))
+        }
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -17,6 +18,7 @@ from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec, ViewKind
+from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.evaluation.sharing import sharing
@@ -24,10 +26,24 @@ from cmr_bench.models.distributed import everywhere, gather, world_size
 from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
 from cmr_bench.support.errors import UsageError
 
-"""Encoded items: one tensor, or several that share their first dimension, the item."""
-
-
 LabelSource = Literal["auto", "category", "identity"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test left behind.
+
+    Attributes:
+        evaluation: Everything measured.
+        scores: The scores behind it, block by block.
+        encode_seconds: Wall time of encoding the test items.
+        score_seconds: Wall time of scoring and ranking them.
+    """
+
+    evaluation: Evaluation
+    scores: ScoreSource
+    encode_seconds: float
+    score_seconds: float
 
 
 class RetrievalModule(L.LightningModule):
@@ -78,13 +94,10 @@ class RetrievalModule(L.LightningModule):
         self.lr, self.weight_decay = lr, weight_decay
         self.lr_decay_every, self.lr_decay = lr_decay_every, lr_decay
         self.spec: DataSpec | None = None
-        self.evaluation: Evaluation | None = None
-        self.test_scores: ScoreSource | None = None
-        self.test_seconds: dict[str, float] = {}
-        self.bootstrap = 0
-        self.postprocess: str | None = None
-        self.selection = "rsum"
+        self.tested: Tested | None = None
+        self.selection: Literal["rsum", "map"] = "rsum"
         self.spread: dict[str, float] = {}
+        self._encode_seconds = 0.0
         self._pieces: tuple[list[Any], list[Any]] = ([], [])
 
     @property
@@ -107,6 +120,28 @@ class RetrievalModule(L.LightningModule):
             return identity
         assert labels is not None
         return labels
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """What the last test measured."""
+        return None if self.tested is None else self.tested.evaluation
+
+    def attach(self, data: RetrievalDataModule, evaluation: EvaluationOptions | None = None) -> None:
+        """Load a data set in the views that this method reads, and build the layers for it.
+
+        This is the one place where a run says how it is evaluated; afterwards the options stand in ``data.evaluation``.
+
+        Args:
+            data: The data set.
+            evaluation: How the run is evaluated; None chooses weights on validation by the criterion of the data set.
+
+        Raises:
+            DataError: If the data set cannot deliver the views.
+            UsageError: If it lacks the labels that the method learns from.
+        """
+        self.build(data.load(self.image_view, self.text_view, self.tokenizer, evaluation))
+        # A closed form is fitted without a Trainer that knows the data.
+        self.selection = data.evaluation.criterion
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers, now that the dimensions of the views are known; call ``super().build(spec)`` first."""
@@ -218,8 +253,8 @@ class RetrievalModule(L.LightningModule):
         return Protocol(
             folds=data.folds if test else None,
             category=split.labels is not None,
-            bootstrap=self.bootstrap if test else 0,
-            postprocess=self.postprocess if test else None,
+            bootstrap=data.evaluation.bootstrap if test else 0,
+            postprocess=data.evaluation.postprocess if test else None,
         )
 
     def _datamodule(self) -> RetrievalDataModule:
@@ -236,9 +271,9 @@ class RetrievalModule(L.LightningModule):
         parts = (encoded,) if isinstance(encoded, Tensor) else encoded
         kept = tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in parts)
         self._pieces[0 if images else 1].append((batch.rows.cpu(), kept))
-        self.test_seconds["encode"] = self.test_seconds.get("encode", 0.0) + time.perf_counter() - started
+        self._encode_seconds += time.perf_counter() - started
 
-    def _evaluate(self, split: Split) -> tuple[Evaluation, ScoreSource]:
+    def _evaluate(self, split: Split) -> Tested:
         sides: list[Encoded] = []
         for pieces, n_items, what in (
             (self._pieces[0], split.n_images, "images"),
@@ -257,8 +292,7 @@ class RetrievalModule(L.LightningModule):
         evaluation = evaluate(
             source, split.image_of_text, split.labels, protocol=self.protocol(split), sharing=sharing()
         )
-        self.test_seconds["score"] = time.perf_counter() - started
-        return evaluation, source
+        return Tested(evaluation, source, self._encode_seconds, time.perf_counter() - started)
 
     def on_validation_epoch_start(self) -> None:
         """Drop the encodings of an earlier, possibly interrupted, validation."""
@@ -274,24 +308,23 @@ class RetrievalModule(L.LightningModule):
             self._pieces = ([], [])
             return
         data = self._datamodule()
-        evaluation, _ = self._evaluate(data.splits[data.select_on])
-        metrics: Mapping[str, float] = evaluation.metrics
+        metrics: Mapping[str, float] = self._evaluate(data.splits[data.evaluation.select_on]).evaluation.metrics
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
-        self.log("val/selection", metrics[data.selection], prog_bar=True)
+        self.log("val/selection", metrics[data.evaluation.criterion], prog_bar=True)
 
     def on_test_epoch_start(self) -> None:
         """Start the timer of the test."""
         self._pieces = ([], [])
-        self.test_seconds = {}
+        self._encode_seconds = 0.0
 
     def test_step(self, batch: ImageBatch | TextBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encode a batch of test images or texts."""
         self._encode(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Evaluate the test split; the result is kept in ``evaluation``."""
-        self.evaluation, self.test_scores = self._evaluate(self._datamodule().splits["test"])
-        self.log_dict({f"test/{name}": value for name, value in self.evaluation.metrics.items()})
+        """Evaluate the test split; the result is kept in ``tested``."""
+        self.tested = self._evaluate(self._datamodule().splits["test"])
+        self.log_dict({f"test/{name}": value for name, value in self.tested.evaluation.metrics.items()})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Load weights into a built method; tensors of a closed form take the stored shape."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,16 @@ class Evaluation:
     def definitions(self) -> dict[str, str]:
         """Definition of every metric in words."""
         return {key: definition(key) for key in self.metrics}
+
+    def record(self) -> dict[str, Any]:
+        """Return the conditions of the evaluation as the result of a run keeps them."""
+        return {
+            "folds": self.protocol.folds,
+            "bootstrap": self.protocol.bootstrap,
+            "postprocess": self.protocol.postprocess,
+            "definitions": self.definitions,
+            "excluded": self.excluded,
+        }
 
 
 def evaluate(

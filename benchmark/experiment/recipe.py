@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cmr_bench import registry
+from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import data_root, locate
@@ -72,6 +73,10 @@ class TrainerOptions:
     bootstrap: int = 1000
     postprocess: Literal["csls", "inverted_softmax"] | None = None
     progress: bool = True
+
+    def evaluation(self, criterion: Literal["rsum", "map"]) -> EvaluationOptions:
+        """Return the options of the evaluation, for a data set that chooses by ``criterion``."""
+        return EvaluationOptions(criterion, self.select_on, self.bootstrap, self.postprocess)
 
 
 @dataclass

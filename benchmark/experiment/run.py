@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
@@ -15,15 +15,39 @@ from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.experiment import launch, recipe
 from cmr_bench.experiment.examples import examples, store_examples
-from cmr_bench.experiment.recipe import RunConfig
-from cmr_bench.experiment.selection import fit, seconds_trained
+from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
+from cmr_bench.experiment.selection import Selection, fit
 from cmr_bench.experiment.trainer import device_name, interruptible, make_logger, make_trainer, quiet
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.results.provenance import commit, library_versions, peak_memory
+from cmr_bench.results.provenance import Cost, commit, library_versions
 from cmr_bench.results.record import Result, write_result
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic
 from cmr_bench.tracking import runs as wandb_runs
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configured run.
+
+    Attributes:
+        config: The resolved configuration.
+        folder: The run folder.
+        module: The method, built for the data.
+        data: The data set, loaded in the views of the method.
+        options: The Trainer's options.
+    """
+
+    config: RunConfig
+    folder: Path
+    module: RetrievalModule
+    data: RetrievalDataModule
+    options: TrainerOptions
+
+    @property
+    def family(self) -> str:
+        """Family of the method."""
+        return registry.family(self.config.method)
 
 
 def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
@@ -37,81 +61,89 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     Returns:
         The stored result.
     """
+    one = configure(config, folder)
+    with quiet():
+        trainer = make_trainer(one.options, folder, make_logger(logger, folder, config, one.family), config)
+        selection = fit(trainer, one.module, one.data, folder, config.seed)
+        with interruptible(trainer):
+            trainer.test(one.module, datamodule=one.data, verbose=False)
+    result = make_result(one, selection, device_name(trainer))
+    if trainer.is_global_zero:
+        _store(one, result, trainer)
+    return result
+
+
+def configure(config: RunConfig, folder: Path) -> Experiment:
+    """Write the configuration into the run folder, make method and data of it and attach them to each other."""
     if launch.rank() == 0:
         write_atomic(folder / "config.yaml", config.to_yaml())
     L.seed_everything(config.seed, workers=True, verbose=False)
-    family = registry.family(config.method)
     if config.data.get("seed") is None:
         config.data["seed"] = config.seed
     module, data, options = recipe.instantiate(config)
     assert isinstance(module, RetrievalModule)
     assert isinstance(data, RetrievalDataModule)
     launch.check_devices(options)
-    module.build(data.load(module.image_view, module.text_view, module.tokenizer))
-    module.bootstrap, module.postprocess = options.bootstrap, options.postprocess
-    module.selection = data.selection
-    data.select_on = options.select_on
-    with quiet():
-        trainer = make_trainer(options, folder, make_logger(logger, folder, config, family), config)
-        selection = fit(trainer, module, data, folder, config.seed)
-        fit_seconds = selection.pop("fit_seconds", None)
-        with interruptible(trainer):
-            trainer.test(module, datamodule=data, verbose=False)
-    evaluation = module.evaluation
-    assert evaluation is not None
-    train_seconds = seconds_trained(folder / "history.csv") if fit_seconds is None else fit_seconds
-    result = Result(
+    module.attach(data, options.evaluation(data.selection))
+    return Experiment(config, folder, module, data, options)
+
+
+def make_result(run: Experiment, selection: Selection, device: str) -> Result:
+    """Put the record of a tested run together.
+
+    Args:
+        run: The run.
+        selection: How its weights were chosen.
+        device: What it ran on, in words.
+    """
+    config, module, data, tested = run.config, run.module, run.data, run.module.tested
+    assert tested is not None
+    assert data.spec is not None
+    evaluation = tested.evaluation
+    cost = Cost.of(module, selection.train_seconds, tested.encode_seconds, tested.score_seconds)
+    return Result(
         method=config.method,
         data=config.dataset,
         metrics=dict(evaluation.metrics),
-        run_id=folder.name,
+        run_id=run.folder.name,
         variant=config.variant,
-        family=family,
+        family=run.family,
         fidelity=config.fidelity,
         units=evaluation.units,
         intervals=dict(evaluation.intervals),
         curves=evaluation.curves,
         split_sizes={name: [split.n_images, split.n_texts] for name, split in data.splits.items()},
         fingerprint=data.splits["test"].fingerprint(),
-        views=_views(data),
-        protocol={
-            "folds": evaluation.protocol.folds,
-            "bootstrap": evaluation.protocol.bootstrap,
-            "postprocess": evaluation.protocol.postprocess,
-            "definitions": evaluation.definitions,
-            "excluded": evaluation.excluded,
-        },
+        views=data.spec.record(),
+        protocol=evaluation.record(),
         tie_rate=evaluation.tie_rate,
-        selection=selection,
+        selection=selection.record(),
         seed=config.seed,
         batch_size=data.batch_size,
         label_space=module.label_space,
-        cost={
-            "parameters": float(sum(p.numel() for p in module.parameters())),
-            "train_seconds": train_seconds,
-            "encode_seconds": module.test_seconds.get("encode", 0.0),
-            "score_seconds": module.test_seconds.get("score", 0.0),
-            "peak_memory_bytes": float(peak_memory()),
-        },
+        cost=cost.record(),
         versions=library_versions(),
-        device=device_name(module, trainer),
+        device=device,
         commit=commit(),
-        flags=[*evaluation.flags, *(["selected_on_test"] if options.select_on == "test" else [])],
+        flags=[*evaluation.flags, *data.evaluation.flags],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         options=recipe.settings(config),
     )
-    if trainer.is_global_zero:
-        test = data.splits["test"]
-        write_atomic(folder / RANKS_FILE, per_query(evaluation, test.image_of_text).to_bytes())
-        assert module.test_scores is not None
-        store_examples(folder, examples(module.test_scores, test, evaluation.ranks), data, test)
-        _save_inputs(folder, data)
-        write_result(folder, result)
-        if isinstance(trainer.logger, WandbLogger):
-            wandb_runs.report(trainer.logger.experiment, result, folder)
-            wandb_runs.keep_identity(folder, trainer.logger.experiment, uploaded=result.created)
-        (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
-    return result
+
+
+def _store(run: Experiment, result: Result, trainer: L.Trainer) -> None:
+    """Write what a finished run leaves, the result last: where that is, the run is whole."""
+    folder, test, tested = run.folder, run.data.splits["test"], run.module.tested
+    assert tested is not None
+    ranks = tested.evaluation.ranks
+    write_atomic(folder / RANKS_FILE, per_query(tested.evaluation, test.image_of_text).to_bytes())
+    store_examples(folder, examples(tested.scores, test, ranks), run.data, test)
+    _save_inputs(folder, run.data)
+    write_result(folder, result)
+    if isinstance(trainer.logger, WandbLogger):
+        wandb_runs.report(trainer.logger.experiment, result, folder)
+        wandb_runs.keep_identity(folder, trainer.logger.experiment, uploaded=result.created)
+    (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
 
 
 def _save_inputs(folder: Path, data: RetrievalDataModule) -> None:
@@ -120,11 +152,3 @@ def _save_inputs(folder: Path, data: RetrievalDataModule) -> None:
         raw.save(folder, raw.describe(data))
     except CmrBenchError as error:
         rank_zero_warn(f"`cmr-bench search` will need the data set of this run: {error}")
-
-
-def _views(data: RetrievalDataModule) -> dict[str, Any]:
-    assert data.spec is not None
-    return {
-        side: {"kind": spec.kind, "source": spec.source, "shape": list(spec.shape)}
-        for side, spec in (("image", data.spec.image), ("text", data.spec.text))
-    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,50 @@ from cmr_bench.models.base import RetrievalModule
 from cmr_bench.support.errors import CmrBenchError
 
 
-def seconds_trained(path: Path) -> float:
-    """Sum the seconds of every epoch in ``history.csv``, those before an interruption included."""
-    if not path.is_file():
-        return 0.0
-    with path.open(newline="", encoding="utf-8") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+@dataclass(frozen=True)
+class Selection:
+    """How the weights of a run were chosen.
 
-
-def fit(
-    trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path, seed: int
-) -> dict[str, Any]:
-    """Train or fit a method, choose its weights on validation and load them.
-
-    Returns:
-        The record of the selection: split, criterion, value and epoch.
+    Attributes:
+        split: Split that chose them.
+        criterion: Metric that chose them.
+        value: What the metric was there.
+        epoch: Epoch that they are of, counted from 0; None for a closed form.
+        train_seconds: Wall time until they were there, over all sessions of the run.
     """
-    selection: dict[str, Any] = {"split": data.select_on, "criterion": data.selection}
+
+    split: str
+    criterion: str
+    value: float
+    epoch: int | None
+    train_seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """Return the selection as a result keeps it; the time is part of the cost."""
+        return {"split": self.split, "criterion": self.criterion, "value": self.value, "epoch": self.epoch}
+
+
+def fit(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path, seed: int) -> Selection:
+    """Train or fit a method, choose its weights on validation and load them."""
     best = folder / "checkpoints" / "best.ckpt"
     if module.closed_form:
-        started = time.perf_counter()
-        module.fit_split(data.splits["train"], data.splits[data.select_on])
-        seconds = time.perf_counter() - started
-        metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
-        trainer.save_checkpoint(best, weights_only=True)
-        return selection | {"value": float(metrics["val/selection"]), "epoch": None, "fit_seconds": seconds}
+        return _solve(trainer, module, data, best)
+    return _train(trainer, module, data, folder, best, seed)
+
+
+def _solve(trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, best: Path) -> Selection:
+    options = data.evaluation
+    started = time.perf_counter()
+    module.fit_split(data.splits["train"], data.splits[options.select_on])
+    seconds = time.perf_counter() - started
+    metrics = trainer.validate(module, datamodule=data, verbose=False)[0]
+    trainer.save_checkpoint(best, weights_only=True)
+    return Selection(options.select_on, options.criterion, float(metrics["val/selection"]), None, seconds)
+
+
+def _train(
+    trainer: L.Trainer, module: RetrievalModule, data: RetrievalDataModule, folder: Path, best: Path, seed: int
+) -> Selection:
     module.prepare_training(data.splits["train"])
     if trainer.global_rank:
         # With the random numbers of the first process, dropout would take the same units from every share.
@@ -57,4 +77,15 @@ def fit(
         )
     stored = trainer.strategy.checkpoint_io.load_checkpoint(best)
     module.load_state(stored["state_dict"])
-    return selection | {"value": float(keeper.best_model_score), "epoch": int(stored["epoch"])}
+    options, seconds = data.evaluation, _seconds_trained(folder / "history.csv")
+    return Selection(
+        options.select_on, options.criterion, float(keeper.best_model_score), int(stored["epoch"]), seconds
+    )
+
+
+def _seconds_trained(path: Path) -> float:
+    """Sum the seconds of every epoch in ``history.csv``, those before an interruption included."""
+    if not path.is_file():
+        return 0.0
+    with path.open(newline="", encoding="utf-8") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))

@@ -21,40 +21,36 @@ from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.tracking import runs as wandb_runs
 
+# Loggers through which Lightning announces devices, tips and limits reached.
+_ANNOUNCERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+
+# Advice of the libraries that a user of the suite can do nothing about, and why.
+SILENCED: dict[str, str] = {
+    ".*does not have many workers.*": "arrays in memory are read faster than workers start; `--data.num_workers` is "
+    "there for photographs",
+    ".*The number of training batches.*": "short epochs are common here, and `history.csv` has a row for each",
+    ".*Checkpoint directory.*exists and is not empty.*": "a resumed run goes on in its own folder",
+    ".*GPU available but not used.*": "`--trainer.accelerator cpu` was asked for",
+    ".*sync_dist=True.*": "losses and metrics are of the whole batch or split on every process; an average of equal "
+    "numbers would only round them",
+    ".*in eval mode at the start of training.*": "a frozen encoder stays in eval mode on purpose, for its batch norm",
+    ".*isinstance\\(treespec, LeafSpec\\).*": "Lightning calls a part of torch that is deprecated",
+}
+
 
 @contextlib.contextmanager
-def quiet(silent: bool = True) -> Iterator[None]:
-    """Hide advice of the libraries that a user of the suite can do nothing about."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    levels = [logging.getLogger(name).level for name in names]
+def quiet() -> Iterator[None]:
+    """Hide advice of the libraries that a user of the suite can do nothing about, see ``SILENCED``."""
+    levels = [logging.getLogger(name).level for name in _ANNOUNCERS]
     with warnings.catch_warnings():
-        if silent:
-            for text in (
-                ".*does not have many workers.*",
-                ".*Consider increasing the value of the `num_workers`.*",
-                ".*The number of training batches.*",
-                ".*is a wandb run already in progress.*",
-                ".*Checkpoint directory.*exists and is not empty.*",
-                ".*`training_step` returned `None`.*",
-                ".*You are using `torch.load` with `weights_only=False`.*",
-                ".*No `test_dataloader.*",
-                ".*configure_optimizers.*",
-                ".*isn't a known.*",
-                ".*GPU available but not used.*",
-                ".*could not find the monitored key.*",
-                ".*sync_dist=True.*",
-                ".*in eval mode at the start of training.*",
-                ".*treespec.*",
-                ".*LeafSpec.*",
-                ".*Trying to infer the `batch_size`.*",
-            ):
-                warnings.filterwarnings("ignore", message=text)
-            for name in names:
-                logging.getLogger(name).setLevel(logging.ERROR)
+        for text in SILENCED:
+            warnings.filterwarnings("ignore", message=text)
+        for name in _ANNOUNCERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             yield
         finally:
-            for name, level in zip(names, levels, strict=True):
+            for name, level in zip(_ANNOUNCERS, levels, strict=True):
                 logging.getLogger(name).setLevel(level)
 
 
@@ -82,7 +78,7 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
     return WandbLogger(experiment=begun)
 
 
-def device_name(module: L.LightningModule, trainer: L.Trainer) -> str:
+def device_name(trainer: L.Trainer) -> str:
     """Name what the run ran on, with the number of devices."""
     if trainer.strategy.root_device.type == "cuda":
         name = torch.cuda.get_device_name(trainer.strategy.root_device)

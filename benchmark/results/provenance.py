@@ -1,4 +1,4 @@
-"""What a number can depend on beside its configuration: commit, library versions, memory."""
+"""What a number can depend on beside its configuration, and what it cost: commit, versions, time, memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import platform
 import resource
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cmr_bench import __version__
 
@@ -27,6 +29,35 @@ def library_versions() -> dict[str, str]:
     return {"cmr-bench": __version__, "python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in names
     }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost.
+
+    Attributes:
+        parameters: Numbers in the parameters of the method, frozen ones included.
+        train_seconds: Wall time of training or fitting, over all sessions of the run.
+        encode_seconds: Wall time of encoding the test items.
+        score_seconds: Wall time of scoring and ranking them.
+        peak_memory_bytes: Peak memory of the process that writes the result.
+    """
+
+    parameters: float
+    train_seconds: float
+    encode_seconds: float
+    score_seconds: float
+    peak_memory_bytes: float
+
+    @classmethod
+    def of(cls, module: nn.Module, train: float, encode: float, score: float) -> Cost:
+        """Measure the method and the process as they are now, and keep the wall times given, in seconds."""
+        parameters = sum(p.numel() for p in module.parameters())
+        return cls(float(parameters), train, encode, score, float(peak_memory()))
+
+    def record(self) -> dict[str, float]:
+        """Return the cost as a result keeps it."""
+        return asdict(self)
 
 
 def peak_memory() -> int:

@@ -16,6 +16,7 @@ from cmr_bench import registry
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.support.errors import UsageError
+from tests.support.trainers import make_trainer
 
 # Widths that keep a test short; a method is given those of them that it has.
 SMALL: dict[str, Any] = {
@@ -54,19 +55,9 @@ def make(name: str, **options: Any) -> RetrievalModule:
 
 def trained(module: RetrievalModule, data: Any, epochs: int = 1) -> tuple[RetrievalModule, L.Trainer]:
     L.seed_everything(3, workers=True, verbose=False)
-    module.build(data.load(module.image_view, module.text_view, module.tokenizer))
-    module.selection = data.selection
+    module.attach(data)
+    trainer = make_trainer(epochs)
     with quiet():
-        trainer = L.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
         if module.closed_form:
             module.fit_split(data.splits["train"], data.splits["val"])
         else:
@@ -99,7 +90,7 @@ def test_weights_load_into_a_fresh_module(name: str, toy: Callable[..., Any]) ->
     module, _ = trained(make(name), toy())
     data = toy()
     fresh = make(name)
-    fresh.build(data.load(fresh.image_view, fresh.text_view, fresh.tokenizer))
+    fresh.attach(data)
     fresh.load_state(module.state_dict())
     module.eval()
     fresh.eval()
@@ -119,7 +110,7 @@ def test_every_kind_of_label_works_or_is_refused(name: str, labels: str, toy: Ca
     module = make(name)
     if labels == "none" and module.labels == "required":
         with pytest.raises(UsageError, match="label"):
-            module.build(data.load(module.image_view, module.text_view, module.tokenizer))
+            module.attach(data)
         return
     trained(module, data)
     assert module.evaluation is not None

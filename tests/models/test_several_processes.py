@@ -18,6 +18,7 @@ from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
 from tests.models.conftest import Toy
 from tests.models.test_registry_methods import METHODS, SMALL, make
+from tests.support.trainers import make_trainer
 
 # 45 pairs in batches of 11: shares of 6 and 5, or 4, 4 and 3, and a last batch of one pair, which leaves all but one
 # process without any. 12 validation images, 10 test images, 24 and 19 texts, encoded 7 at a time.
@@ -50,8 +51,7 @@ def work(name: str, start: Path | None, accumulate: int, world: int, **options: 
     data.batch_size, data.eval_batch_size = SIZES["batch"], SIZES["encoded"]
     L.seed_everything(3, workers=True, verbose=False)
     module = make(name, **options)
-    module.build(data.load(module.image_view, module.text_view, module.tokenizer))
-    module.selection = data.selection
+    module.attach(data)
     if module.closed_form:
         module.fit_split(data.splits["train"], data.splits["val"])
     else:
@@ -60,21 +60,14 @@ def work(name: str, start: Path | None, accumulate: int, world: int, **options: 
         module.load_state(torch.load(start, weights_only=True))
     first = {key: value.clone() for key, value in module.state_dict().items()}
     recorder = Recorder()
+    trainer = make_trainer(
+        2,
+        devices=world,
+        strategy="ddp" if world > 1 else "auto",
+        accumulate_grad_batches=accumulate,
+        callbacks=[recorder],
+    )
     with quiet():
-        trainer = L.Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            devices=world,
-            strategy="ddp" if world > 1 else "auto",
-            accumulate_grad_batches=accumulate,
-            callbacks=[recorder],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
         trainer.test(module, datamodule=data, verbose=False)
         assert module.evaluation is not None
         metrics = dict(module.evaluation.metrics)

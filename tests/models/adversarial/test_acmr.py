@@ -16,6 +16,7 @@ from cmr_bench.experiment.callbacks import Resume
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.adversarial.acmr import ACMR
 from cmr_bench.models.losses import frobenius, label_cross_entropy, reversal_schedule
+from tests.support.trainers import make_trainer
 
 
 def built(toy: Callable[..., Any], n_classes: int = 3, multi: bool = False, **options: Any) -> tuple[ACMR, Any]:
@@ -119,21 +120,10 @@ class Progress(L.Callback):
 def test_schedule_goes_on_where_an_interrupted_run_stopped(toy: Callable[..., Any], tmp_path: Path) -> None:
     def fit(resume: bool) -> list[float]:
         module, data = built(toy)
-        module.selection = data.selection
         progress, checkpoint = Progress(), tmp_path / "last.ckpt"
+        trainer = make_trainer(3, callbacks=[progress, Resume(checkpoint)])
+        module.prepare_training(data.splits["train"])
         with quiet():
-            trainer = L.Trainer(
-                max_epochs=3,
-                accelerator="cpu",
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                use_distributed_sampler=False,
-                callbacks=[progress, Resume(checkpoint)],
-            )
-            module.prepare_training(data.splits["train"])
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint if resume else None, weights_only=True)
         return progress.seen
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,7 @@ from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.attributes.agnet import AgNet, signs, word_attributes
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
+from tests.support.trainers import fit
 
 LINKS = np.array([0, 0, 1, 2])
 CAPTIONS = ["A Dog and a cat.", "the dog runs 7 b", "two cats, one dog's cat", "sea"]
@@ -143,10 +142,7 @@ def test_what_cannot_be_had_is_refused_in_one_line(toy: Callable[..., Any]) -> N
 def test_names_of_the_attributes_are_in_the_checkpoint(toy: Callable[..., Any], tmp_path: Path) -> None:
     data = toy(n_classes=0)
     module = prepared(data)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, num_sanity_val_steps=0, **quiet)
-    trainer.fit(module, datamodule=data)
+    trainer = fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert stored["attribute_names"] == module.attribute_names

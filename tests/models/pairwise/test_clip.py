@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor
 from cmr_bench.cli import main
 from cmr_bench.datamodules.batches import TextBatch
 from cmr_bench.datamodules.views import ArrayView
-from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.losses import info_nce, sigmoid_pairs
 from cmr_bench.models.pairwise.clip import CLIP
 from cmr_bench.results.record import read_result
 from cmr_bench.support.errors import UsageError
+from tests.support.trainers import fit
 
 KINDS = ["clip", "siglip"]
 
@@ -91,19 +90,8 @@ def test_losses_stay_finite_and_leave_captions_of_the_same_image_alone(
 
 def loaded(data: Any, **options: Any) -> CLIP:
     module = CLIP(**options)
-    module.build(data.load(module.image_view, module.text_view, module.tokenizer))
-    module.selection = data.selection
+    module.attach(data)
     return module
-
-
-def fitted(module: CLIP, data: Any, epochs: int = 1) -> L.Trainer:
-    shown: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    with quiet():
-        trainer = L.Trainer(
-            max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, num_sanity_val_steps=0, **shown
-        )
-        trainer.fit(module, datamodule=data)
-    return trainer
 
 
 def encoded(module: CLIP, data: Any) -> tuple[Tensor, Tensor]:
@@ -171,7 +159,7 @@ def test_probe_starts_at_zero_shot_reads_every_item_once_and_leaves_the_towers(
             return inner(*arguments)
 
         monkeypatch.setattr(module.towers, what, counted)
-    fitted(module, data, epochs=3)
+    fit(module, data, epochs=3)
     splits = [data.splits[name] for name in ("train", "val")]
     assert read == {"images": sum(s.n_images for s in splits), "texts": sum(s.n_texts for s in splits)}
     for name, value in module.towers.model.state_dict().items():

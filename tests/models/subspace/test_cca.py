@@ -83,14 +83,12 @@ def test_more_features_than_pairs_and_constant_features_stay_finite() -> None:
 @pytest.mark.parametrize("standardise", ["none", "each"])
 def test_chosen_on_validation(toy: Callable[..., Any], standardise: Any) -> None:
     data, module = toy(n_train=40), CCA(standardise=standardise)
-    module.build(data.load("vector", "vector"))
-    module.selection = data.selection
+    module.attach(data)
     module.fit_split(data.splits["train"], data.splits["val"])
     best = module.chosen["value"]
     for width in (2, 4):
         fixed = CCA(standardise=standardise, n_components=width, image_ridge=1e-3, text_ridge=1e-3)
-        fixed.build(data.spec)
-        fixed.selection = data.selection
+        fixed.attach(data)
         fixed.fit_split(data.splits["train"], data.splits["val"])
         assert fixed.image_projection.shape == (12, width)
         assert fixed.chosen["value"] <= best + 1e-9 or width not in (4, 8, 16)

@@ -18,6 +18,7 @@ from cmr_bench.models.losses import canonical_correlation
 from cmr_bench.models.subspace.cca import CCA
 from cmr_bench.models.subspace.dcca import DCCA
 from cmr_bench.support.errors import UsageError
+from tests.support.trainers import fit
 
 
 def sides(n: int = 50, seed: int = 0) -> tuple[Any, Any]:
@@ -85,8 +86,7 @@ def test_loss_keeps_its_precision_under_autocast() -> None:
 def built(data: Any, **options: Any) -> DCCA:
     torch.manual_seed(0)
     module = DCCA(**{"hidden": 16, "dim": 4} | options)
-    module.build(data.load("vector", "vector"))
-    module.selection = data.selection
+    module.attach(data)
     return module
 
 
@@ -95,8 +95,7 @@ def test_top_equals_linear_analysis_where_the_nets_are_linear_maps(toy: Callable
     module = built(data, layers=0, dim=12, image_ridge=1e-8, text_ridge=1e-8)
     module.fit_top(data.splits["train"])
     linear = CCA(n_components=12, image_ridge=1e-9, text_ridge=1e-9)
-    linear.build(data.spec)
-    linear.selection = data.selection
+    linear.attach(data)
     linear.fit_split(data.splits["train"], data.splits["val"])
     images, texts = (next(iter(loader)) for loader in data.test_dataloader())
     with torch.no_grad():
@@ -120,30 +119,10 @@ def test_top_makes_the_outputs_uncorrelated_but_with_their_partner(toy: Callable
     np.testing.assert_allclose(cross, np.diag(np.diag(cross)), atol=1e-3)
 
 
-def train(module: DCCA, data: Any, **options: Any) -> Any:
-    # Not at the top: the processes that a test starts import this file, and cmr_bench has to come before lightning.
-    from lightning import Trainer
-
-    from cmr_bench.experiment.trainer import quiet
-
-    with quiet():
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            **options,
-        )
-        trainer.fit(module, datamodule=data)
-    return trainer
-
-
 def test_top_follows_the_nets_and_is_kept_with_them(toy: Callable[..., Any], tmp_path: Path) -> None:
     data = toy(n_train=40)
     module = built(data)
-    trainer = train(module, data, max_epochs=2, enable_checkpointing=False)
+    trainer = fit(module, data, epochs=2)
     kept = module.image_top.clone()
     assert not torch.equal(kept, torch.eye(4))
     module.fit_top(data.splits["train"])
@@ -167,7 +146,7 @@ def test_small_batches_are_pointed_out(toy: Callable[..., Any]) -> None:
     data = toy()
     module = built(data, dim=8)
     with pytest.warns(UserWarning, match="batch of 8 pairs cannot estimate the correlations of 8 outputs"):
-        train(module, data, max_epochs=1, enable_checkpointing=False)
+        fit(module, data)
 
 
 def test_ridge_of_zero_is_refused() -> None:

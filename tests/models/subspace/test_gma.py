@@ -157,8 +157,7 @@ def test_principal_directions_stop_at_the_rank() -> None:
 
 def fitted(data: Any, **options: Any) -> GMA:
     module = GMA(**options)
-    module.build(data.load("vector", "vector"))
-    module.selection = data.selection
+    module.attach(data)
     module.fit_split(data.splits["train"], data.splits["val"])
     return module
 

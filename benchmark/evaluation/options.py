@@ -1,0 +1,28 @@
+"""How a run is evaluated: what its weights are chosen by, and what its test split is scored with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What a run decides about its evaluation, handed over once by ``RetrievalModule.attach``.
+
+    Attributes:
+        criterion: Metric that chooses the weights.
+        select_on: Split that chooses them.
+        bootstrap: Resamples of the test queries for confidence intervals; 0 for none.
+        postprocess: csls or inverted_softmax on the test scores; None scores them as they are.
+    """
+
+    criterion: Literal["rsum", "map"] = "rsum"
+    select_on: Literal["val", "test"] = "val"
+    bootstrap: int = 0
+    postprocess: Literal["csls", "inverted_softmax"] | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a reader of the result must know."""
+        return ("selected_on_test",) if self.select_on == "test" else ()
