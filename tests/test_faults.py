@@ -29,20 +29,10 @@ from cmr_bench.experiment import launch
 from cmr_bench.experiment.recipe import TrainerOptions
 from cmr_bench.results.record import read_result
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
+from tests.support.runs import ROOT, own_command
 
-OWN = Path(__file__).with_name("own.py")
+OWN_OPTIONS = ("--data.batch_size", "60", "--trainer.max_epochs", "2", "--trainer.bootstrap", "0")
 WRITTEN = ("config.yaml", "last.ckpt", "best.ckpt", "history.csv", "examples.json", "result.json")
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    shutil.copy(OWN, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return [
-        "run", "--model", "own.py:Linear", "--data", "own.py:Toy", "--data.batch_size", "60",
-        "--trainer.max_epochs", "2", "--trainer.progress", "false", "--trainer.bootstrap", "0",
-        "--trainer.accelerator", "cpu",
-    ]  # fmt: skip
 
 
 def run_folder(root: Path) -> Path:
@@ -60,13 +50,11 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped in its second epoch."""
     root = tmp_path_factory.mktemp("begun")
-    shutil.copy(OWN, root)
+    words = [*own_command(root), *OWN_OPTIONS, "--model.stop_at", "1", "--data.batch_size", "30"]
     patch = pytest.MonkeyPatch()
     patch.chdir(root)
-    words = ["run", "--model", "own.py:Linear", "--data", "own.py:Toy", "--trainer.progress", "false"]
-    words += ["--trainer.bootstrap", "0", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
     patch.setenv("STOP", "1")
-    assert main([*words, "--model.stop_at", "1", "--data.batch_size", "30"]) == 1
+    assert main(words) == 1
     patch.undo()
     return run_folder(root)
 
@@ -354,8 +342,7 @@ def test_devices_that_do_not_fit_the_processes(
 
 
 def test_nothing_in_the_package_loads_what_could_execute_code() -> None:
-    root = Path(__file__).parents[1]
-    files = [file for part in ("benchmark", "models", "datamodules") for file in (root / part).rglob("*.py")]
+    files = [file for part in ("benchmark", "models", "datamodules") for file in (ROOT / part).rglob("*.py")]
     assert len(files) > 60
     assert Path(cmr_bench.__file__).exists()
     problems = []

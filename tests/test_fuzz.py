@@ -19,7 +19,6 @@ import torch
 import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from scipy.io import savemat
 
 from cmr_bench.commands.evaluate import _array
 from cmr_bench.datamodules.custom import Custom
@@ -35,6 +34,8 @@ from cmr_bench.regression import expected
 from cmr_bench.results import published, record
 from cmr_bench.suites import plan
 from cmr_bench.support.errors import CmrBenchError
+from tests.support import layouts
+from tests.support.runs import OLDEST_RESULT
 
 # What has no business in a file, or none at the place where it lands.
 WEIRD: list[Any] = [
@@ -202,7 +203,7 @@ class Reader:
         examples: Damaged inputs in the whole run.
     """
 
-    write: Callable[[Path], None]
+    write: Callable[[Path], Any]
     read: Callable[[Path], Any]
     changes: Mapping[str, Change]
     examples: int
@@ -233,61 +234,15 @@ def sound(data: RetrievalDataModule, root: Path, *views: Any) -> None:
                 assert all(bool(torch.isfinite(values).all()) for values in fields.values())
 
 
-def write_karpathy(root: Path) -> None:
-    def entry(k: int, part: str) -> dict[str, Any]:
-        sentences = [{"raw": f"a dog {j} .", "tokens": ["a", "dog"], "sentid": 2 * k + j} for j in range(2)]
-        return {"filename": f"{k}.jpg", "filepath": "val", "split": part, "sentences": sentences, "imgid": k}
-
-    parts = ["train", "train", "restval", "val", "test"]
-    content = {"dataset": "flickr8k", "images": [entry(k, part) for k, part in enumerate(parts)]}
-    (root / "dataset_flickr8k.json").write_text(json.dumps(content))
-
-
-def write_precomputed(root: Path) -> None:
-    for prefix, n in (("train", 4), ("dev", 2), ("test", 2)):
-        np.save(root / f"{prefix}_ims.npy", np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32))
-        (root / f"{prefix}_caps.txt").write_text("".join(f"caption {k} of it\n" for k in range(2 * n)))
-        (root / f"{prefix}_ids.txt").write_text("".join(f"{k}\n" for k in range(n)))
-
-
-def write_wikipedia(root: Path) -> None:
-    rng, n_train, n_test = np.random.default_rng(0), 8, 6
-    lines = [f"t{k}\ti{k}\t{k % 2 + 1}\n" for k in range(n_train + n_test)]
-    (root / "trainset_txt_img_cat.list").write_text("".join(lines[:n_train]))
-    (root / "testset_txt_img_cat.list").write_text("".join(lines[n_train:]))
-    (root / "categories.list").write_text("art\nbiology\n")
-    halves = {
-        f"{name}_{part}": rng.normal(size=(n, 3)) for name in "IT" for part, n in (("tr", n_train), ("te", n_test))
-    }
-    savemat(root / "raw_features.mat", halves)
-    np.savez(root / "wikipedia.npz", img_x=rng.normal(size=(14, 3)).astype(np.float32), labels=np.arange(14) % 2)
-    (root / "images").mkdir()
-
-
 def read_wikipedia(root: Path) -> None:
     sound(Wikipedia(root=str(root), image_features="I", text_features="T"), root, "vector", "vector")
-    sound(Wikipedia(root=str(root), image_features="img_x", text_features="T"), root, "vector", "vector")
+    sound(Wikipedia(root=str(root), image_features="img_cnnpca128", text_features="T"), root, "vector", "vector")
 
 
-def write_pascal(root: Path) -> None:
-    for category in ("cat", "cow"):
-        (root / "sentence" / category).mkdir(parents=True)
-        for k in range(3):
-            (root / "sentence" / category / f"{k}.txt").write_text("One thing.\nAnother.\n")
-    for part, k in (("train", 0), ("val", 1), ("test", 2)):
-        (root / f"{part}.txt").write_text(f"cat/{k}.jpg\ncow/{k}\n")
-
-
-def write_table(root: Path, name: str) -> None:
-    rows = [
-        {"image": f"p/{k}.jpg", "caption": f"thing {k}, seen", "split": part, "label": "ab"[k % 2]}
-        for k, part in enumerate(["train", "train", "val", "test"])
-    ]
-    if name.endswith("jsonl"):
-        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return
-    lines = ["image,caption,split,label", *(f'{r["image"]},"{r["caption"]}",{r["split"]},{r["label"]}' for r in rows)]
-    (root / name).write_text("\n".join(lines) + "\n")
+TABLE = [
+    {"image": f"p/{k}.jpg", "caption": f"thing {k}, seen", "split": part, "label": "ab"[k % 2]}
+    for k, part in enumerate(["train", "train", "val", "test"])
+]
 
 
 def a_recipe() -> dict[str, Any]:
@@ -310,7 +265,7 @@ def read_recipe(root: Path) -> None:
 
 
 def write_result(root: Path) -> None:
-    shutil.copy(Path(__file__).parent / "fixtures" / "result_v1.json", root / "result.json")
+    shutil.copy(OLDEST_RESULT, root / "result.json")
 
 
 def read_result(root: Path) -> None:
@@ -373,16 +328,6 @@ def read_published(root: Path) -> None:
         assert all(math.isfinite(value) for value in row.metrics.values())
 
 
-def write_store(root: Path) -> None:
-    np.save(root / "features.npy", np.ones((2, 3), dtype=np.float32))
-    manifest = {
-        "data": "fake", "encoder": "timm:x", "layer": "pool", "weights": "x", "weights_sha256": "0",
-        "preprocessing": {}, "ids": ["a", "b"], "shape": [2, 3], "dtype": "float32", "grid": None, "skipped": [],
-        "rows_done": 2, "complete": True, "command": "", "schema": 1,
-    }  # fmt: skip
-    (root / "manifest.json").write_text(json.dumps(manifest))
-
-
 def read_store(root: Path) -> None:
     store = FeatureStore(root)
     assert len(store.row_of) == len(store.array)
@@ -407,21 +352,39 @@ def write_arrays(root: Path) -> None:
     np.save(root / "scores.npy", np.ones((2, 4), dtype=np.float32))
 
 
+PARTS = {"train": 2, "restval": 1, "val": 1, "test": 1}
 READERS = {
-    "karpathy": Reader(write_karpathy, lambda root: sound(Flickr8k(root=str(root)), root), {"*.json": as_json}, 2000),
+    "karpathy": Reader(
+        lambda root: layouts.write_karpathy(
+            root, counts=PARTS, captions=2, photos=False, filepath=dict.fromkeys(PARTS, "val")
+        ),
+        lambda root: sound(Flickr8k(root=str(root)), root),
+        {"*.json": as_json},
+        2000,
+    ),
     "precomputed": Reader(
-        write_precomputed,
+        lambda root: layouts.write_precomputed(root, {"train": 4, "dev": 2, "test": 2}, dim=3, captions=2, ids="image"),
         lambda root: sound(Flickr8k(root=str(root), min_count=1), root, "vector", "tokens"),
         {"*.npy": header, "*.txt": linewise},
         1500,
     ),
-    "wikipedia": Reader(write_wikipedia, read_wikipedia, {"*.list": linewise}, 1000),
-    "pascal": Reader(write_pascal, lambda root: sound(Pascal(root=str(root)), root), {"*.txt": linewise}, 800),
+    "wikipedia": Reader(
+        lambda root: layouts.write_wikipedia(root, 8, 6, compressed=False), read_wikipedia, {"*.list": linewise}, 1000
+    ),
+    "pascal": Reader(
+        lambda root: layouts.write_pascal(root, 3, photos=False, lists={"train": [0], "val": [1], "test": [2]}),
+        lambda root: sound(Pascal(root=str(root)), root),
+        {"*.txt": linewise},
+        800,
+    ),
     "csv": Reader(
-        lambda root: write_table(root, "t.csv"), lambda root: sound(Custom(root=str(root)), root), {"*": linewise}, 1200
+        lambda root: layouts.write_table(root / "t.csv", TABLE),
+        lambda root: sound(Custom(root=str(root)), root),
+        {"*": linewise},
+        1200,
     ),
     "jsonl": Reader(
-        lambda root: write_table(root, "t.jsonl"),
+        lambda root: layouts.write_table(root / "t.jsonl", TABLE),
         lambda root: sound(Custom(root=str(root)), root),
         {"*": as_json_lines},
         800,
@@ -436,7 +399,12 @@ READERS = {
     "suite": Reader(lambda root: (root / "suite.yaml").write_text(A_SUITE) and None, read_suite, {"*": as_yaml}, 150),
     "expected": Reader(write_expected, lambda root: expected.read_expected(root / "expected.yaml"), {"*": signed}, 400),
     "published": Reader(write_published, read_published, {"*": as_yaml}, 300),
-    "features": Reader(write_store, read_store, {"*.json": as_json, "*.npy": header}, 500),
+    "features": Reader(
+        lambda root: layouts.write_store(root, ["a", "b"], np.ones((2, 3), dtype=np.float32)),
+        read_store,
+        {"*.json": as_json, "*.npy": header},
+        500,
+    ),
     "checkpoint": Reader(write_checkpoint, read_checkpoint, {}, 300),
     "array": Reader(write_arrays, lambda root: _array(root / "scores.npy", "--similarity"), {"*": header}, 300),
 }

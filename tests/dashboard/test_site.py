@@ -16,6 +16,7 @@ from cmr_bench.dashboard.collect import collect, slug
 from cmr_bench.dashboard.site import MARKER, build
 from cmr_bench.results.published import load_published
 from cmr_bench.results.record import read_result
+from tests.support.runs import OLDEST_RESULT
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\'&'
 
@@ -92,9 +93,8 @@ def test_folders_of_older_runs_work(tmp_path: Path) -> None:
         for entry in (*record["i2t"], *record["t2i"]):
             del entry["query"]["rank"], entry["query"]["match"]
         (folder / "examples.json").write_text(json.dumps(record))
-    oldest = Path(__file__).parent.parent / "fixtures" / "result_v1.json"
     (tmp_path / "runs/old/old/old").mkdir(parents=True)
-    shutil.copy(oldest, tmp_path / "runs/old/old/old/result.json")
+    shutil.copy(OLDEST_RESULT, tmp_path / "runs/old/old/old/result.json")
     assert build(tmp_path / "runs", tmp_path / "site", None).problems == []
 
 

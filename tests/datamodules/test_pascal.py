@@ -8,38 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cmr_bench.datamodules.pascal import Pascal
 from cmr_bench.support.errors import DataError
+from tests.support.layouts import write_pascal
 
 CATEGORIES = ("bird", "cow")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "pascal"
-    for c, category in enumerate(CATEGORIES):
-        for k in range(10):
-            photo = folder / "dataset" / category / f"2008_{k}.jpg"
-            sentences = folder / "sentence" / category / f"2008_{k}.txt"
-            photo.parent.mkdir(parents=True, exist_ok=True)
-            sentences.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (10, 8), (20 * k, 100 * c, 0)).save(photo)
-            lines = [f"A {category} number {k}.", "Sentence two here", "And a third one. "] + (
-                ["A fourth."] if k == 3 else []
-            )
-            sentences.write_text("\n".join(lines) + "\n\n")
-    return tmp_path
+    return write_pascal(tmp_path / "pascal").parent
 
 
 @pytest.fixture
-def with_lists(root: Path) -> Path:
-    rows = {"train": range(2, 10), "val": [0], "test": [1]}
-    for name, numbers in rows.items():
-        lines = [f"{category}/2008_{k}" for k in numbers for category in reversed(CATEGORIES)]
-        (root / "pascal" / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return root
+def with_lists(tmp_path: Path) -> Path:
+    lists = {"train": range(2, 10), "val": [0], "test": [1]}
+    return write_pascal(tmp_path / "pascal", lists=lists).parent
 
 
 def test_lists_give_order_documents_and_labels(with_lists: Path) -> None:

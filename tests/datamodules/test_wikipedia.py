@@ -9,62 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from scipy.io import savemat
 
 from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.datamodules.wikipedia import Wikipedia
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
+from tests.support.layouts import made_up, write_wikipedia, write_wikipedia_archive, write_wikipedia_articles
 
 N_TRAIN, N_TEST = 20, 12
 N = N_TRAIN + N_TEST
 LABELS = np.arange(N) % 2
 
 
-def _values(seed: int, width: int, rows: int = N) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
-
-
-def _archive(root: Path, **change: Any) -> None:
-    content: dict[str, Any] = {
-        "img_cnnpca128": _values(1, 6),
-        "txt_tfidf1000": np.abs(_values(2, 5)).astype(np.float16),
-        "txt_lda10": _values(3, 4),
-        "labels": LABELS.astype(np.int16),
-        "text_id": np.array([f"t-{k}" for k in range(N)]),
-        "image_id": np.array([f"i{k}" for k in range(N)]),
-        "val_rows": np.arange(20, 24),
-        "test_rows": np.arange(24, 32),
-        **change,
-    }
-    np.savez_compressed(root / "wikipedia" / "wikipedia_features.npz", **content)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "data" / "wikipedia"
-    folder.mkdir(parents=True)
-    lines = [f"t-{k}\ti{k}\t{LABELS[k] + 1}\n" for k in range(N)]
-    (folder / "trainset_txt_img_cat.list").write_text("".join(lines[:N_TRAIN]))
-    (folder / "testset_txt_img_cat.list").write_text("".join(lines[N_TRAIN:]))
-    (folder / "categories.list").write_text("art\nbiology\n")
-    halves = {"I_tr": _values(4, 3, N_TRAIN), "I_te": _values(5, 3, N_TEST)}
-    savemat(folder / "raw_features.mat", {**halves, "T_tr": _values(6, 2, N_TRAIN), "T_te": _values(7, 2, N_TEST)})
-    _archive(tmp_path / "data")
-    return tmp_path / "data"
+    return write_wikipedia(tmp_path / "data" / "wikipedia").parent
 
 
 @pytest.fixture
 def with_articles(root: Path) -> Path:
-    (root / "wikipedia" / "texts").mkdir()
-    for k in range(N):
-        (root / "wikipedia" / "texts" / f"t-{k}.xml").write_text(
-            f'<?xml version="1.0"?>\n<document><category>{LABELS[k]}</category>\n'
-            f"<text>\nArticle number{k} on Tom &amp; Jerry, a <b>bold</b>\nstory & more </text></document>"
-        )
-        photo = root / "wikipedia" / "images" / ("art", "biology")[LABELS[k]] / f"i{k}.jpg"
-        photo.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (12, 8), (k, 0, 0)).save(photo)
+    write_wikipedia_articles(root / "wikipedia")
     return root
 
 
@@ -85,8 +48,8 @@ def test_default_split_and_features(root: Path) -> None:
     assert (spec.image.source, spec.text.source, spec.n_classes) == ("img_cnnpca128", "txt_tfidf1000", 2)
     for split, rows in (("train", range(20)), ("val", range(20, 24)), ("test", range(24, 32))):
         images, texts = _vectors(data, split)
-        np.testing.assert_array_equal(images.numpy(), _values(1, 6)[list(rows)])
-        np.testing.assert_allclose(texts.numpy(), np.abs(_values(2, 5))[list(rows)], rtol=1e-3)
+        np.testing.assert_array_equal(images.numpy(), made_up(1, N, 6)[list(rows)])
+        np.testing.assert_allclose(texts.numpy(), np.abs(made_up(2, N, 5))[list(rows)], rtol=1e-3)
         assert data.splits[split].image_ids == [f"i{k}" for k in rows]
         labels = data.splits[split].labels
         assert labels is not None
@@ -99,8 +62,8 @@ def test_halves_of_the_authors_features(root: Path, name: str) -> None:
     data = Wikipedia(root=str(root / "wikipedia"), image_features=name, text_features="T")
     assert data.load("vector", "vector").image.source == "raw_features.mat:I"
     images, texts = _vectors(data, "test")
-    np.testing.assert_allclose(images.numpy(), _values(5, 3, N_TEST)[4:], rtol=1e-6)
-    np.testing.assert_allclose(texts.numpy(), _values(7, 2, N_TEST)[4:], rtol=1e-6)
+    np.testing.assert_allclose(images.numpy(), made_up(5, N_TEST, 3)[4:], rtol=1e-6)
+    np.testing.assert_allclose(texts.numpy(), made_up(7, N_TEST, 2)[4:], rtol=1e-6)
 
 
 def test_authors_features_are_read_where_nothing_else_is_there(root: Path) -> None:
@@ -110,7 +73,7 @@ def test_authors_features_are_read_where_nothing_else_is_there(root: Path) -> No
 
 
 def test_archive_of_halves(root: Path) -> None:
-    whole = _values(8, 3)
+    whole = made_up(8, N, 3)
     np.savez(root / "wikipedia" / "more.npz", img_deep_train=whole[:N_TRAIN], img_deep_test=whole[N_TRAIN:])
     data = Wikipedia(root=str(root), image_features="img_deep")
     data.load("vector", "vector")
@@ -127,12 +90,12 @@ def test_full_test_list_is_never_selected_on(root: Path) -> None:
     assert not ids["train"] & ids["val"]
     assert np.bincount(data.splits["val"].labels).tolist() == [2, 2]
     rows = [int(name[1:]) for name in data.splits["val"].image_ids]
-    np.testing.assert_array_equal(_vectors(data, "val")[0].numpy(), _values(1, 6)[rows])
+    np.testing.assert_array_equal(_vectors(data, "val")[0].numpy(), made_up(1, N, 6)[rows])
     assert Wikipedia(root=str(root), full_test=True, seed=5).read()["val"].image_ids == data.splits["val"].image_ids
 
 
 def test_arrays_for_the_data_check(root: Path) -> None:
-    np.savez(root / "wikipedia" / "own.npz", deep=_values(8, 3))
+    np.savez(root / "wikipedia" / "own.npz", deep=made_up(8, N, 3))
     data = Wikipedia(root=str(root))
     data.read()
     images, texts = data.image_arrays(), data.text_arrays()
@@ -140,7 +103,7 @@ def test_arrays_for_the_data_check(root: Path) -> None:
     assert list(texts) == ["deep", "txt_tfidf1000", "txt_lda10", "T"]
     view = texts["txt_lda10"]["val"]
     assert isinstance(view, ArrayView)
-    np.testing.assert_array_equal(view.fetch(np.arange(4))["vector"].numpy(), _values(3, 4)[20:24])
+    np.testing.assert_array_equal(view.fetch(np.arange(4))["vector"].numpy(), made_up(3, N, 4)[20:24])
 
 
 def test_arrays_with_nan_are_left_to_the_data_check(root: Path) -> None:
@@ -185,13 +148,13 @@ def _twice(root: Path) -> None:
 
 
 def _nan(root: Path) -> None:
-    values = _values(1, 6)
+    values = made_up(1, N, 6)
     values[21] = np.inf
-    _archive(root, img_cnnpca128=values)
+    write_wikipedia_archive(root / "wikipedia", img_cnnpca128=values)
 
 
 def _other_order(root: Path) -> None:
-    _archive(root, text_id=np.array([f"t-{k}" for k in range(N)])[::-1])
+    write_wikipedia_archive(root / "wikipedia", text_id=np.array([f"t-{k}" for k in range(N)])[::-1])
 
 
 @pytest.mark.parametrize(
@@ -205,8 +168,14 @@ def _other_order(root: Path) -> None:
         (_twice, "image i3 is listed 2 times"),
         (_nan, r"array 'img_cnnpca128' holds NaN or infinity in 1 rows, first 21"),
         (_other_order, "its 'text_id' is not what"),
-        (lambda root: _archive(root, val_rows=np.arange(20, 25)), "its 'val_rows' is not what"),
-        (lambda root: _archive(root, img_cnnpca128=_values(1, 6, 30)), "'img_cnnpca128' has 30 rows for the 32 items"),
+        (
+            lambda root: write_wikipedia_archive(root / "wikipedia", val_rows=np.arange(20, 25)),
+            "its 'val_rows' is not what",
+        ),
+        (
+            lambda root: write_wikipedia_archive(root / "wikipedia", img_cnnpca128=made_up(1, 30, 6)),
+            "'img_cnnpca128' has 30 rows for the 32 items",
+        ),
         (lambda root: (root / "wikipedia" / "wikipedia_features.npz").write_text("x"), r"\.npz cannot be read"),
         (lambda root: (root / "wikipedia" / "categories.list").unlink(), r"categories\.list is missing"),
         (lambda root: (root / "wikipedia" / "testset_txt_img_cat.list").write_text(""), "is empty"),
@@ -247,7 +216,7 @@ def test_missing_article_and_photograph(with_articles: Path) -> None:
     assert part.texts is not None
     rows = [k for k in range(20) if k != 3]
     np.testing.assert_allclose(
-        part.texts.fetch(np.arange(19))["vector"].numpy(), np.abs(_values(2, 5))[rows], rtol=1e-3
+        part.texts.fetch(np.arange(19))["vector"].numpy(), np.abs(made_up(2, N, 5))[rows], rtol=1e-3
     )
     (with_articles / "wikipedia" / "texts" / "t-7.xml").unlink()
     with pytest.raises(DataError, match=r"1 of 32 articles are missing, e\.g\. t-7\.xml"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,19 +18,10 @@ from cmr_bench.evaluation.per_query import read_per_query
 from cmr_bench.experiment import callbacks
 from cmr_bench.results.record import read_result
 
-OWN = Path(__file__).parents[1] / "own.py"
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    shutil.copy(OWN, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return [
-        "run", "--model", "own.py:Linear", "--data", "own.py:Toy", "--data.batch_size", "32",
-        "--trainer.max_epochs", "4", "--trainer.progress", "false", "--trainer.bootstrap", "20",
-        "--trainer.accelerator", "cpu", "--model.lr", "1.0e-2", "--model.lr_decay_every", "1",
-        "--model.stop_at", "2",
-    ]  # fmt: skip
+OWN_OPTIONS = (
+    *("--data.batch_size", "32", "--trainer.max_epochs", "4", "--trainer.bootstrap", "20"),
+    *("--model.lr", "1.0e-2", "--model.lr_decay_every", "1", "--model.stop_at", "2"),
+)
 
 
 def only_run(root: Path) -> Path:

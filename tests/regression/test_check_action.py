@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from cmr_bench.commands import check
+from tests.support.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 ACTION = ROOT / ".github" / "actions" / "check" / "action.yml"
 WORKFLOW = ROOT / ".github" / "workflows" / "recall.yml"
 PAGE = ROOT / "docs" / "check.md"

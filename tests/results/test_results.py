@@ -22,8 +22,7 @@ from cmr_bench.results.record import SCHEMA, Result, read_result, write_result
 from cmr_bench.results.store import load_results, new_run_folder, result_files, store_external
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "result_v1.json"
+from tests.support.runs import OLDEST_RESULT
 
 
 def a_result(**changes: Any) -> Result:
@@ -64,7 +63,7 @@ def test_a_metric_that_is_not_finite_is_not_stored(tmp_path: Path, value: float)
 
 
 def test_the_first_schema_keeps_loading() -> None:
-    result = read_result(FIXTURE)
+    result = read_result(OLDEST_RESULT)
     assert result.schema == 1
     assert (result.method, result.data, result.seed) == ("adv_subspace", "pascal", 0)
     assert result.metrics["i2t_map"] == 0.6123456789012345
@@ -126,7 +125,7 @@ JSON = st.recursive(
 
 def damaged(seed: int, value: Any) -> str:
     """The stored record with one entry, at any depth, replaced by another value."""
-    record = json.loads(FIXTURE.read_text(encoding="utf-8"))
+    record = json.loads(OLDEST_RESULT.read_text(encoding="utf-8"))
     rng = random.Random(seed)
     inside = record
     while True:

@@ -17,6 +17,7 @@ from cmr_bench.cli import main
 from cmr_bench.experiment import recipe
 from cmr_bench.suites import plan, pool, stored
 from cmr_bench.support.errors import UsageError
+from tests.support.runs import OWN
 
 SUITE = """
 about: a try
@@ -30,7 +31,7 @@ runs:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(Path(__file__).parents[1] / "own.py", tmp_path)
+    shutil.copy(OWN, tmp_path)
     (tmp_path / "try.yaml").write_text(SUITE)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -26,6 +26,7 @@ from cmr_bench.results.published import load_published, parse_published
 from cmr_bench.results.record import Result, write_result
 from cmr_bench.suites import plan
 from cmr_bench.suites.tables import read_tables
+from tests.support.runs import OWN
 
 SUITE = {
     "runs": [{"method": ["cca", "dscmr"], "data": "pascal"}, {"method": "vsepp", "data": ["flickr30k", "mscoco"]}],
@@ -321,7 +322,7 @@ tables:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(Path(__file__).parents[1] / "own.py", tmp_path)
+    shutil.copy(OWN, tmp_path)
     (tmp_path / "try.yaml").write_text(FILE)
     monkeypatch.chdir(tmp_path)
     return tmp_path

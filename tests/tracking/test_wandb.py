@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.tracking.runs import refused, run_id
 from cmr_bench.tracking.upload import upload
 
-OWN = Path(__file__).parents[1] / "own.py"
 _BLOCK = 32768
 
 
@@ -151,20 +149,16 @@ def test_offline_run_holds_config_curves_summary_and_examples(
 
 
 @pytest.mark.slow
-def test_resumed_run_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(OWN, tmp_path)
-    words = [sys.executable, "-m", "cmr_bench.cli", "run"]
-    options = [
-        "--model", "own.py:Linear", "--data", "own.py:Toy", "--data.batch_size", "32", "--trainer.max_epochs", "4",
-        "--trainer.progress", "false", "--trainer.accelerator", "cpu", "--model.stop_at", "2", "--logger", "wandb",
-    ]  # fmt: skip
+def test_resumed_run_stays_one(own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = [sys.executable, "-m", "cmr_bench.cli"]
+    options = ["--data.batch_size", "32", "--trainer.max_epochs", "4", "--model.stop_at", "2", "--logger", "wandb"]
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("STOP", "1")
-    done = subprocess.run([*words, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([*program, *own, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     folder = only_run(tmp_path)
     monkeypatch.delenv("STOP")
-    again = [*words, "--resume", str(folder), "--logger", "wandb"]
+    again = [*program, "run", "--resume", str(folder), "--logger", "wandb"]
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "wandb" not in done.stdout + done.stderr

@@ -20,11 +20,11 @@ from cmr_bench.datamodules.doctor.features import check_array
 from cmr_bench.datamodules.doctor.findings import Finding
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.datamodules.flickr30k import Flickr30k
-from cmr_bench.datamodules.images.store import Manifest, write_manifest
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.support.errors import DataError, UsageError
+from tests.support.layouts import write_store
 
 Writer = Callable[..., Path]
 
@@ -43,19 +43,6 @@ def found(findings: list[Finding], words: str) -> Finding:
 
 def errors(findings: list[Finding]) -> list[str]:
     return [finding.what for finding in findings if finding.level == "error"]
-
-
-def write_store(folder: Path, ids: list[str], features: np.ndarray[Any, Any], **changes: Any) -> None:
-    folder.mkdir(parents=True)
-    np.save(folder / "features.npy", features)
-    facts: dict[str, Any] = {"data": "flickr8k", "encoder": "x", "layer": "pool", "weights": "random"} | {
-        "weights_sha256": "0",
-        "preprocessing": {},
-        "ids": ids,
-        "shape": features.shape,
-        "dtype": "float32",
-    }
-    write_manifest(folder, Manifest(**(facts | {"complete": True} | changes)))
 
 
 def test_a_sound_data_set_has_no_errors(tmp_path: Path, write_karpathy: Writer) -> None:

@@ -1,0 +1,228 @@
+"""Made-up data sets in the layouts that they have on disk, one writer a layout."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+_COLOURS = ("red", "green", "blue", "black", "white")
+_THINGS = ("dog", "horse", "boat", "child", "tree")
+
+
+def write_photo(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:
+    """Write a small JPEG whose content depends on ``seed``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size).save(path, quality=90)
+    return path
+
+
+def write_karpathy(
+    root: Path,
+    name: str = "flickr8k",
+    counts: Mapping[str, int] | None = None,
+    captions: int | Sequence[int] = 5,
+    compressed: bool = False,
+    photos: bool = True,
+    images: str = "images",
+    filepath: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``root/name/dataset_*.json`` and the photographs.
+
+    Args:
+        root: Folder of the data sets.
+        name: flickr8k, flickr30k, mscoco or another.
+        counts: Images of each part of the file (train, restval, val, test).
+        captions: Sentences an image, or a list that is gone through again and again.
+        compressed: Write ``.json.gz``.
+        photos: Write the photographs too.
+        images: Folder of the photographs.
+        filepath: Folder of each part below ``images``, as MSCOCO has it.
+    """
+    folder = root / name
+    folder.mkdir(parents=True, exist_ok=True)
+    per_image = [captions] if isinstance(captions, int) else list(captions)
+    entries: list[dict[str, Any]] = []
+    sentid = 0
+    for part, count in (counts or {"train": 8, "val": 4, "test": 4}).items():
+        for _ in range(count):
+            k = len(entries)
+            filename = f"{part}_{k:05d}.jpg"
+            below = (filepath or {}).get(part)
+            sentences = []
+            for j in range(per_image[k % len(per_image)]):
+                words = [_COLOURS[k % 5], _THINGS[k // 5 % 5], "seen", "as", f"view{j}", "of", f"item{k}"]
+                raw = " ".join(words) + " ."
+                sentences.append({"raw": raw, "tokens": words, "imgid": k, "sentid": sentid})
+                sentid += 1
+            entry = {
+                "filename": filename,
+                "imgid": k,
+                "split": part,
+                "sentids": [s["sentid"] for s in sentences],
+                "sentences": sentences,
+            }
+            entries.append(entry | ({"filepath": below} if below else {}))
+            if photos:
+                write_photo(folder / images / (below or "") / filename, seed=k)
+    stem = {"mscoco": "coco"}.get(name, name)
+    content = json.dumps({"dataset": stem, "images": entries}).encode()
+    file = folder / f"dataset_{stem}.json{'.gz' if compressed else ''}"
+    file.write_bytes(gzip.compress(content) if compressed else content)
+    return folder
+
+
+def write_precomputed(
+    folder: Path,
+    counts: Mapping[str, int] | None = None,
+    dim: int = 6,
+    regions: int = 0,
+    captions: int = 5,
+    repeat: bool = False,
+    ids: str | None = None,
+) -> Path:
+    """Write ``{prefix}_ims.npy`` and ``{prefix}_caps.txt``.
+
+    Args:
+        folder: Where to.
+        counts: Images by prefix: train, dev, test, testall.
+        dim: Width of a feature.
+        regions: Regions an image; 0 writes one vector an image.
+        captions: Captions an image.
+        repeat: Repeat an image's row for each of its captions.
+        ids: Write ``{prefix}_ids.txt`` with a line per ``image`` or per ``caption``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix, count in (counts or {"train": 8, "dev": 4, "test": 4}).items():
+        rng = np.random.default_rng(len(prefix))
+        features = rng.normal(size=(count, regions, dim) if regions else (count, dim)).astype(np.float32)
+        np.save(folder / f"{prefix}_ims.npy", features.repeat(captions, axis=0) if repeat else features)
+        lines = [
+            f"{_COLOURS[i % 5]} {_THINGS[i // 5 % 5]} view{j} of item{i}" for i in range(count) for j in range(captions)
+        ]
+        (folder / f"{prefix}_caps.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if ids is not None:
+            each = captions if ids == "caption" else 1
+            (folder / f"{prefix}_ids.txt").write_text("".join(f"{1000 + i}\n" * each for i in range(count)))
+    return folder
+
+
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``, by the suffix."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif file.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(list(rows)), file)
+    else:
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if file.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return file
+
+
+def write_wikipedia(folder: Path, n_train: int = 20, n_test: int = 12, compressed: bool = True) -> Path:
+    """Write the lists, the authors' ``raw_features.mat`` and an archive of features of Wikipedia.
+
+    Document k is ``t-k`` with photograph ``ik`` and category k % 2; the archive is that of
+    :func:`write_wikipedia_archive`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"t-{k}\ti{k}\t{k % 2 + 1}\n" for k in range(n_train + n_test)]
+    (folder / "trainset_txt_img_cat.list").write_text("".join(lines[:n_train]))
+    (folder / "testset_txt_img_cat.list").write_text("".join(lines[n_train:]))
+    (folder / "categories.list").write_text("art\nbiology\n")
+    halves = {"I_tr": made_up(4, n_train, 3), "I_te": made_up(5, n_test, 3)}
+    halves |= {"T_tr": made_up(6, n_train, 2), "T_te": made_up(7, n_test, 2)}
+    savemat(folder / "raw_features.mat", halves)
+    write_wikipedia_archive(folder, n_train, n_test, compressed)
+    return folder
+
+
+def write_wikipedia_archive(
+    folder: Path, n_train: int = 20, n_test: int = 12, compressed: bool = True, **change: Any
+) -> None:
+    """Write ``wikipedia_features.npz``, whose test documents are split into validation, a third, and test."""
+    n, n_val = n_train + n_test, n_test // 3
+    content: dict[str, Any] = {
+        "img_cnnpca128": made_up(1, n, 6),
+        "txt_tfidf1000": np.abs(made_up(2, n, 5)).astype(np.float16),
+        "txt_lda10": made_up(3, n, 4),
+        "labels": (np.arange(n) % 2).astype(np.int16),
+        "text_id": np.array([f"t-{k}" for k in range(n)]),
+        "image_id": np.array([f"i{k}" for k in range(n)]),
+        "val_rows": np.arange(n_train, n_train + n_val),
+        "test_rows": np.arange(n_train + n_val, n),
+        **change,
+    }
+    (np.savez_compressed if compressed else np.savez)(folder / "wikipedia_features.npz", **content)
+
+
+def write_wikipedia_articles(folder: Path, n: int = 32) -> None:
+    """Write the articles and photographs of n documents."""
+    (folder / "texts").mkdir()
+    for k in range(n):
+        (folder / "texts" / f"t-{k}.xml").write_text(
+            f'<?xml version="1.0"?>\n<document><category>{k % 2}</category>\n'
+            f"<text>\nArticle number{k} on Tom &amp; Jerry, a <b>bold</b>\nstory & more </text></document>"
+        )
+        photo = folder / "images" / ("art", "biology")[k % 2] / f"i{k}.jpg"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 8), (k, 0, 0)).save(photo)
+
+
+def write_pascal(
+    folder: Path, per_category: int = 10, photos: bool = True, lists: Mapping[str, Iterable[int]] | None = None
+) -> Path:
+    """Write Pascal Sentence: two categories, three sentences an image and four for every number 3.
+
+    Args:
+        folder: Where to.
+        per_category: Images of each of bird and cow.
+        photos: Write the photographs too.
+        lists: Numbers of the images in ``train.txt``, ``val.txt``, ``test.txt``; birds are listed as files.
+    """
+    for c, category in enumerate(("bird", "cow")):
+        for k in range(per_category):
+            photo = folder / "dataset" / category / f"2008_{k}.jpg"
+            sentences = folder / "sentence" / category / f"2008_{k}.txt"
+            sentences.parent.mkdir(parents=True, exist_ok=True)
+            if photos:
+                photo.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (10, 8), (20 * k, 100 * c, 0)).save(photo)
+            lines = [f"A {category} number {k}.", "Sentence two here", "And a third one. "]
+            sentences.write_text("\n".join(lines + (["A fourth."] if k == 3 else [])) + "\n\n")
+    for name, numbers in (lists or {}).items():
+        listed = [line for k in numbers for line in (f"cow/2008_{k}", f"bird/2008_{k}.jpg")]
+        (folder / f"{name}.txt").write_text("\n".join(listed) + "\n")
+    return folder
+
+
+def write_store(folder: Path, ids: Sequence[str], features: npt.NDArray[Any], **changes: Any) -> Path:
+    """Write stored image features with a manifest that says they are complete, unless ``changes`` say otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "features.npy", features)
+    manifest: dict[str, Any] = {
+        "data": "flickr8k", "encoder": "timm:x", "layer": "pool", "weights": "random", "weights_sha256": "0",
+        "preprocessing": {}, "ids": list(ids), "shape": list(features.shape), "dtype": str(features.dtype),
+        "grid": None, "skipped": [], "rows_done": len(features), "complete": True, "command": "", "schema": 1,
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    return folder
+
+
+def made_up(seed: int, rows: int, width: int) -> npt.NDArray[np.float32]:
+    """Return random features, (rows, width)."""
+    return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)

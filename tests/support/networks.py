@@ -1,0 +1,57 @@
+"""Tiny networks with random weights, saved as transformers saves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+def write_bert(folder: Path, words: Sequence[str], places: int = 12) -> Path:
+    """Save a tiny BERT with random weights and a tokenizer of the words given."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=places, **size)).save_pretrained(folder)
+    return folder
+
+
+def write_clip(folder: Path, words: Sequence[str], siglip: bool = False) -> Path:
+    """Save a tiny CLIP, or SigLIP, with random weights and a tokenizer."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = text | {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    if siglip:
+        ids = {word: row for row, word in enumerate(["<unk>", "</s>", *words])}
+        plain = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+        plain.pre_tokenizer = pre_tokenizers.Whitespace()
+        plain.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        names = {"unk_token": "<unk>", "pad_token": "</s>", "eos_token": "</s>"}
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=plain, model_input_names=["input_ids"], model_max_length=16, **names
+        )
+        text |= {"vocab_size": len(ids), "max_position_embeddings": 16, "projection_size": 16, "pad_token_id": 1}
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        torch.nn.init.constant_(model.logit_scale, 1.0)
+        torch.nn.init.constant_(model.logit_bias, -2.0)
+    else:
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        signs = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+        ids = {sign: row for row, sign in enumerate(signs)}
+        tokenizer = transformers.CLIPTokenizer(vocab=ids, merges=[], model_max_length=48)
+        text |= {"vocab_size": len(ids), "max_position_embeddings": 48}
+        text |= {"bos_token_id": len(ids) - 2, "eos_token_id": len(ids) - 1}
+        model = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+        )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
