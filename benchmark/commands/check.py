@@ -18,7 +18,6 @@ from cmr_bench.regression.expected import (
     expect,
     provenance,
     read_expected,
-    row_title,
     write_expected,
 )
 from cmr_bench.suites import plan, pool
@@ -62,11 +61,7 @@ def suite_name(suite: str) -> str:
 
 def record(args: argparse.Namespace, planned: Sequence[Job], found: Sequence[Found], console: Console) -> int:
     """Write the expected scores of `cmr-bench check --record`."""
-    problems = [
-        f"{row_title(each.job.config.method, each.job.config.dataset, each.job.config.variant)}: {each.problem}"
-        for each in found
-        if each.problem
-    ]
+    problems = [f"{each.entry.title}: {each.problem}" for each in found if each.problem]
     if problems:
         raise CmrBenchError(f"nothing is recorded: {'; '.join(problems)}")
     results = [result for each in found for result in each.results]
@@ -81,7 +76,7 @@ def record(args: argparse.Namespace, planned: Sequence[Job], found: Sequence[Fou
             for metric, score in row.metrics.items()
             if metric in row.judged
         )
-        console.print(f"{row_title(row.method, row.data, row.variant)}: {scores}", highlight=False, soft_wrap=True)
+        console.print(f"{row.title}: {scores}", highlight=False, soft_wrap=True)
     console.print(f"recorded {len(planned)} runs in {args.expected}", highlight=False, soft_wrap=True)
     return 0
 

@@ -6,18 +6,18 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from cmr_bench.regression.expected import (
     FALSE_ALARMS,
+    Entry,
     Expected,
     ExpectedRow,
     Score,
     options_of,
     per_score,
-    row_title,
     test_size_of,
     tolerance,
     views_of,
@@ -63,29 +63,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method on a data set: its comparisons, or why there are none.
+class Row(Entry):
+    """What was found of an entry: its comparisons, or why there are none.
 
     Attributes:
-        method: Name of the method.
-        data: Name of the data set.
-        variant: Variant of the recipe, or empty.
         seeds: Seeds that were run.
         comparisons: One a metric, those that decide first; empty where ``problem`` is not.
         problem: Why the row cannot be compared, in one line; empty where it can.
     """
 
-    method: str
-    data: str
-    variant: str
     seeds: tuple[int, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     problem: str = ""
-
-    @property
-    def title(self) -> str:
-        """Method, variant and data set."""
-        return row_title(self.method, self.data, self.variant)
 
     @property
     def judged(self) -> list[Comparison]:
@@ -162,6 +151,11 @@ class Found:
     results: list[Result] = field(default_factory=list)
     problem: str = ""
 
+    @property
+    def entry(self) -> Entry:
+        """The method on the data set that it is of."""
+        return Entry(self.job.config.method, self.job.config.dataset, self.job.config.variant)
+
 
 def collect(planned: Sequence[Job], runs: Path, failed: Mapping[str, str]) -> list[Found]:
     """Gather the newest stored result of every planned run, row by row.
@@ -203,10 +197,9 @@ def compare(expected: Expected, found: Sequence[Found]) -> list[Row]:
     """Compare every row of a suite with what is expected of it, and name those that only one side has."""
     rows, seen = [], list[ExpectedRow]()
     for each in found:
-        config = each.job.config
-        key = config.method, config.dataset, config.variant
-        row = Row(*key, tuple(result.seed for result in each.results if result.seed is not None))
-        there = [one for one in expected.rows if (one.method, one.data, one.variant) == key]
+        seeds = tuple(result.seed for result in each.results if result.seed is not None)
+        row = Row(**asdict(each.entry), seeds=seeds)
+        there = [one for one in expected.rows if one.same(row)]
         match = next((one for one in there if each.results and one.options == options_of(each.results[0])), None)
         match = match or next((one for one in there if one not in seen), None)
         if match is not None:

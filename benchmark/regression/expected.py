@@ -44,13 +44,34 @@ class Score:
 
 
 @dataclass(frozen=True)
-class ExpectedRow:
-    """A method on a data set, and its scores.
+class Entry:
+    """A method on a data set, whatever is said of it.
 
     Attributes:
         method: Name of the method.
         data: Name of the data set.
         variant: Variant of the recipe, or empty.
+    """
+
+    method: str
+    data: str
+    variant: str
+
+    @property
+    def title(self) -> str:
+        """Method, variant and data set."""
+        return f"{self.method}{f' ({self.variant})' if self.variant else ''} on {self.data}"
+
+    def same(self, other: Entry) -> bool:
+        """Tell whether the other is of the same method, data set and variant."""
+        return (self.method, self.data, self.variant) == (other.method, other.data, other.variant)
+
+
+@dataclass(frozen=True)
+class ExpectedRow(Entry):
+    """What was recorded of an entry.
+
+    Attributes:
         seeds: Recorded seeds.
         options: Settings that differ from the constructors' defaults, by dotted name.
         fingerprint: Content fingerprint of the test split.
@@ -59,9 +80,6 @@ class ExpectedRow:
         metrics: The scores.
     """
 
-    method: str
-    data: str
-    variant: str
     seeds: tuple[int, ...]
     options: Mapping[str, Any]
     fingerprint: str
@@ -173,7 +191,7 @@ def expect(
         UsageError: If a row has fewer than two seeds, nothing that decides, or results that differ in more than seed.
     """
     for group in groups:
-        title = row_title(group[0].method, group[0].data, group[0].variant)
+        title = Entry(group[0].method, group[0].data, group[0].variant).title
         if len(group) < 2:
             raise UsageError(f"{title}: {len(group)} seed says nothing of the spread; record at least 2, better 5")
         repeated: dict[str, list[Any]] = {
@@ -215,11 +233,6 @@ def _row(group: Sequence[Result], rate: float) -> ExpectedRow:
         views_of(first),
         metrics,
     )
-
-
-def row_title(method: str, data: str, variant: str) -> str:
-    """Name a row in messages."""
-    return f"{method}{f' ({variant})' if variant else ''} on {data}"
 
 
 def provenance(results: Iterable[Result], created: str) -> dict[str, Any]:
