@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, did_you_mean
 from cmr_bench.version import __version__
 
@@ -53,7 +53,7 @@ def _help(group: str = "") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
-    if "_ARGCOMPLETE" in os.environ and argv is None:
+    if environment.completing() and argv is None:
         importlib.import_module("cmr_bench.commands.completion").complete(COMMANDS)
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("-V", "--version"):
@@ -92,7 +92,7 @@ def _guarded(name: str, words: list[str]) -> int:
         print(f"cmr-bench {name}: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        if os.environ.get("CMR_BENCH_DEBUG"):
+        if environment.value(environment.DEBUG):
             raise
         what = " ".join(str(error).split())[:500]
         _complain(name, f"{type(error).__name__}: {what} (set CMR_BENCH_DEBUG=1 for the traceback)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,10 +22,9 @@ from cmr_bench.regression.expected import (
 from cmr_bench.suites import plan, pool
 from cmr_bench.suites.plan import Job
 from cmr_bench.suites.stored import Stored
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import write_atomic
-
-SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 _HELP = """\
 what is compared:
@@ -123,7 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-on-rise", action="store_true", help="fail on a suspiciously better score too, not only warn"
     )
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help=f"report as Markdown (also added to ${SUMMARY_VARIABLE}, if set)"
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help=f"report as Markdown (also added to ${environment.JOB_SUMMARY}, if set)",
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="report as JUnit XML, a test case a score")
     parser.add_argument(
@@ -198,7 +199,7 @@ def _write(args: argparse.Namespace, report: Report) -> None:
 
     if args.junit is not None:
         write_atomic(args.junit, check_formats.junit(report))
-    summary = os.environ.get(SUMMARY_VARIABLE)
+    summary = environment.value(environment.JOB_SUMMARY)
     if args.markdown is not None or summary:
         text = check_formats.markdown(report)
         if args.markdown is not None:
@@ -208,7 +209,7 @@ def _write(args: argparse.Namespace, report: Report) -> None:
                 with Path(summary).open("a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:
-                raise CmrBenchError(f"cannot write {summary} (${SUMMARY_VARIABLE}): {error.strerror}") from error
+                raise CmrBenchError(f"cannot write {summary} (${environment.JOB_SUMMARY}): {error.strerror}") from error
 
 
 def _complaints(report: Report) -> Iterator[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from cmr_bench import registry
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError
 
 
@@ -24,9 +24,8 @@ def complete(commands: Mapping[str, tuple[str, str]]) -> None:
     except ImportError:
         raise SystemExit(1) from None
     # jsonargparse would answer for the parsers that are made on the way.
-    asked = os.environ.pop("_ARGCOMPLETE")
-    made = parser(commands, os.environ.get("COMP_LINE", ""))
-    os.environ["_ARGCOMPLETE"] = asked
+    with environment.not_completing():
+        made = parser(commands, environment.value(environment.COMPLETED_LINE) or "")
     argcomplete.autocomplete(made, always_complete_options="long")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
-import os
 import sys
 import zipfile
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench import registry
-from cmr_bench.support import places
+from cmr_bench.support import environment, places
 from cmr_bench.support.errors import UsageError
 
 _MANY = 40
@@ -179,7 +178,7 @@ def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] |
         return made
 
     # A pipe has no width: a line an entry, for grep.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
+    width = None if sys.stdout.isatty() or environment.has_width() else 1000
     console = Console(highlight=False, width=width)
     if found_methods is not None:
         shown = table("method", "family", "paper", "images as", "texts as", "labels", "recipes for")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmr_bench import registry
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from cmr_bench.support.places import RUN_FOLDER_VARIABLE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,7 +128,7 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment import launch
     from cmr_bench.results.store import new_run_folder
 
-    child = os.environ.get(RUN_FOLDER_VARIABLE)
+    child = environment.value(environment.RUN_FOLDER)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
     short = [name.rpartition(":")[2] for name in (config.dataset, config.method)]
     folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
@@ -173,17 +172,15 @@ def _go(config: RunConfig, folder: Path, logger: str) -> int:
     from cmr_bench.experiment.run import run
     from cmr_bench.tracking import runs as wandb_runs
 
-    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     failed = True
     try:
-        with launch.sole_runner(folder):
+        with environment.run_folder(folder), launch.sole_runner(folder):
             result = run(config, folder, logger)
         failed = False
     except KeyboardInterrupt:
         raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
     finally:
         wandb_runs.finish(failed)
-        os.environ.pop(RUN_FOLDER_VARIABLE, None)
     if launch.rank() == 0:
         console = Console()
         console.print(result_table(result))

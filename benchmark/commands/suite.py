@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from cmr_bench.suites.plan import jobs, read_suite, shipped
 from cmr_bench.suites.pool import run_suite
 from cmr_bench.suites.stored import Stored
+from cmr_bench.support import environment
 from cmr_bench.support.errors import UsageError
 
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if len(todo) < len(planned):
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
     if args.logger == "wandb":
-        os.environ.setdefault("WANDB_RUN_GROUP", Path(args.suite).stem)
+        environment.group_wandb_runs(Path(args.suite).stem)
     failed = run_suite(todo, args.runs, args.jobs, args.logger, console)
     for title, problem in failed.items():
         print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed.rendezvous import rendezvous
 
 from cmr_bench.experiment.recipe import TrainerOptions
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import sweep
 
@@ -30,7 +30,7 @@ def cluster() -> ClusterEnvironment | None:
     """
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and SLURMEnvironment.detect():
+    if environment.started_by_srun() and SLURMEnvironment.detect():
         try:
             return SLURMEnvironment()
         except RuntimeError as error:
@@ -41,7 +41,7 @@ def cluster() -> ClusterEnvironment | None:
 def rank() -> int:
     """Return the number of this process among those of the run; the first, 0, writes what is stored."""
     started = cluster()
-    return int(os.environ.get("LOCAL_RANK", "0")) if started is None else started.global_rank()
+    return environment.local_rank() if started is None else started.global_rank()
 
 
 def check_devices(options: TrainerOptions) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from rich.console import Console
 from cmr_bench.leaderboard.board import Board, board_of, clean, head, legend, marks
 from cmr_bench.leaderboard.rows import Row, Section
 from cmr_bench.leaderboard.terminal import print_tables
+from cmr_bench.support import environment
 
 
 def render(kind: str, found: Sequence[Section], wanted: Sequence[str] | None = None, width: int = 10_000) -> str:
@@ -190,7 +190,7 @@ def _or_blank(value: float | bool | None) -> float | str:
 
 def show(found: Sequence[Section], wanted: Sequence[str] | None) -> None:
     """Print sections as tables as wide as the terminal; a pipe has no width, so there they are as wide as they need."""
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ and "FORCE_COLOR" not in os.environ:
+    if not sys.stdout.isatty() and not (environment.has_width() or environment.wants_colour()):
         print(render("table", found, wanted), end="")
         return
     print_tables(Console(highlight=False), [board_of(section, wanted) for section in found])

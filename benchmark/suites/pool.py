@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from cmr_bench.results.store import new_run_folder
 from cmr_bench.suites.plan import Job
 from cmr_bench.suites.stored import short_name
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic
 
@@ -79,14 +80,13 @@ def start(words: Sequence[str], log: Path, threads: int) -> subprocess.Popen[byt
         The process; keep it, as its standard input is what holds it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "cmr_bench.support.leash", *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=environment.of_a_run(threads),
             start_new_session=True,
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cmr_bench.support import environment
 from cmr_bench.support.errors import DataError, first_line
 
 
@@ -17,7 +17,7 @@ def do_not_wait_for_hub() -> None:
     """Switch the hub's client to its cache where its host has no address: it retries for half a minute otherwise."""
     from huggingface_hub import constants
 
-    if any(key.lower() in ("https_proxy", "all_proxy") for key in os.environ):
+    if environment.behind_proxy():
         return
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
 
+from cmr_bench.support import environment
 from cmr_bench.support.errors import DataError
 
-DATA_VARIABLE = "CMR_BENCH_DATA"
-CACHE_VARIABLE = "CMR_BENCH_CACHE"
-RUN_FOLDER_VARIABLE = "CMR_BENCH_RUN_FOLDER"
 MANIFEST = "manifest.json"
 
 
 def data_root(root: str | Path | None = None) -> Path | None:
     """Return the folder of data sets: ``root`` if given, else ``CMR_BENCH_DATA``, else None."""
-    given = root or os.environ.get(DATA_VARIABLE)
+    given = root or environment.value(environment.DATA)
     return Path(given).expanduser() if given else None
 
 
@@ -46,7 +43,7 @@ def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: s
     places = candidates(name, root)
     if not places:
         raise DataError(
-            f"{name} needs its files: pass --data.root DIR or set {DATA_VARIABLE}; DIR/{name} holds {layout}"
+            f"{name} needs its files: pass --data.root DIR or set {environment.DATA}; DIR/{name} holds {layout}"
         )
     for place in places:
         if any(next(place.glob(marker), None) is not None for marker in markers):
@@ -57,7 +54,7 @@ def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: s
 
 def cache_dir(data: str) -> Path:
     """Return the folder for what is made from data set ``data``, under ``CMR_BENCH_CACHE`` or the user's caches."""
-    base = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("cmr-bench", appauthor=False)
+    base = environment.value(environment.CACHE) or platformdirs.user_cache_dir("cmr-bench", appauthor=False)
     return Path(base) / data
 
 

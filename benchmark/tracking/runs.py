@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from cmr_bench.results.examples import EXAMPLES_FILE, THUMBNAILS, thumbnail_name
 from cmr_bench.results.record import Result
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, first_line
 from cmr_bench.support.files import write_atomic
 
@@ -41,12 +41,11 @@ def arguments(folder: Path, project: str | None = None, entity: str | None = Non
     """Return the arguments of ``wandb.init`` that make every session of a run folder one run."""
     import wandb
 
-    # Read by parts of wandb that come before the settings.
-    os.environ.setdefault("WANDB_SILENT", "true")
+    environment.silence_wandb()
     return {
         "id": run_id(folder),
-        "project": project or os.environ.get("WANDB_PROJECT") or PROJECT,
-        "entity": entity or os.environ.get("WANDB_ENTITY") or None,
+        "project": project or environment.value(environment.WANDB_PROJECT) or PROJECT,
+        "entity": entity or environment.value(environment.WANDB_ENTITY) or None,
         "dir": str(folder),
         "resume": "allow",
         "settings": wandb.Settings(silent=True, console="off", init_timeout=_PATIENCE),

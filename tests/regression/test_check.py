@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cmr_bench.cli import main
-from cmr_bench.commands import check
 from cmr_bench.evaluation.metrics import mr, recall_at_k, rsum
 from cmr_bench.evaluation.ties import BestMatches
 from cmr_bench.experiment import recipe
@@ -30,6 +29,7 @@ from cmr_bench.regression.compare import Comparison, Report, Row
 from cmr_bench.regression.expected import Score
 from cmr_bench.results.record import Result, write_result
 from cmr_bench.suites import plan, pool
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
 
 SUITE = (
@@ -226,7 +226,7 @@ def store(
 ) -> Callable[..., Path]:
     """Store a made-up run in ``runs`` of the working folder: ``store("cca", seed, rsum, **fields of the result)``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(check.SUMMARY_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.JOB_SUMMARY, raising=False)
     monkeypatch.setattr(recipe, "resolve", resolve)
     (tmp_path / "mine.yaml").write_text(SUITE)
     count = itertools.count(100)
@@ -416,10 +416,10 @@ def test_summary_of_a_job_is_added_to(
 ) -> None:
     file = tmp_path / "summary.md"
     file.write_text("before\n")
-    monkeypatch.setenv(check.SUMMARY_VARIABLE, str(file))
+    monkeypatch.setenv(environment.JOB_SUMMARY, str(file))
     assert main(WORDS) == 0
     assert file.read_text().startswith("before\n### Recall@K: passed")
-    monkeypatch.setenv(check.SUMMARY_VARIABLE, str(tmp_path / "no" / "summary.md"))
+    monkeypatch.setenv(environment.JOB_SUMMARY, str(tmp_path / "no" / "summary.md"))
     assert main(WORDS) == 1
     assert "cannot write" in capsys.readouterr().err.splitlines()[-1]
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from cmr_bench.commands import check
+from cmr_bench.support import environment
 from tests.support.runs import ROOT
 
 ACTION = ROOT / ".github" / "actions" / "check" / "action.yml"
@@ -168,7 +169,7 @@ def test_suite_of_the_page_is_recorded_and_checked(tmp_path: Path, monkeypatch: 
 
     method = (ROOT / "docs" / "add_a_method.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(check.SUMMARY_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.JOB_SUMMARY, raising=False)
     Path("my_method.py").write_text(re.findall(r"```python\n(.*?)```", method, flags=re.DOTALL)[0], encoding="utf-8")
     (suite,) = [block for block in blocks("yaml") if "runs:" in block and "jobs:" not in block]
     quick = suite.replace("max_epochs: 5", "max_epochs: 1").replace("n_train: 500", "n_train: 60")

@@ -47,6 +47,7 @@ from cmr_bench.models.subspace import cca, solving
 from cmr_bench.regression import expected
 from cmr_bench.results.record import RESULT_FILE, Result, write_result
 from cmr_bench.suites import plan
+from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError
 
 FAMILIES = {
@@ -125,7 +126,7 @@ def record() -> expected.Expected:
 @pytest.fixture
 def runs(tmp_path: Path, record: expected.Expected, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of runs in which every row of the suite has just the scores that are expected."""
-    monkeypatch.delenv(check.SUMMARY_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.JOB_SUMMARY, raising=False)
     for job in planned(0):
         (row,) = [row for row in record.rows if row.method == job.config.method]
         folder = tmp_path / job.config.dataset / job.config.method / "as-expected"
