@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: a thin front that imports a command's module only when it is called."""
+"""The command line: a thin front end that imports a command only when it is called."""
 
 from __future__ import annotations
 
@@ -13,29 +13,38 @@ from cmr_bench.support.errors import CmrBenchError, did_you_mean
 from cmr_bench.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("cmr_bench.commands.run", "train, select on validation, test and store one method on one data set"),
-    "suite": ("cmr_bench.commands.suite", "run many experiments from one YAML, skipping what is stored"),
-    "eval": ("cmr_bench.commands.evaluate", "score your own embeddings or similarity matrix under the same protocols"),
-    "leaderboard": ("cmr_bench.commands.leaderboard", "compare stored results, published figures beside them"),
-    "check": ("cmr_bench.commands.check", "compare the scores of a suite with the expected ones; exit 1 on a fall"),
-    "dashboard": ("cmr_bench.commands.dashboard", "make a site of stored runs that opens from disk"),
-    "data check": ("cmr_bench.commands.data_check", "look for missing, corrupt, duplicate and leaking data"),
-    "data features": ("cmr_bench.commands.data_features", "run an image encoder once over the photographs"),
-    "search": ("cmr_bench.commands.search", "rank your own photographs or sentences with a trained run"),
-    "list": ("cmr_bench.commands.list", "list methods and data sets"),
+    "run": (
+        "cmr_bench.commands.run",
+        "train one method on one data set, select on validation, test and store the result",
+    ),
+    "suite": ("cmr_bench.commands.suite", "run many experiments from one YAML file, skipping stored runs"),
+    "eval": ("cmr_bench.commands.evaluate", "evaluate your own embeddings or similarity matrix by the same protocols"),
+    "leaderboard": ("cmr_bench.commands.leaderboard", "compare stored results with each other and with published ones"),
+    "check": ("cmr_bench.commands.check", "compare the scores of a suite with expected scores; exit 1 on a regression"),
+    "dashboard": ("cmr_bench.commands.dashboard", "build a static site of stored runs"),
+    "data check": (
+        "cmr_bench.commands.data_check",
+        "check a data set for missing, corrupt, duplicate and leaking data",
+    ),
+    "data features": (
+        "cmr_bench.commands.data_features",
+        "extract image features of a data set by a pretrained encoder",
+    ),
+    "search": ("cmr_bench.commands.search", "search your own images or captions with a trained run"),
+    "list": ("cmr_bench.commands.list", "list the methods and data sets"),
 }
 
 _ABOUT = "Benchmark suite for image-text cross-modal retrieval."
 _GROUPS = {"data ": "Prepare and check data sets."}
 _EXAMPLES = """\
 examples:
-  cmr-bench run --model vsepp                         the built-in synthetic data, no files needed
+  cmr-bench run --model vsepp                         on the built-in synthetic data, no files needed
   cmr-bench run --model adv_subspace --data flickr8k --data.root DIR
-  cmr-bench run --model vsepp --data flickr8k --help  every option of this method on this data set
+  cmr-bench run --model vsepp --data flickr8k --help  all options of this method and data set
   cmr-bench data features flickr8k --encoder timm:tf_efficientnet_lite0 --weights FILE
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy
   cmr-bench leaderboard --data synthetic --format markdown
-  cmr-bench check --jobs 2                            have the scores of a method of each family fallen?
+  cmr-bench check --jobs 2                            regression check of one method per family
   cmr-bench search RUN "a dog in the snow" --images FOLDER
 """
 

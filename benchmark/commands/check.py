@@ -1,4 +1,4 @@
-"""``cmr-bench check``: the scores of a suite against those expected of it; a fall is exit code 1."""
+"""``cmr-bench check``: compare the scores of a suite with expected scores; a regression is exit code 1."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import write_atomic
 
 _HELP = """\
-what is compared:
-  rsum (the sum of the six recalls) and mAP of each method decide; the recalls are reported beside them. A new score may
-  lie t(1 - a/m, n - 1) * sd * sqrt(1 + 1/n) below the mean of the n recorded seeds (a one-sided prediction interval;
-  a: --false-alarms, m: the number of scores that decide), and at least as far as one query moves it.
-  A score that much above the mean is suspicious: a leak, or progress that should be recorded.
+comparison:
+  rsum (the sum of the six recalls) and mAP of each method are tested; the recalls are only reported. A new score may
+  be t(1 - a/m, n - 1) * sd * sqrt(1 + 1/n) below the mean of the n recorded seeds (a one-sided prediction interval;
+  a: --false-alarms, m: the number of tested scores), and always as much as one query changes it.
+  A score as far above the mean is suspicious: a leak, or progress that should be recorded.
 
 examples:
-  cmr-bench check                                  the shipped suite `ci`: a method of each family, two minutes
-  cmr-bench check --stored --runs runs/ci          compare what was run before, run nothing
-  cmr-bench check --again                          run anew what is stored: after a change of the code
+  cmr-bench check                                  the shipped suite `ci`: one method per family, two minutes
+  cmr-bench check --stored --runs runs/ci          compare stored results, run nothing
+  cmr-bench check --again                          repeat stored runs, e.g. after a code change
   cmr-bench check --suite mine.yaml --expected expected.yaml --record --seeds 5
   cmr-bench check --suite mine.yaml --expected expected.yaml --markdown summary.md --junit check.xml
 
-exit code: 0 as expected, 1 a fall, a failed run or results that cannot be compared, 2 wrong usage.
-docs/check.md shows how to guard a method of your own in continuous integration.
+exit codes: 0 as expected; 1 regression, failed run or results that cannot be compared; 2 usage error.
+docs/check.md shows how to check your own method in continuous integration.
 """
 
 
@@ -61,7 +61,7 @@ def record(args: argparse.Namespace, planned: Sequence[Job], found: Sequence[Fou
     """Write the expected scores of `cmr-bench check --record`."""
     problems = [f"{each.entry.title}: {each.problem}" for each in found if each.problem]
     if problems:
-        raise CmrBenchError(f"nothing is recorded: {'; '.join(problems)}")
+        raise CmrBenchError(f"nothing recorded: {'; '.join(problems)}")
     results = [result for each in found for result in each.results]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     name = suite_name(args.suite)
@@ -83,9 +83,9 @@ def _count(text: str) -> int:
     try:
         number = int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"a number of seeds, not '{text}'") from error
+        raise argparse.ArgumentTypeError(f"expected an integer, not '{text}'") from error
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: at least one seed")
+        raise argparse.ArgumentTypeError(f"{number}: must be at least 1")
     return number
 
 
@@ -93,20 +93,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench check`."""
     parser.epilog = _HELP
     parser.add_argument(
-        "--suite", default="ci", metavar="NAME|FILE", help="a shipped suite or a YAML file (default: ci)"
+        "--suite", default="ci", metavar="NAME|FILE", help="name of a shipped suite, or a YAML file (default: ci)"
     )
     parser.add_argument(
-        "--expected", type=Path, metavar="FILE", help="expected scores (default: those shipped with the suite ci)"
+        "--expected", type=Path, metavar="FILE", help="expected scores (default: those shipped for the suite ci)"
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder for runs (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel runs (default: 1)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--stored", action="store_true", help="read stored results only, run nothing")
-    which.add_argument("--again", action="store_true", help="run everything, also what is stored")
+    which.add_argument("--stored", action="store_true", help="compare stored results only, run nothing")
+    which.add_argument("--again", action="store_true", help="repeat stored runs too")
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="seed to run in place of the suite's own; any is judged the same"
+        "--seed",
+        type=int,
+        metavar="S",
+        help="random seed of the runs, instead of the suite's; the test is the same for any seed",
     )
-    parser.add_argument("--record", action="store_true", help="write the expected scores in place of comparing")
+    parser.add_argument("--record", action="store_true", help="record the expected scores instead of comparing")
     parser.add_argument(
         "--seeds", type=_count, default=5, metavar="N", help="with --record: seeds 0 to N - 1 (default: 5)"
     )
@@ -115,20 +120,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=FALSE_ALARMS,
         metavar="SHARE",
-        help=f"with --record: share of checks of sound code that may fail by chance (default: {FALSE_ALARMS})",
+        help=f"with --record: false-alarm rate of the whole check on unchanged code (default: {FALSE_ALARMS})",
     )
     parser.add_argument(
-        "--fail-on-rise", action="store_true", help="fail on a suspiciously better score too, not only warn"
+        "--fail-on-rise", action="store_true", help="also fail, instead of warn, on a suspiciously better score"
     )
     parser.add_argument(
         "--markdown",
         type=Path,
         metavar="FILE",
-        help=f"report as Markdown (also added to ${environment.JOB_SUMMARY}, if set)",
+        help=f"write a Markdown report (also appended to ${environment.JOB_SUMMARY}, if set)",
     )
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="report as JUnit XML, a test case a score")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report, one test case per score")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="OPTION=VALUE", help="option for every run, e.g. data.root=DIR"
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="set an option of every run, e.g. data.root=DIR",
     )
 
 
@@ -142,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
     expected = None if args.record else read_expected(args.expected)
     if expected is not None and expected.suite != suite_name(args.suite):
         raise UsageError(
-            f"{args.expected} holds the scores of the suite '{expected.suite}', not of '{suite_name(args.suite)}': "
-            "pass the --expected that belongs to it, or record it"
+            f"{args.expected} contains the scores of the suite '{expected.suite}', not of '{suite_name(args.suite)}': "
+            "pass its own file as --expected, or record it with --record"
         )
     seeds = list(range(args.seeds)) if args.record else None if args.seed is None else [args.seed]
     overrides = ["--trainer.progress=false", *(f"--{option.removeprefix('--')}" for option in args.set)]
@@ -170,17 +179,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse(args: argparse.Namespace) -> None:
     if args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: at least one run at a time")
+        raise UsageError(f"--jobs {args.jobs}: must be at least 1")
     if not 0 < args.false_alarms < 1:
-        raise UsageError(f"--false-alarms {args.false_alarms} is no share between 0 and 1")
+        raise UsageError(f"--false-alarms {args.false_alarms}: must be between 0 and 1")
     if args.record and args.expected is None:
-        raise UsageError("--record writes the expected scores: say where by --expected FILE")
+        raise UsageError("--record needs --expected FILE, the file to write")
     if args.record and args.seeds < 2:
-        raise UsageError("--seeds 1 says nothing of the spread; record at least 2, better 5")
+        raise UsageError("--seeds 1: at least 2 are needed to estimate the spread, better 5")
     if args.expected is None and args.suite != "ci":
-        raise UsageError(
-            f"the scores expected of '{args.suite}' are not shipped: say where they are by --expected FILE"
-        )
+        raise UsageError(f"no expected scores are shipped for '{args.suite}': pass --expected FILE")
 
 
 def _run_missing(args: argparse.Namespace, planned: Sequence[Job], console: Console) -> tuple[int, dict[str, str]]:
@@ -223,5 +230,5 @@ def _complaints(report: Report) -> Iterator[str]:
         for one in row.have("suspiciously better"):
             yield (
                 f"{row.title}: {one.name} is suspiciously better: {one.found:.4g}, {one.difference:.3g} above the "
-                f"expected {one.expected.mean:.4g}; look for a leak, or record again if the method has improved"
+                f"expected {one.expected.mean:.4g}; look for a leak, or record again if the method improved"
             )

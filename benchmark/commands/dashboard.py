@@ -9,13 +9,13 @@ from pathlib import Path
 from cmr_bench.support.errors import UsageError
 
 _EXAMPLES = """\
-The site is a folder of files: open its index.html, keep it as an artifact of CI, or publish it as it is, e.g. by GitHub
-Pages. It holds what the run folders hold: configurations with their paths, captions, thumbnails of test images.
+The site is a folder of files: open its index.html, keep it as a CI artifact, or publish it, e.g. on GitHub
+Pages. It contains what the run folders contain: configurations with paths, captions, thumbnails of test images.
 
 examples:
   cmr-bench dashboard
   cmr-bench dashboard --runs runs/demo --out public
-  cmr-bench dashboard --wandb --project retrieval         upload the stored results to Weights & Biases instead
+  cmr-bench dashboard --wandb --project retrieval         upload the results to Weights & Biases instead
 """
 
 
@@ -24,12 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
     parser.add_argument(
-        "--out", type=Path, default=Path("site"), metavar="DIR", help="where the site goes (default: site)"
+        "--out", type=Path, default=Path("site"), metavar="DIR", help="folder of the site (default: site)"
     )
     parser.add_argument(
-        "--published", action=argparse.BooleanOptionalAction, default=True, help="figures of papers (default: shown)"
+        "--published", action=argparse.BooleanOptionalAction, default=True, help="results from papers (default: shown)"
     )
-    parser.add_argument("--wandb", action="store_true", help="upload results, curves and examples to W&B; make no site")
+    parser.add_argument(
+        "--wandb", action="store_true", help="upload results, curves and examples to W&B instead of building a site"
+    )
     parser.add_argument("--project", metavar="P", help="W&B project (default: WANDB_PROJECT, else cmr-bench)")
     parser.add_argument("--entity", metavar="E", help="W&B user or team (default: WANDB_ENTITY, else your own)")
 
@@ -46,16 +48,16 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.runs.is_dir():
         raise UsageError(
-            f"--runs {args.runs} is no folder; results are looked for in DIR/<data>/<method>/<run>/result.json. "
+            f"--runs {args.runs}: no such folder; pass DIR with results in DIR/<data>/<method>/<run>/result.json. "
             "Make some: cmr-bench run --model vsepp"
         )
     if args.wandb:
         return _upload(args)
     if args.project or args.entity:
-        raise UsageError("--project and --entity say where on W&B; pass --wandb too")
+        raise UsageError("--project and --entity need --wandb")
     built = build(args.runs, args.out, load_published() if args.published else None)
     for problem in built.problems:
-        print(f"cmr-bench dashboard: left out: {problem}", file=sys.stderr)
+        print(f"cmr-bench dashboard: skipped: {problem}", file=sys.stderr)
     print(f"{built.n_runs} runs: open {args.out / 'index.html'}")
     return 0
 

@@ -1,4 +1,4 @@
-"""``cmr-bench data check``: look for missing, corrupt, duplicate and leaking data."""
+"""``cmr-bench data check``: check a data set for missing, corrupt, duplicate and leaking data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def print_findings(name: str, findings: Sequence[Finding], console: Console | None = None) -> None:
-    """Print what was found as a table, and a line that sums it up."""
+    """Print the findings as a table, and a summary line."""
     console = console or Console()
     colours = {"error": "red", "warning": "yellow", "info": "green"}
     table = Table(title=f"data check {name}", title_justify="left")
@@ -73,17 +73,19 @@ def make_datamodule(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data check`."""
-    parser.add_argument("data", metavar="DATA", help="data set, a name of `cmr-bench list`")
-    parser.add_argument("--root", metavar="DIR", help="folder with one folder per data set (default: CMR_BENCH_DATA)")
+    parser.add_argument("data", metavar="DATA", help="name of a data set from `cmr-bench list`")
     parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="another option of the data set"
+        "--root", metavar="DIR", help="folder that contains one folder per data set (default: $CMR_BENCH_DATA)"
     )
-    parser.add_argument("--no-decode", action="store_true", help="look for the photographs without opening them")
-    parser.add_argument("--json", metavar="OUT", type=Path, help="also write what was found as JSON")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="set another option of the data set"
+    )
+    parser.add_argument("--no-decode", action="store_true", help="check that images exist without decoding them")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="also write the findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a data set and print what was found; 1 where there is an error."""
+    """Check a data set and print the findings; return 1 if any is an error."""
     datamodule = make_datamodule(args.data, args.root, args.set, args.data_options)
     from cmr_bench.datamodules.doctor.examination import check
 

@@ -1,4 +1,4 @@
-"""`cmr-bench data features`: run an image encoder once over the photographs of a data set."""
+"""`cmr-bench data features`: extract image features of a data set by a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -17,55 +17,57 @@ examples:
   cmr-bench data features pascal --data.root DIR --encoder torchvision:vgg19 --layer fc7
   cmr-bench data features flickr30k --data.root DIR --encoder hf:openai/clip-vit-base-patch32 --layer grid
 
-The data set's own options are given as with `cmr-bench run`: --data.root DIR, --data.file FILE.
-An interrupted command goes on where it stopped when it is given again.
+The data set's options are those of `cmr-bench run`: --data.root DIR, --data.file FILE.
+Repeat an interrupted command to resume it.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data features`."""
     parser.epilog = _EPILOG
-    parser.add_argument("data", metavar="DATA", help="data set, a name of `cmr-bench list`")
+    parser.add_argument("data", metavar="DATA", help="name of a data set from `cmr-bench list`")
     parser.add_argument(
         "--encoder", required=True, metavar="NAME", help="timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="local safetensors or .pth file, or 'random' (default: the library's pretrained weights, downloaded)",
+        help="local safetensors or .pth file, or 'random' (default: download the library's pretrained weights)",
     )
     parser.add_argument(
-        "--layer", choices=("fc7", "pool", "grid"), help="where to cut the network (default: fc7 of VGG, else pool)"
+        "--layer", choices=("fc7", "pool", "grid"), help="layer of the features (default: fc7 of VGG, else pool)"
     )
-    parser.add_argument("--name", metavar="NAME", help="name of the features (default: network-layer)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: NAME in the user's cache)")
-    parser.add_argument("--size", type=int, default=0, metavar="PIXELS", help="side of the input (default: encoder's)")
+    parser.add_argument("--name", metavar="NAME", help="name of the features (default: MODEL-LAYER)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: NAME in the user's cache)")
+    parser.add_argument(
+        "--size", type=int, default=0, metavar="PIXELS", help="input size in pixels (default: the encoder's)"
+    )
     parser.add_argument(
         "--resize",
         choices=("squash", "crop"),
         default="squash",
-        help="squash the photo to the square, or scale the shorter side and cut the centre (default: %(default)s)",
+        help="resize to a square ignoring the aspect ratio, or resize and centre-crop (default: %(default)s)",
     )
     parser.add_argument(
-        "--dtype", choices=("float16", "float32"), help="of the stored array (default: float16 for grid, else float32)"
+        "--dtype",
+        choices=("float16", "float32"),
+        help="data type of the stored array (default: float16 for grid, else float32)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="photos at once (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="batch size (default: %(default)s)")
     parser.add_argument(
         "--workers",
         type=int,
         default=min(8, os.cpu_count() or 1),
         metavar="N",
-        help="threads that decode (default: %(default)s)",
+        help="number of decoding threads (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    parser.add_argument(
-        "--skip-missing", action="store_true", help="leave out photos that are missing or cannot be decoded"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if available)")
+    parser.add_argument("--skip-missing", action="store_true", help="skip images that are missing or cannot be decoded")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing features in the folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Extract the features and say how to use them."""
+    """Extract the features and print how to use them."""
     for option in ("batch_size", "workers"):
         if getattr(args, option) < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     name = args.name or backbones.store_name(args.encoder, args.layer)
     splits = module.read()
-    torch.manual_seed(0)  # for --weights random, so that an interrupted extraction meets the same network again
+    torch.manual_seed(0)  # for --weights random, so that a resumed extraction uses the same network
     encoder = backbones.load_backbone(args.encoder, args.weights, args.layer)
     folder = args.out or cache_dir(module.data_name) / "features" / name
     options = extract.Extraction(
@@ -98,16 +100,16 @@ def run(args: argparse.Namespace) -> int:
     )
     start = time.monotonic()
     store = extract.extract(encoder, module.data_name, splits, folder, options, resume_command(args))
-    left_out = f", {len(store.manifest.skipped)} photos left out" if store.manifest.skipped else ""
+    left_out = f", {len(store.manifest.skipped)} images skipped" if store.manifest.skipped else ""
     print(
         f"{folder}: {len(store.manifest.ids)} images{left_out}, {store.array.dtype} {store.array.shape}, "
-        f"{time.monotonic() - start:.0f} s\nuse it with --data.image_features {args.out or name}"
+        f"{time.monotonic() - start:.0f} s\nuse with --data.image_features {args.out or name}"
     )
     return 0
 
 
 def resume_command(args: argparse.Namespace) -> str:
-    """Return the command line that goes on with an interrupted extraction."""
+    """Return the command line that resumes an interrupted extraction."""
     words = ["cmr-bench", "data", "features", args.data, *args.data_options, "--encoder", args.encoder]
     for option in ("weights", "layer", "name", "out", "dtype"):
         if getattr(args, option) is not None:

@@ -1,4 +1,4 @@
-"""``cmr-bench eval``: score embeddings or a similarity matrix that come from anywhere."""
+"""``cmr-bench eval``: evaluate embeddings or a similarity matrix from any source."""
 
 from __future__ import annotations
 
@@ -32,26 +32,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``cmr-bench eval``."""
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    scored = parser.add_argument_group("what is scored: --images with --texts, or --similarity")
-    scored.add_argument("--images", type=Path, metavar="I.npy", help="image embeddings, compared by cosine")
+    scored = parser.add_argument_group("input: --images with --texts, or --similarity")
+    scored.add_argument("--images", type=Path, metavar="I.npy", help="image embeddings, compared by cosine similarity")
     scored.add_argument("--texts", type=Path, metavar="T.npy", help="text embeddings")
-    scored.add_argument("--similarity", type=Path, metavar="S.npy", help="similarity matrix, images by texts")
-    scored.add_argument("--no-normalize", action="store_true", help="compare by inner product instead of cosine")
-    truth = parser.add_argument_group("what is right")
-    truth.add_argument("--image-of-text", type=Path, metavar="M.npy", required=True, help="row of each text's image")
-    truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; adds mAP")
+    scored.add_argument("--similarity", type=Path, metavar="S.npy", help="similarity matrix, images x texts")
+    scored.add_argument("--no-normalize", action="store_true", help="use the inner product instead of the cosine")
+    truth = parser.add_argument_group("ground truth")
+    truth.add_argument(
+        "--image-of-text", type=Path, metavar="M.npy", required=True, help="row of the image that each text belongs to"
+    )
+    truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; reports mAP too")
     protocol = parser.add_argument_group("protocol")
-    protocol.add_argument("--folds", type=int, metavar="N", help="also the mean over N folds in file order (COCO: 5)")
-    protocol.add_argument("--bootstrap", type=int, metavar="N", default=0, help="confidence intervals of N resamples")
-    protocol.add_argument("--postprocess", choices=("csls", "inverted_softmax"), help="hub correction; transductive")
-    protocol.add_argument("--seed", type=int, default=0, help="of the resamples")
-    output = parser.add_argument_group("where the result goes")
-    output.add_argument("--json", type=Path, metavar="OUT", help="write every metric, unrounded")
+    protocol.add_argument(
+        "--folds", type=int, metavar="N", help="also report the mean over N folds in file order (COCO: 5)"
+    )
+    protocol.add_argument(
+        "--bootstrap", type=int, metavar="N", default=0, help="confidence intervals from N bootstrap resamples"
+    )
+    protocol.add_argument(
+        "--postprocess", choices=("csls", "inverted_softmax"), help="hubness correction; transductive"
+    )
+    protocol.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="OUT", help="write all metrics, unrounded, as JSON")
     output.add_argument("--name", help="add the result to the leaderboard under this name; needs --data")
     output.add_argument("--data", help="name of the data set in the leaderboard")
     output.add_argument("--family", default="", help="family of the method in the leaderboard")
     output.add_argument(
-        "--flag", action="append", default=[], choices=("ensemble", "uses_test_groups"), help="what readers must know"
+        "--flag",
+        action="append",
+        default=[],
+        choices=("ensemble", "uses_test_groups"),
+        help="flag the result in the leaderboard",
     )
     output.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results (default: %(default)s)")
 
@@ -100,19 +112,19 @@ def report(result: Evaluation) -> dict[str, Any]:
 def _check_options(args: argparse.Namespace) -> None:
     embeddings = (args.images is not None) + (args.texts is not None)
     if embeddings == 1:
-        raise UsageError("--images and --texts go together")
+        raise UsageError("--images and --texts must be passed together")
     if (embeddings == 2) == (args.similarity is not None):
         raise UsageError("pass either --images and --texts, or --similarity")
     if args.no_normalize and args.similarity is not None:
-        raise UsageError("--no-normalize is for --images and --texts, a similarity matrix is taken as it is")
+        raise UsageError("--no-normalize needs --images and --texts; a similarity matrix is never normalised")
     if args.name is not None and not args.data:
-        raise UsageError("--name adds the result to the leaderboard, say of which data set with --data")
+        raise UsageError("--name needs --data: the data set of the result in the leaderboard")
     if args.name is None and args.data:
-        raise UsageError("--data names the data set in the leaderboard, say under which name with --name")
+        raise UsageError("--data needs --name: the name of the result in the leaderboard")
     if args.name is not None and not args.name.strip():
         raise UsageError("--name is empty")
     if args.data and (Path(args.data).name != args.data or args.data in (".", "..")):
-        raise UsageError(f"--data is the short name of a data set, such as flickr30k, not '{args.data}'")
+        raise UsageError(f"--data takes the short name of a data set, such as flickr30k, not '{args.data}'")
 
 
 def _array(path: Path, option: str) -> NDArray[Any]:
@@ -126,7 +138,7 @@ def _array(path: Path, option: str) -> NDArray[Any]:
     except Exception as error:  # a damaged header can fail in any way
         raise DataError(f"{option}: {path} is not a NumPy array of numbers (.npy): {_line(error)}") from error
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{option}: {path} holds {values.dtype}, not numbers")
+        raise DataError(f"{option}: {path} contains {values.dtype}, not numbers")
     return values
 
 
@@ -242,7 +254,7 @@ def _cell(result: Evaluation, key: str) -> str:
 
 def _caption(result: Evaluation) -> str:
     parts = [f"{100 * result.tie_rate:.3g} % of queries tied"]
-    parts += [f"{count} {way} queries have nothing relevant" for way, count in result.excluded.items() if count]
+    parts += [f"{count} {way} queries have no relevant item" for way, count in result.excluded.items() if count]
     return "; ".join([*parts, *result.flags])
 
 

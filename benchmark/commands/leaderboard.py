@@ -1,4 +1,4 @@
-"""``cmr-bench leaderboard``: stored results side by side, published figures beside them."""
+"""``cmr-bench leaderboard``: stored results side by side, with published ones."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``cmr-bench leaderboard``."""
     parser.epilog = _EXAMPLES
-    parser.add_argument("--data", metavar="NAME", help="one data set; all that have results otherwise")
+    parser.add_argument("--data", metavar="NAME", help="only this data set (default: all with results)")
     parser.add_argument(
-        "--suite", metavar="NAME|FILE", help="the tables of a suite: rows in its order, published beside measured"
+        "--suite", metavar="NAME|FILE", help="the tables of a suite: rows in its order, published next to measured"
     )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of results (default: runs)")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="columns (default: what the methods were selected by; csv: all)"
+        "--metrics", nargs="+", metavar="NAME", help="columns (default: the metrics of checkpoint selection; csv: all)"
     )
-    parser.add_argument("--family", metavar="NAME", help=f"one family: {', '.join(registry.FAMILIES)}, ...")
+    parser.add_argument("--family", metavar="NAME", help=f"only this family: {', '.join(registry.FAMILIES)}, ...")
     parser.add_argument(
-        "--published", action=argparse.BooleanOptionalAction, default=True, help="figures of papers (default: shown)"
-    )
-    parser.add_argument(
-        "--sort", metavar="KEY", help="a metric, method, family or seeds (default: rsum or map, best first)"
+        "--published", action=argparse.BooleanOptionalAction, default=True, help="results from papers (default: shown)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="OPTION=VALUE", help="with --suite: as given to `cmr-bench suite`"
+        "--sort", metavar="KEY", help="sort by a metric, method, family or seeds (default: rsum or map, best first)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="with --suite: the --set options of its runs"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,12 +69,14 @@ def run(args: argparse.Namespace) -> int:
 
     runs = args.runs or Path("runs")
     if args.runs is not None and not runs.is_dir():
-        raise UsageError(f"--runs {runs} is no folder; results are looked for in DIR/<data>/<method>/<run>/result.json")
+        raise UsageError(
+            f"--runs {runs}: no such folder; pass DIR with results in DIR/<data>/<method>/<run>/result.json"
+        )
     published = load_published() if args.published else None
     if args.suite is not None:
         return _show(args, *_suite_tables(args, runs, published))
     if args.set:
-        raise UsageError("--set belongs to --suite: it names the options that its runs were started with")
+        raise UsageError("--set needs --suite: it repeats the --set options of `cmr-bench suite`")
     results, problems = load_results(runs)
     _left_out(problems)
     _check_names(args, results, published)
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _left_out(problems: Iterable[str]) -> None:
     for problem in problems:
-        print(f"cmr-bench leaderboard: left out: {problem}", file=sys.stderr)
+        print(f"cmr-bench leaderboard: skipped: {problem}", file=sys.stderr)
 
 
 def _suite_tables(
@@ -100,7 +102,7 @@ def _suite_tables(
     """Return the tables of a suite and the metrics that the user asks for."""
     for option in ("sort", "family"):
         if getattr(args, option) is not None:
-            raise UsageError(f"--{option} does not go with --suite: its tables have the suite's own rows and order")
+            raise UsageError(f"--{option} cannot be combined with --suite, whose tables have their own rows and order")
     from cmr_bench.leaderboard.tables import table_sections
     from cmr_bench.suites import plan, stored
     from cmr_bench.suites.tables import read_tables

@@ -1,4 +1,4 @@
-"""``cmr-bench list``: the methods, the data sets, and what of them is found on this machine."""
+"""``cmr-bench list``: the methods, the data sets, and which data sets are found on this machine."""
 
 from __future__ import annotations
 
@@ -68,18 +68,22 @@ class DataEntry:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``cmr-bench list``."""
-    parser.add_argument("what", nargs="?", choices=("methods", "data"), help="only these (default: both)")
+    parser.add_argument("what", nargs="?", choices=("methods", "data"), help="list only these (default: both)")
     parser.add_argument(
-        "--root", "--data.root", dest="root", metavar="DIR", help="folder of data sets (default: $CMR_BENCH_DATA)"
+        "--root",
+        "--data.root",
+        dest="root",
+        metavar="DIR",
+        help="folder that contains one folder per data set (default: $CMR_BENCH_DATA)",
     )
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="output format (default: table)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
     root = places.data_root(args.root)
     if args.root and not Path(args.root).expanduser().is_dir():
-        raise UsageError(f"--root {args.root} is no folder; pass the one that holds a folder for each data set")
+        raise UsageError(f"--root {args.root}: no such folder; pass one that contains a folder per data set")
     found_methods = methods() if args.what != "data" else None
     found_data = [data_entry(name, args.root) for name in registry.DATASETS] if args.what != "methods" else None
     if args.format == "json":
@@ -177,7 +181,7 @@ def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] |
             made.add_column(name, no_wrap=name in whole, overflow="fold")
         return made
 
-    # A pipe has no width: a line an entry, for grep.
+    # A pipe has no width: one line per entry, for grep.
     width = None if sys.stdout.isatty() or environment.has_width() else 1000
     console = Console(highlight=False, width=width)
     if found_methods is not None:
@@ -197,7 +201,7 @@ def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] |
         console.print(shown)
         if root is None:
             console.print(
-                Text("Set CMR_BENCH_DATA or pass --root DIR: DIR/<data set>/ is looked through.", style="dim")
+                Text("Set CMR_BENCH_DATA or pass --root DIR: data sets are searched in DIR/<data set>/.", style="dim")
             )
 
 

@@ -1,4 +1,4 @@
-"""``cmr-bench run``: train, select on validation, test and store one method on one data set."""
+"""``cmr-bench run``: train one method on one data set, select on validation, test and store the result."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def show_help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
 
 
 def result_table(result: Result) -> Table:
-    """Return the one table that a run prints."""
+    """Return the result table that a run prints."""
     from rich.table import Table
 
     title = f"{result.method}{f' ({result.variant})' if result.variant else ''} on {result.data}, seed {result.seed}"
@@ -149,7 +149,7 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
 
     folder: Path = args.resume
     if overrides or args.model or args.data or args.config or args.variant or args.seed is not None:
-        raise UsageError("--resume goes on with the run's own configuration and takes no other options of it")
+        raise UsageError("--resume uses the run's own configuration and takes no other options")
     if (folder / RESULT_FILE).is_file():
         from rich.console import Console
 
@@ -158,7 +158,7 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
         console.print(result_table(read_result(folder / RESULT_FILE)))
         return 0
     if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder} is no run folder: it has no config.yaml")
+        raise UsageError(f"--resume {folder}: not a run folder, no config.yaml in it")
     saved = recipe.read_yaml(folder / "config.yaml")
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     recipe.check_files(config.dataset, config.data)
@@ -178,7 +178,7 @@ def _go(config: RunConfig, folder: Path, logger: str) -> int:
             result = run(config, folder, logger)
         failed = False
     except KeyboardInterrupt:
-        raise CmrBenchError(f"interrupted; go on with `cmr-bench run --resume {folder}`") from None
+        raise CmrBenchError(f"interrupted; resume with `cmr-bench run --resume {folder}`") from None
     finally:
         wandb_runs.finish(failed)
     if launch.rank() == 0:

@@ -1,4 +1,4 @@
-"""``cmr-bench search``: rank photographs for a sentence, or sentences for a photograph, with a trained run."""
+"""``cmr-bench search``: rank images for a caption, or captions for an image, with a trained run."""
 
 from __future__ import annotations
 
@@ -31,42 +31,48 @@ from cmr_bench.search.answers import (
 _EPILOG = """\
 examples:
   cmr-bench search runs/flickr8k/vsepp/20260101-120000-s0 "a dog in the snow" --images ~/Pictures
-  cmr-bench search RUN "a dog in the snow" --images FOLDER --html found.html      a page with thumbnails
-  cmr-bench search RUN --image photo.jpg --captions sentences.txt --json -        a sentence a line, best first
-  cmr-bench search SCAN_RUN "a dog" --images FOLDER --shortlist VSEPP_RUN         cross attention in a large folder
-  cmr-bench search RUN - --images FOLDER < questions.txt                          a query a line
+  cmr-bench search RUN "a dog in the snow" --images FOLDER --html found.html      an HTML page with thumbnails
+  cmr-bench search RUN --image photo.jpg --captions sentences.txt --json -        one caption per line, best first
+  cmr-bench search SCAN_RUN "a dog" --images FOLDER --shortlist VSEPP_RUN        cross attention on a large folder
+  cmr-bench search RUN - --images FOLDER < questions.txt                          one query per line
 
-RUN is the folder that `cmr-bench run` printed. Photographs go through what the run learned from: pixels, or the encoder
-of its stored features, whose weights file is looked for where it was (--weights FILE if it has moved). Embeddings are
-kept in the cache (CMR_BENCH_CACHE), so the second search of a folder is quick.
+RUN is the folder that `cmr-bench run` printed. Images are encoded as in training: from pixels, or by the encoder of
+its stored features, whose weights file is expected at its old path (--weights FILE if it has moved). Embeddings are
+cached (CMR_BENCH_CACHE), so the second search of a folder is fast.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench search`."""
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder: config.yaml and checkpoints/best.ckpt")
-    parser.add_argument("query", nargs="?", metavar="SENTENCE", help="what to look for in quotes; - reads a line each")
-    what = parser.add_argument_group("photographs for a sentence")
-    what.add_argument("--images", type=Path, metavar="FOLDER", help="photographs, those in folders below it too")
-    other = parser.add_argument_group("sentences for a photograph")
-    other.add_argument("--image", type=Path, metavar="FILE", help="the photograph")
-    other.add_argument("--captions", type=Path, metavar="FILE", help="sentences, one a line, UTF-8")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="answers wanted (default: %(default)s)")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, with config.yaml and checkpoints/best.ckpt")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write a page with thumbnails that needs no other file"
+        "query", nargs="?", metavar="SENTENCE", help="query in quotes; - reads one query per line from stdin"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the answers as JSON; - prints nothing else")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of the image encoder, where they moved")
-    parser.add_argument("--shortlist", type=Path, metavar="RUN", help="score exactly only what this run finds first")
+    what = parser.add_argument_group("images for a caption")
+    what.add_argument("--images", type=Path, metavar="FOLDER", help="image folder, searched recursively")
+    other = parser.add_argument_group("captions for an image")
+    other.add_argument("--image", type=Path, metavar="FILE", help="query image")
+    other.add_argument("--captions", type=Path, metavar="FILE", help="captions, one per line, UTF-8")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="number of answers (default: %(default)s)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained HTML page with thumbnails")
+    parser.add_argument("--json", metavar="FILE", help="write the answers as JSON; - writes to stdout")
     parser.add_argument(
-        "--shortlist-size", type=int, default=1000, metavar="N", help="length of the short list (default: %(default)s)"
+        "--weights", type=Path, metavar="FILE", help="weights file of the image encoder, if it has moved"
     )
-    parser.add_argument("--shortlist-weights", type=Path, metavar="FILE", help="as --weights, for that run")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="items at once (default: %(default)s)")
+    parser.add_argument("--shortlist", type=Path, metavar="RUN", help="rank only the top candidates of this faster run")
     parser.add_argument(
-        "--workers", type=int, default=min(8, os.cpu_count() or 1), metavar="N", help="threads that decode photographs"
+        "--shortlist-size", type=int, default=1000, metavar="N", help="number of candidates (default: %(default)s)"
+    )
+    parser.add_argument("--shortlist-weights", type=Path, metavar="FILE", help="--weights of the shortlist run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: a GPU if available)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="batch size (default: %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="number of image decoding threads (default: %(default)s)",
     )
 
 
@@ -106,18 +112,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.query is not None and not args.query.strip():
-        raise UsageError("the sentence to look for is empty")
+        raise UsageError("the query is empty")
     if args.query is not None and (args.images is None or args.image is not None or args.captions is not None):
-        raise UsageError(
-            "a sentence is looked for among photographs: pass --images FOLDER, and no --image or --captions"
-        )
+        raise UsageError("a text query needs --images FOLDER, without --image and --captions")
     if args.query is None and (args.image is None or args.captions is None or args.images is not None):
-        raise UsageError("pass a sentence in quotes and --images FOLDER, or --image FILE and --captions FILE")
+        raise UsageError("pass a query in quotes with --images FOLDER, or --image FILE with --captions FILE")
     for option in ("top", "shortlist_size", "batch_size", "workers"):
         if getattr(args, option) < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")
     if args.shortlist is not None and args.shortlist_size < args.top:
-        raise UsageError(f"--shortlist-size {args.shortlist_size} is less than --top {args.top}")
+        raise UsageError(f"--shortlist-size {args.shortlist_size} is smaller than --top {args.top}")
 
 
 def _output(

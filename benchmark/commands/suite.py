@@ -1,4 +1,4 @@
-"""``cmr-bench suite``: many runs from one YAML file, skipping what is stored."""
+"""``cmr-bench suite``: many runs from one YAML file, skipping stored runs."""
 
 from __future__ import annotations
 
@@ -19,30 +19,38 @@ def _seeds(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"seeds are numbers separated by commas, not '{text}'") from error
+        raise argparse.ArgumentTypeError(f"expected comma-separated integers, not '{text}'") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench suite`."""
     names = "".join(f"\n  {name:<16}{about}" for name, about in shipped().items())
-    parser.epilog = f"shipped suites:{names}\n\nThe same command again runs only what is not stored yet."
-    parser.add_argument("suite", metavar="NAME|FILE", help="a shipped suite or a YAML file")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
-    parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="seeds in place of the suite's own")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
-    parser.add_argument("--only-missing", action="store_true", help="run what is not stored (this is the default)")
-    parser.add_argument("--again", action="store_true", help="run everything, also what is stored")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and whether each is stored")
-    parser.add_argument("--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="as for run")
+    parser.epilog = f"shipped suites:{names}\n\nRepeating the command runs only what is missing."
+    parser.add_argument("suite", metavar="NAME|FILE", help="name of a shipped suite, or a YAML file")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel runs (default: 1)")
+    parser.add_argument("--seeds", type=_seeds, metavar="0,1,2", help="random seeds, instead of the suite's")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="OPTION=VALUE", help="option for every run, e.g. data.root=DIR"
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder for runs (default: runs)"
+    )
+    parser.add_argument("--only-missing", action="store_true", help="skip stored runs (the default)")
+    parser.add_argument("--again", action="store_true", help="repeat stored runs too")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, run nothing")
+    parser.add_argument(
+        "--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="experiment tracker (default: csv)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="set an option of every run, e.g. data.root=DIR",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `cmr-bench suite`."""
     if args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: at least one run at a time")
+        raise UsageError(f"--jobs {args.jobs}: must be at least 1")
     console = Console()
     overrides = [f"--{option.removeprefix('--')}" for option in args.set]
     planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))

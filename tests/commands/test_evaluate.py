@@ -92,7 +92,7 @@ def test_intervals_and_flags_reach_the_leaderboard(files: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("--images I.npy --image-of-text M.npy", 2, "--images and --texts go together"),
+        ("--images I.npy --image-of-text M.npy", 2, "--images and --texts must be passed together"),
         ("--image-of-text M.npy", 2, "pass either --images and --texts, or --similarity"),
         ("--images I.npy --texts T.npy --similarity S.npy --image-of-text M.npy", 2, "pass either"),
         ("--similarity S.npy", 2, "--image-of-text"),
@@ -103,7 +103,7 @@ def test_intervals_and_flags_reach_the_leaderboard(files: Path) -> None:
         ("--similarity S.npy --image-of-text M.npy --folds 0", 2, "folds must be 1 or more"),
         ("--similarity S.npy --image-of-text M.npy --bootstrap -1", 2, "number of resamples"),
         ("--similarity S.npy --image-of-text M.npy --postprocess magic", 2, "inverted_softmax"),
-        ("--similarity S.npy --image-of-text M.npy --no-normalize", 2, "taken as it is"),
+        ("--similarity S.npy --image-of-text M.npy --no-normalize", 2, "a similarity matrix is never normalised"),
         ("--similarity none.npy --image-of-text M.npy", 1, "--similarity: no file none.npy"),
         ("--similarity T.npy --image-of-text M.npy", 1, "image_of_text needs one entry for each of 8 texts"),
         ("--similarity M.npy --image-of-text M.npy", 1, "has 2 axes"),

@@ -174,7 +174,7 @@ def test_json(tmp_path: Path, capsys: Capture) -> None:
 
 def test_a_root_that_is_no_folder_is_wrong_usage(tmp_path: Path, capsys: Capture) -> None:
     assert cli.main(["list", "--root", str(tmp_path / "absent")]) == 2
-    assert "absent is no folder" in capsys.readouterr().err
+    assert "absent: no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

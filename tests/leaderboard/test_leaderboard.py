@@ -511,7 +511,7 @@ def test_unreadable_results_are_reported_and_the_rest_is_shown(
         (["--metrics", "recal"], "--metrics recal: no such metric. Did you mean 'recall'?"),
         (["--sort", "rsun"], "--sort rsun: no such column. Did you mean 'rsum'?"),
         (["--family", "pairwize"], "--family pairwize: no such family. Did you mean 'pairwise'?"),
-        (["--runs", "absent"], "--runs absent is no folder"),
+        (["--runs", "absent"], "--runs absent: no such folder"),
         (["--fromat", "csv"], "unknown option '--fromat'. Did you mean '--format'?"),
         (["--format", "pdf"], "invalid choice: 'pdf'"),
     ],

@@ -351,15 +351,15 @@ def test_rows_that_only_one_side_has_are_named(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--suite", "four_families", "--stored"], "say where they are by --expected"),
-        (["--suite", "four_families", "--expected", "expected.yaml"], "holds the scores of the suite 'mine'"),
+        (["--suite", "four_families", "--stored"], "no expected scores are shipped"),
+        (["--suite", "four_families", "--expected", "expected.yaml"], "contains the scores of the suite 'mine'"),
         (["--suite", "mine.yaml", "--expected", "nowhere.yaml"], "no expected scores at nowhere.yaml"),
-        (["--record"], "say where by --expected"),
-        (["--record", "--expected", "x.yaml", "--seeds", "1"], "nothing of the spread"),
-        (["--seeds", "0"], "at least one seed"),
-        (["--seeds", "1,2"], "a number of seeds"),
-        (["--jobs", "0"], "at least one run"),
-        (["--false-alarms", "2"], "no share"),
+        (["--record"], "--record needs --expected"),
+        (["--record", "--expected", "x.yaml", "--seeds", "1"], "estimate the spread"),
+        (["--seeds", "0"], "must be at least 1"),
+        (["--seeds", "1,2"], "expected an integer"),
+        (["--jobs", "0"], "must be at least 1"),
+        (["--false-alarms", "2"], "must be between 0 and 1"),
         (["--stored", "--again"], "not allowed with"),
         (["--sead", "3"], "Did you mean '--seed'"),
     ],
@@ -379,7 +379,7 @@ def test_nothing_is_recorded_where_a_seed_is_missing(
 ) -> None:
     store("cca", 0)
     assert main([*WORDS, "--record", "--seeds", "2"]) == 1
-    assert "nothing is recorded: cca on synthetic: seed 1 is not stored" in capsys.readouterr().err
+    assert "nothing recorded: cca on synthetic: seed 1 is not stored" in capsys.readouterr().err
     assert not Path("expected.yaml").exists()
 
 

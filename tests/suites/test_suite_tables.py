@@ -384,10 +384,10 @@ def test_without_results_the_table_is_there_and_one_line_says_what_to_run(
     ("words", "message"),
     [
         (["--suite", "four_familes"], "Did you mean 'four_families'?"),
-        (["--suite", "try.yaml", "--sort", "map"], "--sort does not go with --suite"),
-        (["--suite", "try.yaml", "--family", "pairwise"], "--family does not go with --suite"),
+        (["--suite", "try.yaml", "--sort", "map"], "--sort cannot be combined with --suite"),
+        (["--suite", "try.yaml", "--family", "pairwise"], "--family cannot be combined with --suite"),
         (["--suite", "try.yaml", "--data", "pascal"], "the suite has no table of it"),
-        (["--set", "data.root=x"], "--set belongs to --suite"),
+        (["--set", "data.root=x"], "--set needs --suite"),
         (["--suite", "try.yaml", "--metrics", "recal"], "Did you mean 'recall'?"),
     ],
 )

@@ -100,7 +100,7 @@ def test_ablations_drop_their_term_and_its_parameters(toy: Callable[..., Any]) -
         module, batch = built(toy, **{option: False})
         assert set(module.loss(batch)) == {"triplet", "label", "discriminator", "loss"} - {term}
         assert part is None or not any(name.startswith(part) for name, _ in module.named_parameters())
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="label_prediction true"):
         AdvSubspace(triplet=False, label_prediction=False)
 
 

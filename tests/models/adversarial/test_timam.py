@@ -51,7 +51,7 @@ def test_loss_is_the_sum_of_the_terms_that_are_on(toy: Callable[..., Any]) -> No
         module, batch = built(toy, **{option: False})
         assert set(module.loss(batch)) == set(terms) - {term}
         assert part is None or not any(name.startswith(part) for name, _ in module.named_parameters())
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="identification true"):
         TIMAM(matching=False, identification=False)
 
 
