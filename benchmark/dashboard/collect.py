@@ -122,6 +122,6 @@ def _examples(path: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]
                 for item in (entry["query"], *entry["answers"], *([match] if match is not None else [])):
                     item["id"] = str(item["id"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        problems.append(f"{path} holds no readable examples")
+        problems.append(f"{path} contains no readable examples")
         return {}
     return {way: record[way] for way in DIRECTIONS}

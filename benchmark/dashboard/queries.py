@@ -1,4 +1,4 @@
-"""Queries to look at: what runs on one test split answered to the same captions and images."""
+"""Example queries: the answers of runs on one test split to the same captions and images."""
 
 from __future__ import annotations
 

@@ -59,10 +59,10 @@ def build(runs: Path, out: Path, published: Published | None) -> Built:
         CmrBenchError: If there is no result, or the site cannot be written.
     """
     if out.exists() and not (out.is_dir() and ((out / MARKER).is_file() or not any(out.iterdir()))):
-        raise UsageError(f"--out {out} is there and no dashboard: name another folder, or remove it")
+        raise UsageError(f"--out {out} exists and is not a dashboard: pass another folder, or remove it")
     stored, problems = collect(runs)
     if not stored:
-        why = f" ({len(problems)} left out: {problems[0]})" if problems else ""
+        why = f" ({len(problems)} skipped: {problems[0]})" if problems else ""
         raise CmrBenchError(f"no results in {runs}{why}. Make one: cmr-bench run --model vsepp")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,15 @@ from cmr_bench.results.published import load_published
 
 # Flag -> mark in a row and its meaning in the legend; a flag that is not here stands in the row in full.
 MARKS = {
-    "transductive": ("t", "transductive: scores were corrected with the whole test set at hand"),
-    "selected_on_test": ("!", "the weights were chosen on the test split, as a released program does"),
+    "transductive": ("t", "transductive: scores were corrected using the whole test set"),
+    "selected_on_test": ("!", "the checkpoint was selected on the test split, as in released code"),
     "ensemble": ("e", "ensemble of several models"),
     "uses_test_groups": ("g", "uses which captions of the test set belong together"),
-    "external": ("x", "scored from files that a user brought; the content of the test split is not verified"),
-    "skipped": ("s", "some images were left out for want of a file"),
+    "external": ("x", "evaluated from external files; the content of the test split is not verified"),
+    "skipped": ("s", "some images were skipped because a file is missing"),
     "mid_rank_recalls": ("m", "R@K by an older rule for ties: a tied match counted by its mid-rank, not by its chance"),
-    "published_ensemble": ("pe", "the published figures are those of an ensemble"),
-    "published_uses_test_groups": ("pg", "the published figures use which captions of the test set belong together"),
+    "published_ensemble": ("pe", "the published results are those of an ensemble"),
+    "published_uses_test_groups": ("pg", "the published results use which captions of the test set belong together"),
 }
 _HEADS = {
     "r1": "R@1",
@@ -143,15 +143,15 @@ class Board:
             yield "± is the standard deviation over seeds."
         if self.compares:
             yield (
-                "Difference: measured - published; in or out: whether it lies inside two standard deviations of the "
-                "measured seeds, with those of the publication where it gives them; 1 seed: no verdict."
+                "Difference: measured - published; in or out: whether it is within two standard deviations of the "
+                "measured seeds, combined with those of the publication if reported; 1 seed: no test."
             )
         left_out = sum(row.superseded for row in self.rows)
         if left_out:
-            yield f"Left out: {left_out} earlier result{'s' if left_out > 1 else ''} of a seed that was run again."
+            yield f"Not shown: {left_out} earlier result{'s' if left_out > 1 else ''} of a repeated seed."
         flagged = self.section.left_out
         if flagged:
-            yield f"Left out: {flagged} result{'s' if flagged > 1 else ''} with a flag, such as transductive."
+            yield f"Not shown: {flagged} result{'s' if flagged > 1 else ''} with a flag, such as transductive."
         if self.section.remark and (self.compares or any(not row.measured for row in self.rows)):
             yield self.section.remark[0].upper() + self.section.remark[1:] + "."
 

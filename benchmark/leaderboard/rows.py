@@ -304,7 +304,7 @@ def _facts(result: Result) -> dict[str, str]:
     facts["labels"] = f"labels: {result.label_space}"
     facts["post"] = str(result.protocol.get("postprocess") or "")
     facts["folds"] = f"folds {result.protocol.get('folds')}"
-    facts["skipped"] = f"{sum(result.skipped.values())} images left out" if any(result.skipped.values()) else ""
+    facts["skipped"] = f"{sum(result.skipped.values())} images skipped" if any(result.skipped.values()) else ""
     facts["fingerprint"] = f"test {result.fingerprint[-8:]}" if result.fingerprint else ""
     return facts
 

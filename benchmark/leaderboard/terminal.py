@@ -72,7 +72,7 @@ def _fitted(board: Board, console: Console) -> tuple[Table, list[str]]:
             break
     assert table is not None
     gone = [" ".join(part for part in head(name) if part) for name in board.names if name in chosen.without]
-    notes = [f"Left out for want of width: {', '.join(gone)}. --format csv has all."] if gone else []
+    notes = [f"Not shown for lack of width: {', '.join(gone)}. --format csv has all."] if gone else []
     if chosen.noted:
         about = dict.fromkeys(text for row in board.rows if (text := clean(row.source or row.features)))
         notes += [f"{_superscript(at)} {text}" for at, text in enumerate(about, start=1)]

@@ -146,10 +146,10 @@ def test_charts_are_drawn_and_have_their_figures_as_text(page: Any, site: Path) 
         figure.scroll_into_view_if_needed()
         figure.locator(".main-svg").first.wait_for()
         assert figure.locator(".plot").get_attribute("aria-label")
-        figure.get_by_text("The figures of this chart").click()
+        figure.get_by_text("Data of this plot").click()
         assert figure.locator(".behind tbody tr").count() > 3
     lines = page.locator("#c-learning .legend .traces").count()
-    page.get_by_role("button", name="Draw none").click()
+    page.get_by_role("button", name="Clear plots").click()
     page.locator("#c-recall").wait_for(state="hidden")
     page.locator("#board tbody input").first.check()
     page.wait_for_function("document.querySelectorAll('#c-learning .legend .traces').length === 1")
@@ -196,7 +196,7 @@ def test_chosen_runs_are_carried_to_the_comparison(page: Any, site: Path) -> Non
     boxes = page.locator("#board tbody tr:visible input")
     boxes.nth(0).check()
     boxes.nth(1).check()
-    page.get_by_role("link", name="Compare the 2 chosen").click()
+    page.get_by_role("link", name="Compare 2 selected").click()
     page.locator("#verdict-table tbody tr").first.wait_for()
     assert page.locator("#reference option").count() == 2
 

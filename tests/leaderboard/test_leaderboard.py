@@ -107,7 +107,7 @@ def test_of_two_runs_of_one_seed_the_later_counts() -> None:
     (row,) = section.rows
     assert row.metrics["i2t_r1"] == 35.0
     assert (row.n_seeds, row.superseded) == (2, 1)
-    assert "Left out: 1 earlier result of a seed" in render("table", [section])
+    assert "Not shown: 1 earlier result of a repeated seed" in render("table", [section])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_of_two_runs_of_one_seed_the_later_counts() -> None:
         ({"flags": ["transductive"]}, "[t]"),
         ({"flags": ["uses_test_groups", "ensemble"]}, "[g,e]"),
         ({"flags": ["of_a_later_version"]}, "[of_a_later_version]"),
-        ({"skipped": {"train": 1, "val": 0}}, "1 images left out"),
+        ({"skipped": {"train": 1, "val": 0}}, "1 images skipped"),
         ({"split_sizes": {**SIZES, "train": [5999, 29995]}}, "train 5,999"),
         ({"batch_size": 64}, "batch 64"),
         ({"label_space": "category"}, "labels: category"),
@@ -179,7 +179,7 @@ def test_scores_from_elsewhere_stand_beside_runs_on_a_test_split_of_their_size(t
     assert [[row.method for row in section.rows] for section in found] == [["vsepp", "theirs"], ["theirs"]]
     assert found[0].rows[1].flags == ("external",)
     assert found[0].fingerprint == "ab" * 32
-    assert "[x] scored from files that a user brought" in render("table", found[:1])
+    assert "[x] evaluated from external files" in render("table", found[:1])
 
 
 def test_recalls_by_the_older_rule_for_ties_stand_apart_and_are_marked() -> None:
@@ -420,12 +420,12 @@ def test_a_narrow_terminal_gets_fewer_columns_but_whole_numbers(
 
 def test_eighty_columns_show_all_recalls_and_their_sum(board: list[Section]) -> None:
     text = render("table", board, width=80)
-    assert "Left out for want of width" not in text
+    assert "Not shown for lack of width" not in text
     assert text.count("rsum") >= 3
 
 
 def test_a_narrow_table_says_what_it_left_out(board: list[Section]) -> None:
-    assert "Left out for want of width: " in render("table", board, width=40)
+    assert "Not shown for lack of width: " in render("table", board, width=40)
 
 
 def test_best_is_marked_in_plain_text_too(board: list[Section]) -> None:

@@ -146,7 +146,7 @@ def test_results_with_a_flag_are_left_out_and_counted() -> None:
     (section,) = filled([a_result("cca"), a_result("cca", 0.9, seed=1, flags=["transductive"])])
     assert section.rows[-1].metrics["map"] == 0.5
     assert section.rows[-1].n_seeds == 1
-    assert "Left out: 1 result with a flag" in render("table", [section])
+    assert "Not shown: 1 result with a flag" in render("table", [section])
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_narrow_terminal_gets_whole_numbers(found: list[Section], width: int) 
     assert max(cell_len(line) for line in text.splitlines()) <= width
     assert "…" not in text
     assert "0.706*" in text
-    whole = "Left out for want of width" not in text
+    whole = "Not shown for lack of width" not in text
     assert whole == (width >= 100)
 
 
@@ -301,7 +301,7 @@ def test_eighty_columns_show_the_whole_tables(
     show(table_sections(tables, results, load_published()), None)
     text = capsys.readouterr().out
     assert "0.718" in text
-    assert "Left out for want of width" not in text
+    assert "Not shown for lack of width" not in text
 
 
 # The command.

@@ -78,7 +78,7 @@
     const traces = rows.flatMap((row) => [bars(row, ways[0], heads, {}), bars(row, ways[1], heads, { xaxis: "x2", yaxis: "y2", showlegend: false })]);
     return { traces, heads: ["Row", "Metric", "Value", "Whisker"], rows: figures(rows, ways.flat()),
       layout: charts.panels("Image query, texts ranked", "Text query, images ranked", {}, { rangemode: "tozero", title: "percent" }),
-      summary: `Bars of recall at 1, 5 and 10 in both directions for ${rows.length} rows. The table below the chart has its figures.` };
+      summary: `Bars of recall at 1, 5 and 10 in both directions for ${rows.length} rows. The data are in the table below the plot.` };
   }
 
   function map() {
@@ -87,7 +87,7 @@
     if (!rows.length) return null;
     return { traces: rows.map((row) => bars(row, names, ["image query", "text query", "mean"], {})), heads: ["Row", "Metric", "Value", "Whisker"],
       rows: figures(rows, names), layout: charts.layout({ xaxis: charts.axis(), yaxis: charts.axis({ title: "mAP", rangemode: "tozero" }) }),
-      summary: `Bars of mean average precision in both directions for ${rows.length} rows. The table below the chart has its figures.` };
+      summary: `Bars of mean average precision in both directions for ${rows.length} rows. The data are in the table below the plot.` };
   }
 
   const wanted = { cost: "train", metric: board.main, seeds: board.main, learning: "", loss: "train/loss" };
@@ -106,7 +106,7 @@
     return { traces, heads: ["Row", COSTS[wanted.cost], board.names[wanted.metric]],
       rows: rows.map((row) => [row.label, row.cost[wanted.cost], row.metrics[wanted.metric]]),
       layout: charts.layout({ xaxis: charts.axis({ type: "log", title: COSTS[wanted.cost] }), yaxis: charts.axis({ title: board.names[wanted.metric] }) }),
-      summary: `${board.names[wanted.metric]} against ${COSTS[wanted.cost]} for ${rows.length} rows. The table below the chart has its figures.` };
+      summary: `${board.names[wanted.metric]} against ${COSTS[wanted.cost]} for ${rows.length} rows. The data are in the table below the plot.` };
   }
 
   function seeds() {
@@ -123,7 +123,7 @@
       layout: charts.layout({ height: 130 + 34 * rows.length, margin: { l: 8, r: 12, t: 10, b: 44 }, xaxis: charts.axis({ title: board.names[name] }),
         yaxis: charts.axis({ tickvals: rows.map((_, place) => place), ticktext: rows.map((row) => charts.plain(charts.short(row.label, charts.narrow() ? 16 : 26))),
           autorange: "reversed", zeroline: false }) }),
-      summary: `${board.names[name]} of every seed for ${rows.length} rows. The table below the chart has its figures.` };
+      summary: `${board.names[name]} of every seed for ${rows.length} rows. The data are in the table below the plot.` };
   }
 
   async function histories() {

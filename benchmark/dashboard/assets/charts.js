@@ -135,7 +135,7 @@ cmr.charts = (() => {
       y.forEach((value, at) => rows.push([line.label, x[at], value]));
     }
     if (!traces.length) return null;
-    return { traces, heads: ["Run", "Epoch", name], rows, summary: `Line chart of ${name} by epoch for ${traces.length} runs. The table below the chart has its figures.`,
+    return { traces, heads: ["Run", "Epoch", name], rows, summary: `Line chart of ${name} by epoch for ${traces.length} runs. The data are in the table below the plot.`,
       layout: layout({ xaxis: axis({ title: "epoch", tickformat: "d", ...(Math.max(...rows.map((row) => row[1])) < 8 ? { dtick: 1 } : {}) }), yaxis: axis({ title: plain(name) }) }) };
   }
 
@@ -156,7 +156,7 @@ cmr.charts = (() => {
     if (!drawn.length) return null;
     return { traces, rows, heads: ["Row", "Direction", "Recall", "Precision"], layout: panels("Image query, texts ranked", "Text query, images ranked",
       { title: "recall", range: [0, 1.02] }, { title: "precision", range: [0, 1.02] }),
-    summary: `Precision against recall for both directions, ${drawn.length} rows. The table below the chart has its figures.` };
+    summary: `Precision against recall for both directions, ${drawn.length} rows. The data are in the table below the plot.` };
   }
 
   return { add, redraw, style, select, plain, short, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };

@@ -32,7 +32,7 @@
       line.hidden = !cmr.matches(line.textContent, search.value);
       shown += !line.hidden;
     }
-    document.getElementById("count").textContent = `${shown} of ${runs.length} runs, ${chosen.length} chosen`;
+    document.getElementById("count").textContent = `${shown} of ${runs.length} runs, ${chosen.length} selected`;
   }
 
   // Draws of a metric; rsum and mAP of both directions follow from their parts.
@@ -102,7 +102,7 @@
   function reason(one, other) {
     if (one.run.group !== other.run.group) return "not compared: another test split, protocol or definition";
     const without = [one, other].find((each) => !each.run.paired);
-    return without ? `not compared: ${unique(without.run)} has not kept the outcome of its queries` : "";
+    return without ? `not compared: ${unique(without.run)} has not stored its per-query outcomes` : "";
   }
 
   function chart() {
@@ -121,7 +121,7 @@
       heads: ["Run", "Metric", "Difference", "Low", "High", "p"], rows: kept.map((one) => [unique(one.other.run), NAMES[one.name], one.difference, one.low, one.high, one.p]),
       layout: charts.layout({ scattermode: "group", xaxis: charts.axis({ title: recalls.length ? "difference, percentage points" : "difference, mAP", zeroline: true }),
         yaxis: charts.axis({ autorange: "reversed" }), height: 160 + 40 * kept.length }),
-      summary: `Differences with their intervals for ${others.length} runs. The table below the chart has its figures.`,
+      summary: `Differences with their intervals for ${others.length} runs. The data are in the table below the plot.`,
     };
   }
 

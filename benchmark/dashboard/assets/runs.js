@@ -9,7 +9,7 @@
   table.addEventListener("change", () => {
     const slugs = [...table.querySelectorAll(".pick input:checked")].map((box) => box.closest("tr").dataset.slug);
     link.href = `compare.html#${new URLSearchParams({ runs: slugs.join(",") })}`;
-    link.textContent = slugs.length ? `Compare the ${slugs.length} chosen` : "Compare the chosen";
+    link.textContent = slugs.length ? `Compare ${slugs.length} selected` : "Compare selected";
   });
   search.addEventListener("input", filter);
   search.form.addEventListener("submit", (event) => event.preventDefault());
