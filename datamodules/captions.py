@@ -18,7 +18,7 @@ from cmr_bench.datamodules.readers.karpathy import make_splits, read_photos
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import MANIFEST, list_stores
+from cmr_bench.support.places import MANIFEST, stores_in
 
 
 def first_captions(split: Split, most: int) -> Split:
@@ -109,7 +109,7 @@ class CaptionDataModule(RetrievalDataModule):
         """Tell whether image features come from the precomputed arrays: unless stored features are named and there."""
         if not self.arrays or self.image_features is None:
             return bool(self.arrays)
-        there = [store.name for store in list_stores(self.data_name, self.root)]
+        there = [store.name for store in stores_in(self.store_places())]
         if self.image_features in there or (Path(self.image_features).expanduser() / MANIFEST).is_file():
             return False
         # recipes name features made from photographs, which a precomputed folder does not have

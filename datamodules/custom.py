@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench import registry
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.karpathy import clean_caption, make_splits, read_photos, relative_path
 from cmr_bench.datamodules.readers.tables import SUFFIXES, Row, read_rows
 from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.support.errors import DataError, did_you_mean
+from cmr_bench.support.checksums import combined
+from cmr_bench.support.errors import DataError, UsageError, did_you_mean
+from cmr_bench.support.places import cache_dir, check_name
 
 SPLIT_NAMES = {
     "train": "train",
@@ -69,6 +72,8 @@ class Custom(RetrievalDataModule):
     An image with several captions has several rows, or a list of captions in JSONL and Parquet.
 
     Args:
+        name: Name of the data set in run folders, caches and leaderboards; null stores runs under `custom` and keeps
+            features by folder.
         file: Table or JSON in the folder; null takes the only one there.
         images: Folder that image paths are relative to; absolute or relative to the data folder.
         image_column: Column with the image path.
@@ -84,6 +89,7 @@ class Custom(RetrievalDataModule):
 
     def __init__(
         self,
+        name: str | None = None,
         file: str | None = None,
         images: str = ".",
         image_column: str = "image",
@@ -95,10 +101,23 @@ class Custom(RetrievalDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.name = None if name is None else _own_name(name)
         self.file, self.images = file, images
         self.image_column, self.caption_column = image_column, caption_column
         self.split_column, self.label_column = split_column, label_column
         self.label_separator, self.split_seed = label_separator, split_seed
+
+    def cache(self) -> Path:
+        """Folder of what is made from this data set, by its name or by where its table and photographs lie."""
+        if self.name is not None:
+            return cache_dir(self.data_name) / self.name
+        file = self.table_file().resolve()
+        places = combined({"table": str(file), "images": str((file.parent / Path(self.images).expanduser()).resolve())})
+        return cache_dir(self.data_name) / f"{file.parent.name[:40]}-{places[:12]}"
+
+    def earlier_store_places(self) -> list[Path]:
+        """Where earlier versions kept the features of every such data set."""
+        return [cache_dir(self.data_name) / "features"]
 
     def folder(self) -> Path:
         """Folder with the table."""
@@ -200,6 +219,12 @@ class Custom(RetrievalDataModule):
                 class_names=class_names,
             )
         return splits
+
+
+def _own_name(name: str) -> str:
+    if name in registry.DATASETS:
+        raise UsageError(f"--data.name {name} is the name of a data set of the suite; call yours something else")
+    return check_name(name)
 
 
 def _columns(row: Row) -> str:

@@ -16,11 +16,13 @@ from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import locate as locate
+from cmr_bench.support.places import store_folders
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from cmr_bench.datamodules.images.store import FeatureStore
+    from cmr_bench.datamodules.texts.words import Vocabulary
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
@@ -79,6 +81,7 @@ class RetrievalDataModule(L.LightningDataModule):
         self.skipped: dict[str, list[str]] = {}
         self.spec: DataSpec | None = None
         self.evaluation = EvaluationOptions()
+        self.vocabulary: Vocabulary | None = None
 
     def read(self) -> Mapping[str, Split]:
         """Read ids, links, labels and raw content of every split that is there; views come later.
@@ -104,6 +107,18 @@ class RetrievalDataModule(L.LightningDataModule):
         """Folder of the data set on disk; raises DataError where the data set has none."""
         raise DataError(f"{self.data_name} has no folder on disk")
 
+    def cache(self) -> Path:
+        """Folder of what is made from this data set: stored features, text vectors."""
+        return cache_dir(self.data_name)
+
+    def store_places(self) -> list[Path]:
+        """Folders in which stored features of this data set are looked for: beside the data first, then the cache."""
+        return store_folders(self.data_name, self.root, self.cache())
+
+    def earlier_store_places(self) -> list[Path]:
+        """Folders in which an earlier version kept features of this and other data sets, for those that ask by name."""
+        return []
+
     def missing_images(self, kind: ViewKind, split: Split) -> npt.NDArray[np.bool_]:
         """Tell which images of ``split`` (n_images,) cannot be delivered as ``kind``: no file, or no stored feature."""
         from cmr_bench.datamodules.images import store
@@ -123,7 +138,8 @@ class RetrievalDataModule(L.LightningDataModule):
                 f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152`, "
                 "then pass --data.image_features NAME"
             )
-        return store.open_store(self.image_features, self.data_name, self.root)
+        places = [*self.store_places(), *self.earlier_store_places()]
+        return store.open_store(self.image_features, self.data_name, self.root, places)
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return the images of ``split`` as ``kind``; by default from the photographs or from stored features."""
@@ -171,7 +187,7 @@ class RetrievalDataModule(L.LightningDataModule):
         train = self.splits["train"]
         assert train.captions is not None
         if kind == "tokens":
-            self.vocabulary = getattr(self, "vocabulary", None) or words.Vocabulary.fit(train.captions, self.min_count)
+            self.vocabulary = self.vocabulary or words.Vocabulary.fit(train.captions, self.min_count)
             return words.TokenView(split.captions, self.vocabulary, self.max_words)
         if kind == "subwords":
             if tokenizer is None:
@@ -187,7 +203,7 @@ class RetrievalDataModule(L.LightningDataModule):
             split.captions,
             dim=self.text_dim,
             seed=self.seed,
-            cache=cache_dir(self.data_name),
+            cache=self.cache(),
         )
 
     def load(
@@ -209,14 +225,7 @@ class RetrievalDataModule(L.LightningDataModule):
             What the method needs to build its layers.
         """
         self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
-        self.splits = {}
-        for name, split in self.read().items():
-            self.splits[name] = self._deliverable(name, split, image_view)
-        missing = [name for name in SPLITS if name not in self.splits]
-        if missing:
-            raise DataError(
-                f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
-            )
+        self._read_splits(image_view)
         for split in self.splits.values():
             split.images = self.image_view(image_view, split)
             split.texts = self.text_view(text_view, split, tokenizer)
@@ -238,6 +247,42 @@ class RetrievalDataModule(L.LightningDataModule):
             n_train_texts=train.n_texts,
         )
         return self.spec
+
+    def content(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> dict[str, str]:
+        """Return checksums of all that a run reads: where data is the same, so is every one of them.
+
+        Args:
+            image_view: As for :meth:`load`, which need not come first; what it has read is not read again.
+            text_view: As for :meth:`load`.
+            tokenizer: As for :meth:`load`.
+
+        Returns:
+            The fingerprint of each split under its name, and under ``<split>.images`` and ``<split>.texts`` the
+            checksum of what is read beside ids, captions and labels, where there is something.
+        """
+        if not self.splits:
+            self._read_splits(image_view)
+        found = {}
+        for name, split in self.splits.items():
+            images = split.images or self.image_view(image_view, split)
+            parts = {name: split.fingerprint(), f"{name}.images": images.content()}
+            # Words and subwords follow from the captions, and making them takes long.
+            if text_view not in ("tokens", "subwords"):
+                parts[f"{name}.texts"] = (split.texts or self.text_view(text_view, split, tokenizer)).content()
+            found |= {part: value for part, value in parts.items() if value}
+        return found
+
+    def _read_splits(self, image_view: ViewKind) -> None:
+        """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
+        # A vocabulary of training captions that were read before is not that of these.
+        self.splits, self.vocabulary = {}, None
+        for name, split in self.read().items():
+            self.splits[name] = self._deliverable(name, split, image_view)
+        missing = [name for name in SPLITS if name not in self.splits]
+        if missing:
+            raise DataError(
+                f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
+            )
 
     def _deliverable(self, name: str, split: Split, image_view: ViewKind) -> Split:
         """Return a split without the images that cannot be delivered, where those may be skipped."""

@@ -28,6 +28,7 @@ from cmr_bench.datamodules.texts import fitting, words
 from cmr_bench.datamodules.views import ArrayView, DataSpec, Origin, View, ViewSpec
 from cmr_bench.support.errors import CmrBenchError, DataError
 from cmr_bench.support.files import write_atomic
+from cmr_bench.support.hub import model_checksum
 
 INPUTS_FILE = "inputs.safetensors"
 _SCHEMA = 1
@@ -209,6 +210,11 @@ def text_reader(origin: Origin) -> Callable[[Sequence[str]], View]:
         return lambda texts: words.SubwordView(texts, settings["tokenizer"], settings["max_words"])
     if origin.kind not in ("fitted", "encoder"):
         raise CmrBenchError(f"texts made as '{origin.kind}' are unknown here: update cmr-bench")
-    encode = fitting.Fitted.of(origin).encoder() if origin.kind == "fitted" else fitting.transformer(settings["name"])
     name = settings["name"]
+    if origin.kind == "encoder" and settings.get("checksum", "") not in ("", now := model_checksum(name)):
+        raise DataError(
+            f"the text encoder {name} has checksum {now[:12] or 'unknown'}, the run learned from vectors of "
+            f"{settings['checksum'][:12]}; put that encoder back, or train the run again"
+        )
+    encode = fitting.Fitted.of(origin).encoder() if origin.kind == "fitted" else fitting.transformer(name)
     return lambda texts: ArrayView(encode(texts), name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,7 @@ from torch import Tensor
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import cache_dir as cache_dir
 
-if TYPE_CHECKING:
-    pass
-
+_AT_ONCE = 1 << 22  # values that are read at once for a checksum
 
 ViewKind = Literal["pixels", "vector", "regions", "tokens", "subwords"]
 Rows = npt.NDArray[np.int64]
@@ -115,6 +114,10 @@ class View(abc.ABC):
         """Return how the view is made of raw photographs or texts; None where they do not give it."""
         return None
 
+    def content(self) -> str:
+        """Checksum of what is read beside the split's own ids, captions and labels; empty where there is nothing."""
+        return ""
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Number of items."""
@@ -159,6 +162,22 @@ class ArrayView(View):
 
     def __len__(self) -> int:
         return len(self.array) if self.rows is None else len(self.rows)
+
+    def content(self) -> str:
+        """SHA-256 over the rows, with boxes and mask where there are any: values, type and shape."""
+        digest = hashlib.sha256()
+        for part in (self.array, self.boxes, self.mask):
+            if part is None:
+                continue
+            per_item = part is not self.boxes or part.ndim == 3
+            n_rows = len(self) if per_item else len(part)
+            digest.update(f"{part.dtype.str} {(n_rows, *part.shape[1:])}".encode())
+            step = max(1, _AT_ONCE // max(1, int(np.prod(part.shape[1:]))))
+            for start in range(0, n_rows, step):
+                rows: Any = slice(start, min(start + step, n_rows))
+                block = part[rows if self.rows is None or not per_item else self.rows[rows]]
+                digest.update(np.ascontiguousarray(block).data.cast("B"))
+        return digest.hexdigest()
 
     def fetch(self, rows: Rows, epoch: int | None = None) -> dict[str, Tensor]:
         """Read rows of the array as float32; a non-finite value is an error that names its row."""

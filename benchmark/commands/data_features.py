@@ -80,14 +80,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from cmr_bench.datamodules.images import backbones, extract
-    from cmr_bench.support.places import cache_dir
 
     device = choose_device(args.device)
     name = args.name or backbones.store_name(args.encoder, args.layer)
     splits = module.read()
     torch.manual_seed(0)  # for --weights random, so that a resumed extraction uses the same network
     encoder = backbones.load_backbone(args.encoder, args.weights, args.layer)
-    folder = args.out or cache_dir(module.data_name) / "features" / name
+    folder = args.out or module.cache() / "features" / name
     options = extract.Extraction(
         size=args.size,
         resize=args.resize,

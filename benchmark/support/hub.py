@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cmr_bench.support import environment
+from cmr_bench.support.checksums import folder_checksum
 from cmr_bench.support.errors import DataError, first_line
 
 
@@ -69,6 +70,29 @@ def load_pretrained(load: Callable[..., Any], what: str, name: str) -> Any:
         )
         first = first_line(error)
         raise DataError(f"no {what} '{name}': {hint} ({first[:200]})") from error
+
+
+def model_checksum(name: str) -> str:
+    """Return a checksum that tells a transformers model from another of the same name.
+
+    Args:
+        name: Name on the hub, or a local folder.
+
+    Returns:
+        Checksum of the files of the folder, or of the weights in the hub's cache; empty where neither is known.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder_checksum(folder)
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = (try_to_load_from_cache(name, file) for file in ("model.safetensors", "pytorch_model.bin"))
+        weights = next((file for file in found if isinstance(file, str)), None)
+    except ValueError:  # no name of the hub
+        return ""
+    # The hub's cache keeps a file under the name of its checksum, with a link to it.
+    return "" if weights is None else Path(weights).resolve().name
 
 
 def load_tokenizer(name: str) -> Any:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import platformdirs
 
 from cmr_bench.support import environment
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, UsageError
 
 MANIFEST = "manifest.json"
+
+
+def check_name(name: str) -> str:
+    """Return a name that a user gives to a data set, if it can be that of a folder; raises UsageError otherwise."""
+    if not re.fullmatch(r"[\w][\w.+-]{0,63}", name):
+        raise UsageError(
+            f"--data.name {name[:80]!r}: use up to 64 letters, digits and . _ + -, a letter or digit first"
+        )
+    return name
 
 
 def data_root(root: str | Path | None = None) -> Path | None:
@@ -58,11 +68,23 @@ def cache_dir(data: str) -> Path:
     return Path(base) / data
 
 
-def store_folders(data: str, root: str | Path | None = None) -> list[Path]:
-    """Return the folders that hold a data set's stored features: beside the data first, then the cache."""
-    return [*(place / "features" for place in candidates(data, root)), cache_dir(data) / "features"]
+def store_folders(data: str, root: str | Path | None = None, cache: Path | None = None) -> list[Path]:
+    """Return the folders that hold a data set's stored features: beside the data first, then the cache.
+
+    Args:
+        data: Name of the data set.
+        root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
+        cache: Folder of what is made from it; None takes the one of its name.
+    """
+    made = cache_dir(data) if cache is None else cache
+    return [*(place / "features" for place in candidates(data, root)), made / "features"]
+
+
+def stores_in(folders: Iterable[Path]) -> list[Path]:
+    """Return the folders of the stored features in some folders, complete or not."""
+    return [manifest.parent for place in folders for manifest in sorted(place.glob(f"*/{MANIFEST}"))]
 
 
 def list_stores(data: str, root: str | Path | None = None) -> list[Path]:
     """Return the folders of the stored features of a data set, complete or not."""
-    return [manifest.parent for place in store_folders(data, root) for manifest in sorted(place.glob(f"*/{MANIFEST}"))]
+    return stores_in(store_folders(data, root))

@@ -33,7 +33,7 @@ def check(datamodule: RetrievalDataModule, decode: bool = True, progress: bool =
         *check_labels(splits),
         *check_files(datamodule, splits),
         *(check_photos(splits, progress) if decode else ()),
-        *check_features(datamodule, splits),
+        *check_features(datamodule, splits, thorough=decode),
         *check_leaks(datamodule, splits),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))

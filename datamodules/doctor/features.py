@@ -8,20 +8,28 @@ from pathlib import Path
 import numpy as np
 
 from cmr_bench.datamodules.doctor.findings import Finding, report
-from cmr_bench.datamodules.images.store import FeatureStore, missing, open_store
+from cmr_bench.datamodules.images.store import FeatureStore, missing
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.support.errors import CmrBenchError
-from cmr_bench.support.places import list_stores
+from cmr_bench.support.places import stores_in
 
 _CHUNK = 1 << 24  # values of an array held at once
 
 Arrays = Mapping[str, Mapping[str, ArrayView]]
 
 
-def check_features(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """Examine the arrays that the data set ships and the stored image features: rows, ids and values."""
+def check_features(
+    datamodule: RetrievalDataModule, splits: Mapping[str, Split], thorough: bool = True
+) -> Iterator[Finding]:
+    """Examine the arrays that the data set ships and the stored image features: rows, ids, values and photographs.
+
+    Args:
+        datamodule: The data set.
+        splits: What was read.
+        thorough: Compare the contents of all photographs with those that stored features were made of.
+    """
     for side in ("image", "text"):
         try:
             arrays = datamodule.image_arrays() if side == "image" else datamodule.text_arrays()
@@ -46,22 +54,45 @@ def check_features(datamodule: RetrievalDataModule, splits: Mapping[str, Split])
         except CmrBenchError as error:
             yield Finding("error", str(error), 1)
             continue
-        yield from check_store(store, splits)
+        yield from check_store(store, splits, datamodule.image_features is not None, thorough)
 
 
 def store_folders(datamodule: RetrievalDataModule) -> list[Path]:
     """The stores to examine: the one that is named, else all that are found."""
     name = datamodule.image_features
     if name is None:
-        return list_stores(datamodule.data_name, datamodule.root)
+        return stores_in(datamodule.store_places())
     if name in datamodule.image_arrays():
         return []
-    return [open_store(name, datamodule.data_name, datamodule.root).folder]
+    return [datamodule.feature_store().folder]
 
 
-def check_store(store: FeatureStore, splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """Compare a store with the images that were read, and examine its values."""
+def check_store(
+    store: FeatureStore, splits: Mapping[str, Split], named: bool = True, thorough: bool = True
+) -> Iterator[Finding]:
+    """Compare a store with the images that were read, and examine its values.
+
+    Args:
+        store: The store.
+        splits: What was read.
+        named: Whether the user asked for this one; others may be of another copy of the data set, which is no fault.
+        thorough: Compare the contents of all photographs.
+    """
     what = f"image features {store.name}"
+    if not store.manifest.marks:
+        yield Finding("warning", f"{what}: made by an earlier version, which did not record their photographs", 1)
+    other = [name for split in splits.values() for name in store.replaced(split, thorough)]
+    shared = sum(int((~missing(store, split)).sum()) for split in splits.values())
+    if not named and 2 * len(other) >= shared:
+        yield Finding(
+            "info", f"{what} in {store.folder}: of other images than these, not examined", len(other), tuple(other[:3])
+        )
+        return
+    yield from report("error", f"{what}: photographs have changed since; make them again: {store.remake}", other)
+    try:
+        store.require_same_array()
+    except CmrBenchError as error:
+        yield Finding("error", str(error), 1)
     known = set(store.manifest.skipped)
     for name, split in splits.items():
         gone = [split.image_ids[i] for i in np.flatnonzero(missing(store, split)).tolist()]

@@ -11,14 +11,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
+from cmr_bench.datamodules.images.marks import mark
 from cmr_bench.datamodules.images.photos import Resize, fit_photo, photo_bytes, read_photo
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support.errors import DataError
@@ -29,15 +29,8 @@ from cmr_bench.support.places import store_folders as store_folders
 
 if TYPE_CHECKING:
     from cmr_bench.datamodules.images.backbones import Backbone
-from cmr_bench.datamodules.images.store import (
-    ARRAY,
-    PARTIAL,
-    FeatureStore,
-    Manifest,
-    open_array,
-    read_manifest,
-    write_manifest,
-)
+from cmr_bench.datamodules.images.store import PARTIAL, FeatureStore, Manifest, write_manifest
+from cmr_bench.datamodules.images.writing import begin, finish, sole_writer
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,9 @@ class Extraction:
     overwrite: bool = False
     progress: bool = True
 
+
+# A photograph, or why there is none, and its mark.
+Decoded = tuple[Tensor | DataError, str]
 
 # Often enough that a kill costs little, seldom enough that a disk on the network keeps up.
 FLUSH_SECONDS = 10.0
@@ -125,14 +121,16 @@ def extract(
     planned = _plan(encoder, data, [name for name in files if name not in set(absent)], absent, options, command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(folder):
-            manifest = _begin(folder, planned, options.overwrite)
+        with sole_writer(folder):
+            manifest = begin(folder, planned, files, options.overwrite)
             if not manifest.complete:
                 manifest = _fill(encoder, files, folder, manifest, options)
-                _finish(folder, manifest)
+                finish(folder, manifest)
     except OSError as error:
         raise DataError(f"cannot write features in {folder}: {error.strerror or error}") from error
-    return FeatureStore(folder)
+    store = FeatureStore(folder)
+    store.require_same_array()
+    return store
 
 
 def _plan(
@@ -164,55 +162,11 @@ def _plan(
     )
 
 
-@contextmanager
-def _sole_writer(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise DataError(f"another process is making the features in {folder}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _begin(folder: Path, planned: Manifest, overwrite: bool) -> Manifest:
-    """Return the manifest to go on from: that of an earlier extraction of the same, or the planned one."""
-    if (folder / MANIFEST).is_file() and not overwrite:
-        earlier = read_manifest(folder)
-        other = earlier.differences(planned)
-        if earlier.complete and set(other) <= {"ids", "shape"}:
-            # Photographs that turned out broken are no longer among the ids of a finished store.
-            kept = set(earlier.ids)
-            if kept | set(earlier.skipped) == set(planned.ids) | set(planned.skipped) and kept <= set(planned.ids):
-                return earlier
-        if other:
-            raise DataError(
-                f"{folder} holds other features (they differ in {', '.join(other)}): pass --overwrite to replace them, "
-                "or --name for another store"
-            )
-        if earlier.complete or (folder / PARTIAL).is_file() or (folder / ARRAY).is_file():
-            return replace(earlier, command=planned.command)
-    for name in (ARRAY, PARTIAL):
-        (folder / name).unlink(missing_ok=True)
-    with (folder / PARTIAL).open("wb") as stream:
-        _write_header(stream, planned.shape, planned.dtype)
-    write_manifest(folder, planned)
-    return planned
-
-
-def _write_header(stream: BinaryIO, shape: Sequence[int], dtype: str) -> None:
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": tuple(shape)}
-    )
-
-
 def _fill(
     encoder: Backbone, files: Mapping[str, Path], folder: Path, manifest: Manifest, options: Extraction
 ) -> Manifest:
     """Encode the photographs that are not done yet, writing rows in place; returns the manifest with all rows done."""
-    n, done, skipped = len(manifest.ids), manifest.rows_done, list(manifest.skipped)
+    n, done, skipped, marks = len(manifest.ids), manifest.rows_done, list(manifest.skipped), list(manifest.marks)
     if done == n:
         return manifest
     if options.device == "cpu":
@@ -233,13 +187,14 @@ def _fill(
         def checkpoint() -> Manifest:
             stream.flush()
             os.fsync(stream.fileno())
-            state = replace(manifest, rows_done=done, skipped=skipped)
+            state = replace(manifest, rows_done=done, skipped=skipped, marks=list(marks))
             write_manifest(folder, state)
             return state
 
         saved = time.monotonic()
         try:
-            for batch in batches:
+            for decoded_batch in batches:
+                batch = [photo for photo, _ in decoded_batch]
                 here = [files[name] for name in manifest.ids[done : done + len(batch)]]
                 values, broken = _encode(encoder, batch, here, manifest)
                 if broken and not options.skip_missing:
@@ -248,6 +203,7 @@ def _fill(
                     )
                 stream.write(values.tobytes())
                 skipped += [manifest.ids[done + at] for at in broken]
+                marks += [text for _, text in decoded_batch]
                 done += len(batch)
                 advance(len(batch))
                 if time.monotonic() - saved > FLUSH_SECONDS:
@@ -298,20 +254,20 @@ def _encode(
     return stored, broken
 
 
-def _decode(file: Path, preprocessing: Mapping[str, Any]) -> Tensor | DataError:
+def _decode(file: Path, preprocessing: Mapping[str, Any]) -> Decoded:
     try:
-        return read_pixels(file, preprocessing)
+        # Marked first: a photograph that is replaced in between is then noticed, not taken for the one that was read.
+        text = mark(file)
+        return read_pixels(file, preprocessing), text
     except DataError as error:
-        return error
+        return error, ""
 
 
-def _decoded(
-    files: Sequence[Path], preprocessing: Mapping[str, Any], options: Extraction
-) -> Generator[list[Tensor | DataError]]:
+def _decoded(files: Sequence[Path], preprocessing: Mapping[str, Any], options: Extraction) -> Generator[list[Decoded]]:
     """Decode photographs in threads (Pillow lets go of the interpreter lock), two batches ahead of the encoder."""
     with ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode") as pool:
         waiting = iter(files)
-        running: deque[Future[Tensor | DataError]] = deque(
+        running: deque[Future[Decoded]] = deque(
             pool.submit(_decode, file, preprocessing) for file in islice(waiting, 2 * options.batch_size)
         )
         try:
@@ -348,28 +304,3 @@ def _progress(manifest: Manifest, options: Extraction) -> Iterator[Any]:
             f"{manifest.data}, {manifest.encoder}", total=len(manifest.ids), completed=manifest.rows_done
         )
         yield lambda rows: bar.advance(task, rows)
-
-
-def _finish(folder: Path, manifest: Manifest) -> None:
-    """Give the array its final name, without the rows of photographs that could not be decoded."""
-    skipped = set(manifest.skipped)
-    kept = [row for row, name in enumerate(manifest.ids) if name not in skipped]
-    if not kept:
-        raise DataError(f"{manifest.data}: none of {len(manifest.ids)} photos can be decoded")
-    if len(kept) == len(manifest.ids):
-        # The array already has its name if the last attempt was stopped between these two steps.
-        if (folder / PARTIAL).is_file():
-            (folder / PARTIAL).replace(folder / ARRAY)
-        write_manifest(folder, replace(manifest, complete=True))
-        return
-    whole = open_array(folder / PARTIAL)
-    shape = [len(kept), *manifest.shape[1:]]
-    temporary = folder / f"{ARRAY}.tmp"
-    with temporary.open("wb") as stream:
-        _write_header(stream, shape, manifest.dtype)
-        for start in range(0, len(kept), 256):
-            stream.write(whole[kept[start : start + 256]].tobytes())
-    temporary.replace(folder / ARRAY)
-    ids = [manifest.ids[row] for row in kept]
-    write_manifest(folder, replace(manifest, complete=True, ids=ids, shape=shape, rows_done=len(ids)))
-    (folder / PARTIAL).unlink()

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cmr_bench.datamodules.views import Origin, Rows, View, ViewSpec
+from cmr_bench.support.checksums import checksums, combined
 from cmr_bench.support.errors import DataError
 
 Resize = Literal["squash", "crop"]
@@ -142,6 +143,10 @@ class PixelView(View):
                 photo = fit_photo(read_photo(self.files[row], at_least=self.size), self.size)
             pixels[k] = photo_bytes(photo)
         return {"pixels": pixels.div_(255)}
+
+    def content(self) -> str:
+        """Checksum over the contents of the photographs."""
+        return combined((str(row), value) for row, value in enumerate(checksums(self.files)))
 
     def origin(self) -> Origin:
         """Return the side of the square that photographs are squashed to."""

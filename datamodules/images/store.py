@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.datamodules.images.marks import changed, content_of, is_mark
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Origin, View
+from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import DataError, did_you_mean
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.places import MANIFEST as MANIFEST
 from cmr_bench.support.places import list_stores as list_stores
 from cmr_bench.support.places import store_folders as store_folders
+from cmr_bench.support.places import stores_in
 
-if TYPE_CHECKING:
-    pass
-
-
-SCHEMA = 1
+SCHEMA = 2
 ARRAY, PARTIAL = "features.npy", "features.npy.partial"
 
 
@@ -46,6 +46,8 @@ class Manifest:
         rows_done: Rows that are written.
         complete: False while the extraction is unfinished.
         command: The command that makes or resumes the store.
+        marks: Mark of the photograph of every row, as far as rows are written; none in stores of schema 1.
+        array_sha256: Checksum of the finished array; empty in stores of schema 1.
         schema: Version of this layout.
     """
 
@@ -63,11 +65,13 @@ class Manifest:
     rows_done: int = 0
     complete: bool = False
     command: str = ""
+    marks: Sequence[str] = field(default_factory=list)
+    array_sha256: str = ""
     schema: int = SCHEMA
 
     def differences(self, other: Manifest) -> list[str]:
         """Names of the entries in which two extractions would write other numbers or other rows."""
-        progress = {"skipped", "rows_done", "complete", "command", "schema"}
+        progress = {"skipped", "rows_done", "complete", "command", "marks", "array_sha256", "schema"}
         mine, theirs = _plain(self), _plain(other)
         return [key for key in mine if key not in progress and mine[key] != theirs[key]]
 
@@ -100,7 +104,9 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("ids are not text, or the shape is not that of vectors or regions")
         if len(set(manifest.ids)) < len(manifest.ids):
             raise ValueError("an id stands for two rows")
-        for name in ("data", "encoder", "layer", "weights", "weights_sha256", "dtype", "command"):
+        if not all(map(is_mark, manifest.marks)) or len(manifest.marks) > len(manifest.ids):
+            raise ValueError("the marks are not those of its photographs")
+        for name in ("data", "encoder", "layer", "weights", "weights_sha256", "dtype", "command", "array_sha256"):
             if not isinstance(values.get(name, ""), str):
                 raise ValueError(f"{name} is not text")
         for name, length in (("shape", len(manifest.shape)), ("grid", 2)):
@@ -158,6 +164,54 @@ class FeatureStore:
         """One line for results: encoder, layer and the beginning of the weights' checksum."""
         return f"{self.manifest.encoder}/{self.manifest.layer}@{self.manifest.weights_sha256[:8]}"
 
+    @property
+    def remake(self) -> str:
+        """The command that makes the features again."""
+        made = self.manifest
+        return f"{made.command or f'cmr-bench data features {made.data} --encoder {made.encoder}'} --overwrite"
+
+    def replaced(self, split: Split, thorough: bool = False) -> list[str]:
+        """Return the ids of images of a split whose photograph is another than the one behind their features.
+
+        Args:
+            split: A split; images without a photograph or a row tell nothing.
+            thorough: Compare the contents of all photographs, not only where size or time of change differ.
+        """
+        if split.image_files is None or not self.manifest.marks:
+            return []
+        pairs = zip(split.image_ids, split.image_files, strict=True)
+        known = [(name, file) for name, file in pairs if name in self.row_of]
+        marked = [self.manifest.marks[self.row_of[name]] for name, _ in known]
+        return [known[row][0] for row in changed(marked, [file for _, file in known], thorough)]
+
+    def require_same(self, splits: Iterable[Split]) -> None:
+        """Refuse features of other photographs than those of the splits, and an array that was changed since.
+
+        Raises:
+            DataError: If a photograph, or the array, is another than when the features were made.
+        """
+        self.require_same_array()
+        for split in splits:
+            if other := self.replaced(split):
+                raise DataError(
+                    f"features '{self.name}' in {self.folder} are of other photographs: {len(other)} of the "
+                    f"{split.n_images} of {split.name} have another content now, e.g. {other[0]}; put them back, make "
+                    f"the features again with `{self.remake}`, or others with --name"
+                )
+        if not self.manifest.marks:
+            warnings.warn(
+                f"features '{self.name}' in {self.folder} come from an earlier version, which did not record their "
+                "photographs: not verified",
+                stacklevel=3,
+            )
+
+    def require_same_array(self) -> None:
+        """Refuse an array that was changed after the features were made; raises DataError."""
+        if self.manifest.array_sha256 and checksum(self.folder / ARRAY) != self.manifest.array_sha256:
+            raise DataError(
+                f"{self.folder / ARRAY} was changed after the features were made; make them again with `{self.remake}`"
+            )
+
 
 def open_array(path: Path) -> npt.NDArray[Any]:
     """Memory-map an array; one clear line if it is missing or cut short."""
@@ -168,13 +222,16 @@ def open_array(path: Path) -> npt.NDArray[Any]:
     return array
 
 
-def open_store(name: str, data: str, root: str | Path | None = None) -> FeatureStore:
+def open_store(
+    name: str, data: str, root: str | Path | None = None, folders: Sequence[Path] | None = None
+) -> FeatureStore:
     """Open stored features by name, looked for beside the data and in the cache, or by folder.
 
     Args:
         name: Name of the store, or its folder.
         data: Name of the data set.
         root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
+        folders: Where to look; None takes those of the data set's name.
 
     Returns:
         The store.
@@ -182,12 +239,13 @@ def open_store(name: str, data: str, root: str | Path | None = None) -> FeatureS
     Raises:
         DataError: If there is none of this name, or it is unfinished.
     """
-    places = [place / name for place in store_folders(data, root)]
+    looked_in = store_folders(data, root) if folders is None else folders
+    places = [place / name for place in looked_in]
     given = Path(name).expanduser()
     for folder in [*places, given]:
         if (folder / MANIFEST).is_file():
             return FeatureStore(folder)
-    there = list(dict.fromkeys(folder.name for folder in list_stores(data, root)))
+    there = list(dict.fromkeys(folder.name for folder in stores_in(looked_in)))
     looked = ", ".join(str(place.parent) for place in places)
     found = f"there are {', '.join(there)}" if there else "there are none"
     raise DataError(
@@ -209,8 +267,21 @@ class StoredView(ArrayView):
         self.path = store.folder / ARRAY
 
     def origin(self) -> Origin:
-        """Return the manifest, without the names of the images."""
-        return Origin("features", _plain(replace(read_manifest(self.path.parent), ids=[], skipped=[])))
+        """Return the manifest, without the names and marks of the images."""
+        return Origin("features", _plain(replace(read_manifest(self.path.parent), ids=[], skipped=[], marks=[])))
+
+    def content(self) -> str:
+        """Checksum over how the features were made and the photographs behind the rows.
+
+        Features made again of the same photographs, on another machine too, have the same; where the manifest does not
+        know the photographs, the values count.
+        """
+        manifest, rows = read_manifest(self.path.parent), [] if self.rows is None else self.rows.tolist()
+        contents = [content_of(manifest.marks[row]) for row in rows] if manifest.marks else [""]
+        if not all(contents):
+            return super().content()
+        made = [manifest.encoder, manifest.layer, manifest.weights_sha256, manifest.preprocessing, manifest.dtype]
+        return combined({"made": json.dumps(made, sort_keys=True), "photographs": " ".join(contents)})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "array": None}
@@ -221,7 +292,12 @@ class StoredView(ArrayView):
 
 
 def stored_view(store: FeatureStore, split: Split) -> View:
-    """Return the images of a split as a view of stored features, rows matched by image id."""
+    """Return the images of a split as a view of stored features, rows matched by image id.
+
+    Raises:
+        DataError: If images have no row, or the features are of other photographs than those of the split.
+    """
+    store.require_same([split])
     absent = missing(store, split)
     if absent.any():
         example = split.image_ids[int(np.flatnonzero(absent)[0])]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Rows
+from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import DataError
 
 # the lineage calls validation "dev"; COCO's whole 5K test part is "testall" and its "test" the first 1K of it
@@ -40,18 +41,33 @@ class Part:
     def view(self, image_ids: Sequence[str]) -> ArrayView:
         """Return the features of the named images."""
         rows = np.fromiter((self.row_of[image] for image in image_ids), dtype=np.int64, count=len(image_ids))
-        return MappedView(self.array, self.source, rows)
+        return MappedView(self.array, Path(self.source), rows)
 
 
 class MappedView(ArrayView):
-    """A view of an array on disk that data workers map again instead of receiving a copy of it."""
+    """A view of an array on disk that data workers map again instead of receiving a copy of it.
+
+    Args:
+        array: The features, memory-mapped.
+        file: Where they lie; results name it without its folder.
+        rows: Row of the array for each item.
+    """
+
+    def __init__(self, array: npt.NDArray[Any], file: Path, rows: Rows) -> None:
+        super().__init__(array, file.name, rows)
+        self.file = file
+
+    def content(self) -> str:
+        """Checksum over the file and the rows that are read of it."""
+        assert self.rows is not None
+        return combined({"file": checksum(self.file), "rows": " ".join(map(str, self.rows.tolist()))})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "array": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.array = open_array(Path(self.spec.source))
+        self.array = open_array(self.file)
 
 
 def open_array(file: Path) -> npt.NDArray[Any]:

@@ -65,6 +65,10 @@ class DrawnView(ArrayView):
         super().__init__((features - centre) / spread, f"synthetic:{kind}", boxes=boxes)
         self.scale = {"centre": centre, "spread": spread}
 
+    def content(self) -> str:
+        """Nothing beside the split: the checksums of the pictures are in its ids."""
+        return ""
+
     def origin(self) -> Origin:
         """Return kind and scale of the features."""
         return Origin("drawn", {"view": self.spec.kind}, self.scale)

@@ -20,6 +20,7 @@ from cmr_bench.datamodules.texts.words import refuse_empty
 from cmr_bench.datamodules.views import ArrayView, Origin, View
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
 from cmr_bench.support.files import replacing, write_atomic
+from cmr_bench.support.hub import model_checksum
 
 
 class VectorView(ArrayView):
@@ -35,10 +36,15 @@ class VectorView(ArrayView):
         super().__init__(vectors, name)
         self.fit = fit
 
+    def content(self) -> str:
+        """Checksum of the transformers encoder; what is fitted follows from the captions."""
+        return "" if self.fit is not None else model_checksum(self.spec.source.removeprefix("hf:"))
+
     def origin(self) -> Origin:
         """Return what was fitted, or the name of the transformers encoder."""
         if self.fit is None:
-            return Origin("encoder", {"name": self.spec.source.removeprefix("hf:")})
+            name = self.spec.source.removeprefix("hf:")
+            return Origin("encoder", {"name": name, "checksum": model_checksum(name)})
         fitted = read_fit(self.fit)
         if fitted is None:
             raise DataError(f"the fit of text vectors '{self.spec.source}' is no longer in {self.fit}")
@@ -194,12 +200,10 @@ def _write_vectors(file: Path, encode: Encode, texts: Sequence[str], title: str,
 
 
 def _software(name: str) -> str:
-    """Version of what computes the vectors, or the state of a local model folder: either changes the values."""
+    """Version of what computes the vectors, or the content of a transformers model: either changes the values."""
     from importlib.metadata import version
 
     if name in FITTED:
         package = "gensim" if name == "doc2vec" else "scikit-learn"
         return f"2 {package} {version(package)}"
-    folder = Path(name.removeprefix("hf:")).expanduser()
-    files = sorted(folder.glob("*")) if folder.is_dir() else []
-    return "2 " + " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.is_file())
+    return f"3 {model_checksum(name.removeprefix('hf:'))}"
