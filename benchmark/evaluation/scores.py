@@ -17,6 +17,7 @@ from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.support.errors import CmrBenchError, DataError
 
 ArrayLike = NDArray[Any] | Tensor
+_EXACT = 2**53  # from here on float64 has no place for every whole number
 
 
 @runtime_checkable
@@ -46,7 +47,8 @@ class TextSelectable(Protocol):
 class EmbeddingScores:
     """Inner products of image and text vectors, by default cosines.
 
-    Half precision and integers are widened to float32, float64 stays. Memory-mapped arrays are read into memory.
+    Half precision and short integers are widened to float32, integers of 32 bits and more to float64, float64 stays.
+    Memory-mapped arrays are read into memory.
 
     Args:
         images: ``(n_images, dim)``.
@@ -82,11 +84,13 @@ class EmbeddingScores:
 class MatrixScores:
     """A similarity matrix that exists already, in memory or memory-mapped; it is read block by block.
 
+    Half precision and short integers are widened to float32, integers of 32 bits and more to float64, float64 stays.
+
     Args:
         similarity: ``(n_images, n_texts)``.
 
     Raises:
-        DataError: if it is not a matrix.
+        DataError: if it is not a matrix; when read, if an integer is too large for float64.
     """
 
     def __init__(self, similarity: ArrayLike) -> None:
@@ -105,7 +109,7 @@ class MatrixScores:
         values = self.similarity[images, columns]
         # Only memory that can be written and runs forward can be shared, a memory-mapped file is copied tile by tile.
         shared = values.flags.writeable and min(values.strides) >= 0
-        return torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype), copy=None if shared else True))
+        return _from_numpy(values, copy=None if shared else True)
 
     def take_texts(self, order: NDArray[np.int64]) -> MatrixScores:
         """Return the source whose text ``j`` is this source's text ``order[j]``."""
@@ -261,10 +265,7 @@ def as_numpy(values: ArrayLike) -> NDArray[Any]:
 def _embedding(values: ArrayLike, kind: str, normalize: bool) -> Tensor:
     if values.ndim != 2 or 0 in values.shape:
         raise DataError(f"{kind} embeddings are a matrix (n_{kind}s, dim), these have shape {_shape(values)}")
-    if isinstance(values, Tensor):
-        rows = _widen(values.detach())
-    else:
-        rows = torch.from_numpy(np.array(values, dtype=_wide_dtype(values.dtype)))
+    rows = _widen(values.detach()) if isinstance(values, Tensor) else _from_numpy(values)
     # Part by part, because float64 takes twice the room.
     parts = [rows[part] for part in slices(len(rows), 8192)]
     norms = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
@@ -275,11 +276,26 @@ def _embedding(values: ArrayLike, kind: str, normalize: bool) -> Tensor:
 
 
 def _widen(values: Tensor) -> Tensor:
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    if values.dtype in (torch.float32, torch.float64):
+        return values
+    if values.dtype.is_floating_point or values.dtype.itemsize < 4:
+        return values.float()
+    return _exact(values.double())
 
 
-def _wide_dtype(dtype: np.dtype[Any]) -> type[np.floating[Any]]:
-    return np.float64 if dtype.kind == "f" and dtype.itemsize >= 8 else np.float32
+def _exact(values: Tensor) -> Tensor:
+    largest = values.abs().max().item() if values.numel() else 0
+    if largest >= _EXACT:
+        raise DataError(f"integers of {largest:.0f} lose their order in float64: subtract a constant, or divide them")
+    return values
+
+
+def _from_numpy(values: NDArray[Any], copy: bool | None = True) -> Tensor:
+    # Whole numbers from 2^24 on, counts or products of quantised vectors, would fall together in float32.
+    whole = values.dtype.kind in "iu" and values.dtype.itemsize >= 4
+    wide = whole or (values.dtype.kind == "f" and values.dtype.itemsize >= 8)
+    widened = torch.from_numpy(np.array(values, dtype=np.float64 if wide else np.float32, copy=copy))
+    return _exact(widened) if whole else widened
 
 
 def _shape(values: ArrayLike) -> tuple[int, ...]:
