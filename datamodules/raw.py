@@ -12,7 +12,7 @@ import functools
 import itertools
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ class Inputs:
         spec: The views that the layers were built for.
         image: How its image view is made of photographs; None where they do not give it.
         text: How its text view is made of sentences; None where they do not give it.
+        content: Checksums of what the run read, see ``Result.content``; empty in files of earlier versions.
     """
 
     spec: DataSpec
     image: Origin | None
     text: Origin | None
+    content: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ def describe(data: RetrievalDataModule) -> Inputs:
     assert data.spec is not None
     assert split.images is not None
     assert split.texts is not None
-    return Inputs(data.spec, split.images.origin(), split.texts.origin())
+    content = data.content(data.spec.image.kind, data.spec.text.kind)
+    return Inputs(data.spec, split.images.origin(), split.texts.origin(), content)
 
 
 def save(folder: Path, inputs: Inputs) -> None:
     """Write the inputs of a run into its folder."""
     settings: dict[str, Any] = {"schema": _SCHEMA, "spec": dataclasses.asdict(inputs.spec)}
+    settings["content"] = dict(inputs.content)
     arrays: dict[str, Any] = {}
     for side, origin in (("image", inputs.image), ("text", inputs.text)):
         settings[side] = None if origin is None else {"kind": origin.kind, "settings": dict(origin.settings)}
@@ -98,7 +102,8 @@ def load(folder: Path) -> Inputs | None:
         spec = dict(stored.settings["spec"])
         for side in ("image", "text"):
             spec[side] = ViewSpec(**{**spec[side], "shape": tuple(spec[side]["shape"])})
-        return Inputs(DataSpec(**spec), *(_side(stored, side) for side in ("image", "text")))
+        content = {str(part): str(value) for part, value in stored.settings.get("content", {}).items()}
+        return Inputs(DataSpec(**spec), _side(stored, "image"), _side(stored, "text"), content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"cannot read {file}: {error}; remove it, and it is made again where the data set is at hand"

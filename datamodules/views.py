@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import cache_dir as cache_dir
+from cmr_bench.support.places import without_folders
 
 _AT_ONCE = 1 << 22  # values that are read at once for a checksum
 
@@ -64,7 +65,7 @@ class DataSpec:
     def record(self) -> dict[str, Any]:
         """Return the views as a result keeps them: kind, source and shape of an item, by side."""
         return {
-            side: {"kind": view.kind, "source": view.source, "shape": list(view.shape)}
+            side: {"kind": view.kind, "source": without_folders(view.source), "shape": list(view.shape)}
             for side, view in (("image", self.image), ("text", self.text))
         }
 

@@ -216,7 +216,7 @@ def _marked(**changes: Any) -> Callable[[dict[str, Any]], Any]:
         (_altered(_without_mark), "an older version wrote it"),
         (_altered(_marked(format=9, version="7.0")), "it has format 9 of cmr-bench 7.0, this one reads 1"),
         (_altered(_marked(method="vsepp")), "it is of vsepp, not of own.py:Linear"),
-        (_altered(_marked(model={"dim": 9})), "another --model."),
+        (_altered(_marked(model={"dim": 9})), "it was trained with --model.dim 9, not 8"),
     ],
 )
 def test_a_checkpoint_that_is_not_of_this_run(

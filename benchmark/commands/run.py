@@ -130,7 +130,7 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
 
     child = environment.value(environment.RUN_FOLDER)
     label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-    short = [name.rpartition(":")[2] for name in (config.dataset, config.method)]
+    short = [name.rpartition(":")[2] for name in (config.data_label, config.method)]
     folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
     try:
         return _go(config, folder, args.logger)

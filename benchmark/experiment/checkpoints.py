@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from cmr_bench.experiment.identity import PARTS, Difference, essence, other_options
 from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.results.content import other_content
 from cmr_bench.support.errors import CmrBenchError, first_line
 from cmr_bench.support.files import replacing
+from cmr_bench.support.places import without_folders
 from cmr_bench.version import __version__
 
 FORMAT = 1
@@ -22,17 +25,32 @@ _MARK = "cmr_bench"
 class Checkpoints(TorchCheckpointIO):
     """Reads and writes the checkpoints of one run.
 
+    A checkpoint of another method, of other options that can change a number, or of other data is refused: the result
+    claims one configuration for every epoch. What a checkpoint of an earlier version does not say is not compared.
+
     Args:
-        config: The run; a checkpoint of another method or other options of it is refused.
+        config: The run.
+        content: Checksums of what it reads, see ``Result.content``.
+        advice: What to do about a checkpoint that is refused.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        content: Mapping[str, str] | None = None,
+        advice: str = "delete it to train from the start",
+    ) -> None:
         super().__init__()
+        self.config, self.content, self.advice = config, dict(content or {}), advice
+        chosen = essence(config.__dict__)
         self.mark: dict[str, Any] = {
             "format": FORMAT,
             "version": __version__,
-            "method": config.method,
-            "model": dict(config.model),
+            "method": config.method_label,
+            "dataset": config.data_label,
+            "seed": config.seed,
+            **{part: chosen[part] for part in PARTS},
+            "content": self.content,
         }
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -60,12 +78,10 @@ class Checkpoints(TorchCheckpointIO):
             stored = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # a damaged file can fail in any way
             line = first_line(error)[:200]
-            raise CmrBenchError(
-                f"{path} cannot be read as a checkpoint ({line}): delete it to train from the start"
-            ) from error
+            raise CmrBenchError(f"{path} cannot be read as a checkpoint ({line}): {self.advice}") from error
         problem = self._problem(stored)
         if problem:
-            raise CmrBenchError(f"{path} is no checkpoint of this run: {problem}; delete it to train from the start")
+            raise CmrBenchError(f"{path} is no checkpoint of this run: {problem}; {self.advice}")
         return dict(stored)
 
     def _problem(self, stored: Any) -> str:
@@ -74,10 +90,36 @@ class Checkpoints(TorchCheckpointIO):
             return "it does not say which method it is of, so another program or an older version wrote it"
         if mark.get("format") != FORMAT:
             return f"it has format {mark.get('format')} of cmr-bench {mark.get('version')}, this one reads {FORMAT}"
-        if mark.get("method") != self.mark["method"]:
-            return f"it is of {mark.get('method')}, not of {self.mark['method']}"
-        theirs, ours = mark.get("model"), self.mark["model"]
-        if not isinstance(theirs, dict):
+        for name in ("method", "dataset"):
+            theirs = without_folders(mark.get(name, self.mark[name] if name == "dataset" else None))
+            if theirs != self.mark[name]:
+                return f"it is of {theirs}, not of {self.mark[name]}"
+        if not isinstance(mark.get("model"), dict):
             return "it does not say which options it was trained with"
-        other = sorted(str(name) for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
-        return f"it was trained with another --model.{', --model.'.join(other)}" if other else ""
+        said = [part for part in PARTS if isinstance(mark.get(part), dict)]
+        options = other_options({**mark, "seed": self.config.seed}, self.config, said)
+        if mark.get("seed", self.config.seed) != self.config.seed:
+            options.append(Difference("seed", mark["seed"], self.config.seed))
+        content = mark.get("content")
+        parts = other_content(content, self.content) if isinstance(content, dict) else []
+        return "; ".join(
+            [
+                *([f"it was trained with {', '.join(map(str, options))}"] if options else []),
+                *([f"it was trained on another content of {', '.join(parts)}"] if parts else []),
+            ]
+        )
+
+
+def read_mark(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint says of its run, without reading its weights; nothing where there is no checkpoint.
+
+    Raises:
+        CmrBenchError: If it cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        mark = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(_MARK)
+    except Exception as error:  # a damaged file can fail in any way
+        raise CmrBenchError(f"{path} cannot be read as a checkpoint ({first_line(error)[:200]})") from error
+    return mark if isinstance(mark, Mapping) else {}

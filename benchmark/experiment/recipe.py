@@ -19,13 +19,13 @@ from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
-from cmr_bench.support.places import data_root, locate
+from cmr_bench.support.places import data_root, locate, without_folders
 
 FIDELITIES = ("paper", "code", "reconstruction")
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
-    *("data.root", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.seed"),
+    *("data.root", "data.name", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.seed"),
     *("data.image_features", "data.text_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
     *("trainer.bootstrap", "trainer.progress"),
@@ -91,6 +91,16 @@ class RunConfig:
     seed: int = 0
     variant: str = ""
     fidelity: str = "reconstruction"
+
+    @property
+    def method_label(self) -> str:
+        """Name of the method in results: its short name, or ``FILE.py:Class`` without the folder."""
+        return str(without_folders(self.method))
+
+    @property
+    def data_label(self) -> str:
+        """Name of the data set in results: what the user calls it (``--data.name``), else its short name."""
+        return str(self.data.get("name") or without_folders(self.dataset))
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML that `cmr-bench run --config` takes."""
@@ -247,12 +257,13 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """Return the options that differ from the constructors' defaults, by dotted name.
 
     Two runs of a method are repetitions of one experiment only where these agree. Options that change no score, such as
-    devices, or that a result records elsewhere, such as features, are left out.
+    devices, or that a result records elsewhere, such as features, are left out. Of absolute paths the last name is
+    kept: no folder of somebody's machine belongs in a record.
     """
     defaults = option_parser(config.method, config.dataset).get_defaults()
     chosen = {"model": config.model, "data": config.data, "trainer": config.trainer}
     return {
-        f"{part}.{name}": _json_value(value)
+        f"{part}.{name}": without_folders(_json_value(value))
         for part, options in chosen.items()
         for name, value in options.items()
         if f"{part}.{name}" not in _NO_SETTING and _json_value(value) != _json_value(defaults.get(f"{part}.{name}"))

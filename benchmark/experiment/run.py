@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.experiment import launch, recipe
 from cmr_bench.experiment.examples import examples, store_examples
+from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.experiment.selection import Selection, fit
 from cmr_bench.experiment.trainer import device_name, interruptible, make_logger, make_trainer, quiet
@@ -36,6 +38,7 @@ class Experiment:
         module: The method, built for the data.
         data: The data set, loaded in the views of the method.
         options: The Trainer's options.
+        content: Checksums of what it reads, see ``Result.content``.
     """
 
     config: RunConfig
@@ -43,6 +46,7 @@ class Experiment:
     module: RetrievalModule
     data: RetrievalDataModule
     options: TrainerOptions
+    content: Mapping[str, str]
 
     @property
     def family(self) -> str:
@@ -63,7 +67,9 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
     """
     one = configure(config, folder)
     with quiet():
-        trainer = make_trainer(one.options, folder, make_logger(logger, folder, config, one.family), config)
+        trainer = make_trainer(
+            one.options, folder, make_logger(logger, folder, config, one.family), config, one.content
+        )
         selection = fit(trainer, one.module, one.data, folder, config.seed)
         with interruptible(trainer):
             trainer.test(one.module, datamodule=one.data, verbose=False)
@@ -85,7 +91,8 @@ def configure(config: RunConfig, folder: Path) -> Experiment:
     assert isinstance(data, RetrievalDataModule)
     launch.check_devices(options)
     module.attach(data, options.evaluation(data.selection))
-    return Experiment(config, folder, module, data, options)
+    content = data.content(module.image_view, module.text_view, module.tokenizer) | file_content(config)
+    return Experiment(config, folder, module, data, options, content)
 
 
 def make_result(run: Experiment, selection: Selection, device: str) -> Result:
@@ -102,8 +109,8 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
     evaluation = tested.evaluation
     cost = Cost.of(module, selection.train_seconds, tested.encode_seconds, tested.score_seconds)
     return Result(
-        method=config.method,
-        data=config.dataset,
+        method=config.method_label,
+        data=config.data_label,
         metrics=dict(evaluation.metrics),
         run_id=run.folder.name,
         variant=config.variant,
@@ -128,6 +135,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         flags=[*evaluation.flags, *data.evaluation.flags],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         options=recipe.settings(config),
+        content=dict(run.content),
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lightning as L
@@ -67,7 +67,7 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
 
     if launch.rank() != 0:
         return WandbLogger()
-    named = wandb_runs.labels(config.method, config.dataset, config.seed, config.variant, family)
+    named = wandb_runs.labels(config.method_label, config.data_label, config.seed, config.variant, family)
     try:
         begun = wandb.init(
             **wandb_runs.arguments(folder), **named, config={**config.__dict__, "family": family}, allow_val_change=True
@@ -87,8 +87,10 @@ def device_name(trainer: L.Trainer) -> str:
     return f"{trainer.world_size} x {name}"
 
 
-def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, config: RunConfig) -> L.Trainer:
-    """Make the Lightning Trainer of a run."""
+def make_trainer(
+    options: TrainerOptions, folder: Path, logger: Logger | bool, config: RunConfig, content: Mapping[str, str]
+) -> L.Trainer:
+    """Make the Lightning Trainer of a run; ``content`` is what it reads, see ``Result.content``."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -120,7 +122,7 @@ def make_trainer(options: TrainerOptions, folder: Path, logger: Logger | bool, c
         deterministic=options.deterministic or None,
         limit_train_batches=options.limit_train_batches or None,
         callbacks=callbacks,
-        plugins=[Checkpoints(config)],
+        plugins=[Checkpoints(config, content)],
         logger=logger,
         num_sanity_val_steps=0,
         enable_progress_bar=options.progress,

@@ -9,10 +9,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from cmr_bench import registry
 from cmr_bench.evaluation.definitions import by_mid_rank, in_words_of_today
+from cmr_bench.results.content import by_content
 from cmr_bench.results.record import Result
 
 if TYPE_CHECKING:
@@ -221,23 +223,28 @@ def _test_size(result: Result) -> tuple[int, int]:
 
 def _section(bucket: Sequence[Result], folds: int | None) -> Section:
     """Average the repetitions of each experiment, for the whole test split or for one number of folds."""
-    groups: dict[str, list[tuple[Result, dict[str, float]]]] = defaultdict(list)
+    alike: dict[str, list[tuple[Result, dict[str, float]]]] = defaultdict(list)
     for result in bucket:
         metrics = _metrics(result, folds)
         if metrics:
-            groups[_experiment(result)].append((result, metrics))
+            alike[_experiment(result)].append((result, metrics))
+    groups = [
+        [runs[place] for place in places]
+        for runs in alike.values()
+        for places in by_content([result.content for result, _ in runs])
+    ]
     fingerprints = {result.fingerprint for result in bucket if result.fidelity != "external"}
     fingerprint = fingerprints.pop() if len(fingerprints) == 1 else ""
     definitions = {name: text for result in bucket for name, text in _definitions(result).items()}
     section = Section(bucket[0].data, folds, *_test_size(bucket[0]), fingerprint, definitions)
     facts = []
-    for group in groups.values():
+    for group in groups:
         latest: dict[int | None, tuple[Result, dict[str, float]]] = {}
         for result, metrics in sorted(group, key=lambda pair: (pair[0].created, pair[0].run_id)):
             latest[result.seed] = (result, metrics)
         runs = [latest[seed] for seed in sorted(latest, key=lambda seed: (seed is None, seed or 0))]
         section.rows.append(replace(_row(runs), superseded=len(group) - len(runs)))
-        facts.append(_facts(runs[0][0]))
+        facts.append(_facts(max((run for run, _ in runs), key=lambda run: len(run.content))))
     _set_apart(section.rows, facts)
     return section
 
@@ -250,7 +257,7 @@ def _metrics(result: Result, folds: int | None) -> dict[str, float]:
 
 
 def _experiment(result: Result) -> str:
-    """Return what repetitions of one experiment have in common; the seed is all in which they may differ."""
+    """Return what repetitions of one experiment have in common beside what they read; the seed may differ."""
     same = (
         *(result.method, result.variant, result.family, result.fidelity, result.fingerprint, result.label_space),
         *(result.options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(result.flags)),
@@ -305,6 +312,11 @@ def _facts(result: Result) -> dict[str, str]:
     facts["post"] = str(result.protocol.get("postprocess") or "")
     facts["folds"] = f"folds {result.protocol.get('folds')}"
     facts["skipped"] = f"{sum(result.skipped.values())} images skipped" if any(result.skipped.values()) else ""
+    for part in ("train", "val"):
+        facts[f"{part} content"] = f"{part} {result.content[part][:8]}" if part in result.content else ""
+    for side in ("images", "texts", "model"):
+        values = [value for part, value in result.content.items() if side in part.split(".")]
+        facts[f"{side} content"] = f"{side} {sha256(' '.join(values).encode()).hexdigest()[:8]}" if values else ""
     facts["fingerprint"] = f"test {result.fingerprint[-8:]}" if result.fingerprint else ""
     return facts
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from cmr_bench.experiment.identity import same_run
 from cmr_bench.regression.expected import (
     FALSE_ALARMS,
     Entry,
@@ -24,7 +25,7 @@ from cmr_bench.regression.expected import (
 )
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result
 from cmr_bench.suites.plan import Job
-from cmr_bench.suites.stored import Stored, same_run
+from cmr_bench.suites.stored import Stored
 from cmr_bench.support.errors import CmrBenchError
 
 Verdict = Literal["as expected", "fell", "suspiciously better"]
@@ -154,7 +155,7 @@ class Found:
     @property
     def entry(self) -> Entry:
         """The method on the data set that it is of."""
-        return Entry(self.job.config.method, self.job.config.dataset, self.job.config.variant)
+        return Entry(self.job.config.method_label, self.job.config.data_label, self.job.config.variant)
 
 
 def collect(planned: Sequence[Job], runs: Path, failed: Mapping[str, str]) -> list[Found]:

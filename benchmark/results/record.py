@@ -50,6 +50,8 @@ class Result:
         flags: ensemble, transductive, uses_test_groups, selected_on_test.
         skipped: Images left out for want of a file, by split.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
+        content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
+            ``<split>.images`` and ``<split>.texts`` (photographs, features, vectors), files that options name.
         created: Time of writing, UTC.
         schema: Version of this record.
     """
@@ -80,6 +82,7 @@ class Result:
     flags: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
 
@@ -120,7 +123,14 @@ def read_result(path: Path) -> Result:
     known = {f.name for f in dataclasses.fields(Result)}
     result = Result(**{name: value for name, value in record.items() if name in known})
     result.intervals = {name: (low, high) for name, (low, high) in result.intervals.items()}
+    result.views = {side: _without_folder(view) for side, view in result.views.items()}
     return result
+
+
+def _without_folder(view: Any) -> Any:
+    """Take the folder, absolute or not, from the name of an array that an earlier version recorded with it."""
+    source = view.get("source") if isinstance(view, dict) else None
+    return {**view, "source": Path(source).name} if isinstance(source, str) and source.endswith(".npy") else view
 
 
 def _whole(value: Any) -> TypeGuard[int]:

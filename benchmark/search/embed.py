@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cmr_bench.models.scoring import Encoded, assemble
 from cmr_bench.search.trained import TrainedRun
+from cmr_bench.support.checksums import readable_checksums
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import cache_dir
 
@@ -47,7 +48,7 @@ class Embedded:
 
 
 class Cache:
-    """Embeddings of one run by key: SHA-256 of path, size and time of change of a photograph, or of a sentence.
+    """Embeddings of one run by key: the checksum of the content of a photograph, or of a sentence.
 
     Args:
         checksum: Checksum of the run.
@@ -128,13 +129,6 @@ def _decode(form: str, values: Sequence[bytes]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
-def photo_key(file: Path) -> Key:
-    """Return the key of a photograph; it changes with the file's place, size and time of change."""
-    state = file.stat()
-    name = str(file.resolve()).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(b"\0".join([name, b"%d" % state.st_size, b"%d" % state.st_mtime_ns])).digest()
-
-
 def embed_texts(run: TrainedRun, cache: Cache, texts: Sequence[str], batch_size: int = 64) -> Embedded:
     """Embed sentences that the cache does not hold yet."""
     keys = [hashlib.sha256(b"text\0" + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
@@ -171,12 +165,10 @@ def embed_photos(
     """
     result = Embedded()
     keys: list[Key | None] = []
-    for row, file in enumerate(files):
-        try:
-            keys.append(photo_key(file))
-        except OSError as error:
-            keys.append(None)
-            result.skipped.append((row, f"cannot read photo {file}: {error.strerror or error}"))
+    for row, found in enumerate(readable_checksums(files)):
+        keys.append(bytes.fromhex(found) if isinstance(found, str) else None)
+        if isinstance(found, DataError):
+            result.skipped.append((row, str(found)))
     known = cache.known([key for key in keys if key is not None])
     wanted = {key: file for key, file in zip(keys, files, strict=True) if key is not None and key not in known}
     if wanted:
@@ -184,8 +176,10 @@ def embed_photos(
     for row, key in enumerate(keys):
         if key is None:
             continue
-        if known[key]:
-            result.skipped.append((row, known[key]))
+        if reason := known[key]:
+            # The reason may name another file with the same content.
+            told = reason if str(files[row]) in reason else f"cannot decode photo {files[row]}"
+            result.skipped.append((row, told))
         else:
             result.rows.append(row)
             result.keys.append(key)

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +17,7 @@ from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.views import Origin, View, ViewSpec
 from cmr_bench.experiment import recipe
+from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.scoring import Encoded, as_rows
@@ -103,6 +104,7 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     if config.data.get("seed") is None:
         config.data["seed"] = config.seed
+    trained = deepcopy(config)
     if config.model.get("image_view") == "pixels" and "cnn_weights" in config.model:
         # The checkpoint holds the network that reads pixels, so the file that it began with is not needed.
         config.model["cnn_weights"] = "random"
@@ -110,8 +112,9 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
         module, data, _ = recipe.instantiate(config)
         assert isinstance(module, RetrievalModule)
         inputs = _inputs(folder, module, data)
+        reader = Checkpoints(trained, inputs.content, "train the run again")
         try:
-            stored: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            stored = reader.load_checkpoint(checkpoint)
             module.build(inputs.spec)
             module.load_state(stored["state_dict"])
         except CmrBenchError:
@@ -121,8 +124,8 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
             raise DataError(f"cannot load the weights {checkpoint}: {reason}; train the run again") from error
     return TrainedRun(
         folder,
-        config.method,
-        config.dataset,
+        config.method_label,
+        config.data_label,
         module.eval().to(device),
         inputs,
         _checksum([checkpoint, folder / raw.INPUTS_FILE]),

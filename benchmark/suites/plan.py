@@ -12,16 +12,10 @@ from typing import Any
 import yaml
 
 from cmr_bench.experiment import recipe
+from cmr_bench.experiment.identity import essence
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.suites.tables import read_tables
 from cmr_bench.support.errors import UsageError, did_you_mean
-
-# What changes no number, or only its last digits: where the data lies, what computes, what is shown.
-_NO_ESSENCE = {
-    "data": ("root", "num_workers", "eval_batch_size"),
-    "trainer": ("accelerator", "devices", "num_nodes", "strategy", "deterministic", "bootstrap", "progress"),
-}
-
 
 _ENTRIES = {"about", "seeds", "options", "runs", "tables"}
 _RUN_ENTRIES = {"method", "data", "variants", "seeds", "options"}
@@ -37,7 +31,7 @@ class Job:
     def title(self) -> str:
         """Name of the run in progress and failures."""
         variant = f" ({self.config.variant})" if self.config.variant else ""
-        return f"{self.config.method}{variant} on {self.config.dataset}, seed {self.config.seed}"
+        return f"{self.config.method}{variant} on {self.config.data_label}, seed {self.config.seed}"
 
 
 def shipped() -> dict[str, str]:
@@ -140,16 +134,3 @@ def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Seque
                         if key not in planned:
                             planned.add(key)
                             yield job
-
-
-def essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a configuration that can change a number."""
-    found: dict[str, Any] = json.loads(json.dumps(dict(config), default=str))
-    for part in ("model", "data", "trainer"):
-        options = found.get(part)
-        kept = options.items() if isinstance(options, dict) else ()
-        found[part] = {key: value for key, value in kept if key not in _NO_ESSENCE.get(part, ())}
-    if found["data"].get("seed") is None:
-        found["data"]["seed"] = found.get("seed")
-    found.pop("fidelity", None)
-    return found

@@ -173,7 +173,7 @@ def _launch(job: Job, folder: Path | None, runs: Path, logger: str, threads: int
     config = job.config
     if folder is None:
         label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-        folder = new_run_folder(runs, short_name(config.dataset), short_name(config.method), label)
+        folder = new_run_folder(runs, short_name(config.data_label), short_name(config.method), label)
     # An unfinished run goes on where and how it is computed now.
     write_atomic(folder / "config.yaml", config.to_yaml())
     log = runs / "logs" / f"{folder.parent.parent.name}-{folder.parent.name}-{folder.name}.log"

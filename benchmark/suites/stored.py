@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.experiment import recipe
+from cmr_bench.experiment.checkpoints import read_mark
+from cmr_bench.experiment.identity import content_of, essence, same_run
 from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.results.content import other_content
 from cmr_bench.results.record import RESULT_FILE, Result, read_result
 from cmr_bench.results.store import stored_configuration
-from cmr_bench.suites.plan import Job, essence
+from cmr_bench.suites.plan import Job
 from cmr_bench.support.errors import CmrBenchError
-
-
-def same_run(stored: Mapping[str, Any], config: RunConfig) -> bool:
-    """Tell whether a stored configuration is the run that ``config`` asks for.
-
-    What cannot change a number does not count: where the data lies, worker processes, devices, progress bars. An option
-    that is younger than the stored run had its default there.
-    """
-    found, wanted = essence(stored), essence(config.__dict__)
-    for part in ("model", "data", "trainer"):
-        if any(name not in wanted[part] or wanted[part][name] != value for name, value in found[part].items()):
-            return False
-        for name in wanted[part].keys() - found[part].keys():
-            found[part][name] = _default(config.method, config.dataset, f"{part}.{name}")
-    return found == wanted
-
-
-def _default(method: str, dataset: str, name: str) -> Any:
-    return json.loads(json.dumps(_defaults(method, dataset).get(name), default=str))
-
-
-@functools.cache
-def _defaults(method: str, dataset: str) -> Any:
-    return recipe.option_parser(method, dataset).get_defaults()
 
 
 def _same_but_for_the_seed(stored: Mapping[str, Any], config: RunConfig) -> bool:
@@ -56,10 +33,11 @@ class Stored:
     def __init__(self, runs: Path) -> None:
         self.runs = runs
         self._read: dict[Path, list[tuple[Path, dict[str, Any]]]] = {}
+        self._content: dict[str, dict[str, str]] = {}
 
     def folders(self, config: RunConfig) -> list[tuple[Path, dict[str, Any]]]:
         """Return the run folders of a method on a data set, oldest first, with what their ``config.yaml`` holds."""
-        place = self.runs / short_name(config.dataset) / short_name(config.method)
+        place = self.runs / short_name(config.data_label) / short_name(config.method)
         if place not in self._read:
             self._read[place] = [
                 (file.parent, content)
@@ -69,7 +47,7 @@ class Stored:
         return self._read[place]
 
     def find(self, config: RunConfig) -> tuple[Path | None, bool]:
-        """Look for a run of this configuration.
+        """Look for a run of this configuration, on the data as it is now.
 
         Returns:
             Its folder, or None, and whether it is finished; a finished one is preferred.
@@ -77,10 +55,34 @@ class Stored:
         unfinished = None
         for folder, content in self.folders(config):
             if same_run(content, config):
-                if (folder / RESULT_FILE).is_file():
+                finished = (folder / RESULT_FILE).is_file()
+                if other_content(_content(folder, finished), self._now(config)):
+                    continue
+                if finished:
                     return folder, True
                 unfinished = folder
         return unfinished, False
+
+    def _now(self, config: RunConfig) -> dict[str, str]:
+        """Return what the run would read now; nothing where that cannot be told, as without the data set."""
+        part = essence(config.__dict__)
+        key = json.dumps([config.method, config.dataset, part["model"], part["data"], config.data.get("root")])
+        if key not in self._content:
+            try:
+                self._content[key] = content_of(config)
+            except CmrBenchError:
+                self._content[key] = {}
+        return self._content[key]
+
+
+def _content(folder: Path, finished: bool) -> Mapping[str, str]:
+    """Return what a stored run was made from, as far as it says."""
+    try:
+        if finished:
+            return read_result(folder / RESULT_FILE).content
+        return read_mark(folder / "checkpoints" / "last.ckpt").get("content", {})
+    except CmrBenchError:
+        return {}
 
 
 def short_name(name: str) -> str:

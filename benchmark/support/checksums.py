@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from cmr_bench.support.errors import DataError
@@ -27,18 +28,32 @@ def checksums(files: Sequence[Path]) -> list[str]:
     Raises:
         DataError: If a file cannot be read.
     """
+    found = []
+    for value in readable_checksums(files):
+        if isinstance(value, DataError):
+            raise value
+        found.append(value)
+    return found
+
+
+def readable_checksums(files: Sequence[Path]) -> list[str | DataError]:
+    """Return the same as :func:`checksums`, and in the place of a file that cannot be read the reason."""
     states = [_state(file) for file in files]
+    there = {state.name: (state, file) for state, file in zip(states, files, strict=True) if isinstance(state, _State)}
     with _memory() as memory:
-        known = _recall(memory, [name for name, _, _ in states])
-        found = {name: known[name][1] for name, state, _ in states if known.get(name, ("", ""))[0] == state}
-        unknown = {name: file for (name, _, _), file in zip(states, files, strict=True) if name not in found}
+        known = _recall(memory, list(there))
+        found: dict[bytes, str | DataError] = {
+            name: known[name][1] for name, (state, _) in there.items() if known.get(name, ("", ""))[0] == state.text
+        }
+        unknown = {name: file for name, (_, file) in there.items() if name not in found}
         if unknown:
             started = time.time()
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="checksum") as pool:
-                found |= zip(unknown, pool.map(read_checksum, unknown.values()), strict=True)
-            settled = {name: state for name, state, changed in states if changed < started - _FRESH}
-            _remember(memory, [(name, settled[name], found[name]) for name in unknown if name in settled])
-    return [found[name] for name, _, _ in states]
+                found |= zip(unknown, pool.map(_read, unknown.values()), strict=True)
+            settled = [name for name in unknown if there[name][0].changed < started - _FRESH]
+            new = [(name, there[name][0].text, value) for name in settled if isinstance(value := found[name], str)]
+            _remember(memory, new)
+    return [found[state.name] if isinstance(state, _State) else state for state in states]
 
 
 def checksum(file: Path) -> str:
@@ -78,13 +93,29 @@ def combined(parts: Mapping[str, str] | Iterator[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def _state(file: Path) -> tuple[bytes, str, float]:
+@dataclass(frozen=True)
+class _State:
+    """A file as it is: its path, what changes with its content, and when that changed last, in seconds."""
+
+    name: bytes
+    text: str
+    changed: float
+
+
+def _state(file: Path) -> _State | DataError:
     try:
         found = file.stat()
     except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    state = f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
-    return os.fsencode(os.path.abspath(file)), state, max(found.st_mtime, found.st_ctime)  # noqa: PTH100
+        return DataError(f"cannot read {file}: {error.strerror or error}")
+    text = f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    return _State(os.fsencode(os.path.abspath(file)), text, max(found.st_mtime, found.st_ctime))  # noqa: PTH100
+
+
+def _read(file: Path) -> str | DataError:
+    try:
+        return read_checksum(file)
+    except DataError as error:
+        return error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import platformdirs
 
@@ -21,6 +22,24 @@ def check_name(name: str) -> str:
             f"--data.name {name[:80]!r}: use up to 64 letters, digits and . _ + -, a letter or digit first"
         )
     return name
+
+
+def without_folders(value: Any) -> Any:
+    """Return an option's value as a record may hold it: of an absolute path, and of one that climbs, the last name.
+
+    Args:
+        value: What JSON can hold; lists and tables are gone through.
+    """
+    if isinstance(value, dict):
+        return {name: without_folders(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    library, path = re.fullmatch(r"((?:hf|timm|torchvision):)?(.*)", value, re.DOTALL).groups(default="")
+    if not re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", path):
+        return value
+    return f"{library}{name}" if (name := PureWindowsPath(path).name) else value
 
 
 def data_root(root: str | Path | None = None) -> Path | None:
