@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -409,6 +410,58 @@ def test_runs_without_weights_or_raw_inputs(
     (copy / "failed.json").write_text(json.dumps({"schema": 1, "reason": "the loss is nan"}))
     assert main(words) == 1
     assert "failed in training (the loss is nan)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("option", "--data.max_words 64, not 5"),
+        ("inputs.safetensors", "another content of train"),
+        ("checkpoints/best.ckpt", "--data.content_seed 5, not 0"),
+    ],
+)
+def test_weights_are_read_as_a_run_reads_them(
+    change: str,
+    told: str,
+    runs: Callable[[str], Path],
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights of another configuration, or words of another data set, would answer with nonsense."""
+    copy = shutil.copytree(runs("vsepp"), tmp_path / "copy")
+    if change == "option":
+        config = (copy / "config.yaml").read_text()
+        (copy / "config.yaml").write_text(config.replace("max_words: 64", "max_words: 5"))
+    else:
+        other = trained(tmp_path / "other", ["--model", "vsepp", *SMALL, *QUICK, "--data.content_seed", "5"])
+        shutil.copy(other / change, copy / change)
+    capsys.readouterr()
+    assert main(["search", str(copy), "x", "--images", str(photos)]) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "train the run again" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_photograph_replaced_with_its_size_and_time_kept_is_embedded_again(
+    runs: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 0, 255))):
+        Image.new("RGB", (64, 64), colour).save(folder / f"{name}.bmp")
+        os.utime(folder / f"{name}.bmp", (1e9, 1e9))
+    words = (runs("vsepp"), "a red circle", "--images", folder)
+    first = {hit["file"]: hit["score"] for hit in search(capsys, *words)["answers"][0]["hits"]}
+    content = [(folder / name).read_bytes() for name in ("a.bmp", "b.bmp")]
+    for name, swapped in zip(("a.bmp", "b.bmp"), content[::-1], strict=True):
+        (folder / name).write_bytes(swapped)
+        os.utime(folder / name, (1e9, 1e9))
+    after = {hit["file"]: hit["score"] for hit in search(capsys, *words)["answers"][0]["hits"]}
+    one, two = (str(folder / name) for name in ("a.bmp", "b.bmp"))
+    assert (after[one], after[two]) == pytest.approx((first[two], first[one]), abs=1e-6)
+    assert abs(first[one] - first[two]) > 1e-4
 
 
 def test_arrays_that_come_with_a_data_set_cannot_be_made(

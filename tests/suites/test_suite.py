@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from cmr_bench.cli import main
-from cmr_bench.experiment import recipe
+from cmr_bench.experiment import callbacks, recipe
 from cmr_bench.suites import plan, pool, stored
 from cmr_bench.support.errors import UsageError
 from tests.support.runs import OWN
@@ -124,6 +126,44 @@ def test_only_what_can_change_a_number_makes_another_run(folder: Path, old: str,
     assert old in text
     store(folder, "x", text.replace(f" {old}" if old[0] in "nrabd" else old, f" {new}" if old[0] in "nrabd" else new))
     assert (stored.Stored(folder / "runs").find(job.config)[0] is not None) == same
+
+
+def test_a_run_on_other_content_is_not_taken_as_stored(
+    tmp_path: Path, write_precomputed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_precomputed(tmp_path / "flickr8k", {"train": 24, "dev": 8, "test": 8})
+    (tmp_path / "try.yaml").write_text(
+        "options: {model.dim: 8, model.word_dim: 8, trainer.max_epochs: 2, trainer.bootstrap: 0, data.min_count: 1}\n"
+        "runs: [{method: vsepp, data: flickr8k}]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.progress=false", "--data.root=.", "--data.image_features=null"]
+    (job,) = plan.jobs(plan.read_suite("try.yaml"), None, options)
+
+    def find() -> tuple[bool, bool]:
+        folder, finished = stored.Stored(tmp_path / "runs").find(job.config)
+        return folder is not None, finished
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = ["run", "--model", "vsepp", "--data", "flickr8k", "--model.dim", "8", "--model.word_dim", "8", *options]
+    words += ["--trainer.max_epochs", "2", "--trainer.bootstrap", "0", "--data.min_count", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.Alarm, "on_train_epoch_end", stop)
+        assert main(words) == 1
+    assert find() == (True, False)
+    features = np.load(data / "dev_ims.npy")
+    np.save(data / "dev_ims.npy", features + 1)
+    assert find() == (False, False)
+    np.save(data / "dev_ims.npy", features)
+    assert find() == (True, False)
+    assert main(words) == 0
+    assert find() == (True, True)
+    np.save(data / "dev_ims.npy", features + 1)
+    assert find() == (False, False)
+    (data / "dev_ims.npy").unlink()
+    assert find() == (True, True)
 
 
 def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
