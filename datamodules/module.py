@@ -262,7 +262,7 @@ class RetrievalDataModule(L.LightningDataModule):
         """
         if not self.splits:
             self._read_splits(image_view)
-        found = {}
+        found: dict[str, str] = {}
         for name, split in self.splits.items():
             images = split.images or self.image_view(image_view, split)
             parts = {name: split.fingerprint(), f"{name}.images": images.content()}

@@ -167,10 +167,10 @@ class ArrayView(View):
     def content(self) -> str:
         """SHA-256 over the rows, with boxes and mask where there are any: values, type and shape."""
         digest = hashlib.sha256()
-        for part in (self.array, self.boxes, self.mask):
-            if part is None:
-                continue
-            per_item = part is not self.boxes or part.ndim == 3
+        parts: list[npt.NDArray[Any]] = [part for part in (self.array, self.boxes, self.mask) if part is not None]
+        for part in parts:
+            # Boxes (R, 4) are the same for every item.
+            per_item = part is not self.boxes or len(part.shape) == 3
             n_rows = len(self) if per_item else len(part)
             digest.update(f"{part.dtype.str} {(n_rows, *part.shape[1:])}".encode())
             step = max(1, _AT_ONCE // max(1, int(np.prod(part.shape[1:]))))

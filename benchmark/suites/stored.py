@@ -80,7 +80,8 @@ def _content(folder: Path, finished: bool) -> Mapping[str, str]:
     try:
         if finished:
             return read_result(folder / RESULT_FILE).content
-        return read_mark(folder / "checkpoints" / "last.ckpt").get("content", {})
+        content = read_mark(folder / "checkpoints" / "last.ckpt").get("content")
+        return content if isinstance(content, dict) else {}
     except CmrBenchError:
         return {}
 

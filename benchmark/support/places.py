@@ -36,7 +36,8 @@ def without_folders(value: Any) -> Any:
         return [without_folders(one) for one in value]
     if not isinstance(value, str):
         return value
-    library, path = re.fullmatch(r"((?:hf|timm|torchvision):)?(.*)", value, re.DOTALL).groups(default="")
+    library = next((name for name in ("hf:", "timm:", "torchvision:") if value.startswith(name)), "")
+    path = value.removeprefix(library)
     if not re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", path):
         return value
     return f"{library}{name}" if (name := PureWindowsPath(path).name) else value
