@@ -1,4 +1,4 @@
-"""Old names of modules: code written for an earlier version goes on importing what has moved.
+"""Old names of modules: code written for an earlier version keeps importing what has moved.
 
 :func:`install` puts a finder at the end of ``sys.meta_path``, so it is asked only for modules that are not there. It
 answers with a module that looks every name up where it lies today.

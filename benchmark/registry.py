@@ -175,11 +175,11 @@ METHODS: dict[str, Method] = {
 
 DATASETS: dict[str, DataSet] = {
     "synthetic": DataSet(
-        "cmr_bench.datamodules.synthetic.module:Synthetic", "drawn objects with captions, no files needed"
+        "cmr_bench.datamodules.synthetic.module:Synthetic", "synthetic images with captions, no files needed"
     ),
     "flickr8k": DataSet(
         "cmr_bench.datamodules.flickr8k:Flickr8k",
-        "6,000 / 1,000 / 1,000 photographs, five sentences each",
+        "6,000 / 1,000 / 1,000 images, five captions each",
         _captioned(
             ("flickr8k",), ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"
         ),
@@ -188,21 +188,21 @@ DATASETS: dict[str, DataSet] = {
     ),
     "flickr30k": DataSet(
         "cmr_bench.datamodules.flickr30k:Flickr30k",
-        "29,000 / 1,014 / 1,000 photographs, five sentences each",
+        "29,000 / 1,014 / 1,000 images, five captions each",
         _captioned(("flickr30k",), ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
         needs=("annotations", "precomputed arrays"),
         layout=_captioned_layout("dataset_flickr30k.json"),
     ),
     "mscoco": DataSet(
         "cmr_bench.datamodules.mscoco:MSCOCO",
-        "113,287 / 5,000 / 5,000 photographs, five sentences or more each",
+        "113,287 / 5,000 / 5,000 images, five or more captions each",
         _captioned(("coco", "mscoco"), ("*2014", "images/*2014", "images", "Images"), "coco"),
         needs=("annotations", "precomputed arrays"),
         layout=_captioned_layout("dataset_coco.json"),
     ),
     "wikipedia": DataSet(
         "cmr_bench.datamodules.wikipedia:Wikipedia",
-        "2,173 / 231 / 462 articles and pictures, 10 categories",
+        "2,173 / 231 / 462 articles and images, 10 categories",
         {
             "split lists": ("*set_txt_img_cat.list",),
             "feature files": ("*.npz", "*.mat"),
@@ -214,7 +214,7 @@ DATASETS: dict[str, DataSet] = {
     ),
     "pascal": DataSet(
         "cmr_bench.datamodules.pascal:Pascal",
-        "800 / 100 / 100 photographs, 20 categories",
+        "800 / 100 / 100 images, 20 categories",
         {
             "sentences": ("sentence/*/*.txt",),
             "photos": ("dataset/*/*.jpg",),
@@ -240,7 +240,7 @@ def _load(target: str) -> type:
     found = getattr(loaded, name, None)
     if not isinstance(found, type):
         classes = [known for known, value in vars(loaded).items() if isinstance(value, type)]
-        raise UsageError(f"{module} holds no class '{name}'.{did_you_mean(name, classes)}")
+        raise UsageError(f"{module} has no class '{name}'.{did_you_mean(name, classes)}")
     return found
 
 
@@ -277,7 +277,7 @@ def _load_module(name: str) -> ModuleType:
 
 def _checked(name: str, found: type, base: type[Base]) -> type[Base]:
     if not issubclass(found, base):
-        raise UsageError(f"{name} is no {base.__name__}: let the class inherit from {base.__module__}.{base.__name__}")
+        raise UsageError(f"{name} is not a {base.__name__}: inherit from {base.__module__}.{base.__name__}")
     return found
 
 

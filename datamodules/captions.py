@@ -128,7 +128,7 @@ class CaptionDataModule(RetrievalDataModule):
             folder = self.folder()
             looked = self.images or ", ".join(self.image_folders)
             raise DataError(
-                f"{self.data_name} has no photographs: looked for {looked} in {folder}; pass --data.images DIR, "
+                f"{self.data_name} has no images: looked for {looked} in {folder}; pass --data.images DIR, "
                 "or --data.image_features NAME with a method that reads features"
             )
         if kind != "pixels" and self._reads_arrays():
@@ -142,7 +142,7 @@ class CaptionDataModule(RetrievalDataModule):
         view = self.arrays[split.name].view(split.image_ids)
         if view.spec.kind != kind:
             raise UsageError(
-                f"the method reads images as '{kind}' but {view.spec.source} holds '{view.spec.kind}' "
+                f"the method reads images as '{kind}' but {view.spec.source} is '{view.spec.kind}' "
                 f"{view.spec.shape}; choose a method or --model.image_view that reads '{view.spec.kind}'"
             )
         return view

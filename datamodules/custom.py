@@ -58,7 +58,7 @@ def seeded_split(image_ids: Sequence[str], seed: int) -> dict[str, str]:
         DataError: If there are fewer than three.
     """
     if len(image_ids) < len(SPLITS):
-        raise DataError(f"{len(image_ids)} image(s) cannot be shared out to train, val and test; add a split column")
+        raise DataError(f"{len(image_ids)} image(s) cannot be split into train, val and test; add a split column")
     names = sorted(image_ids)
     held_out = max(1, round(len(names) * _HELD_OUT))
     order = np.random.default_rng(seed).permutation(len(names))
@@ -192,7 +192,7 @@ class Custom(RetrievalDataModule):
             parts = [] if value is None else [str(value)]
         names = {clean_caption(part, where, "label") for part in parts}
         if not names:
-            raise DataError(f"{where}: no label; every image needs one, or leave the column out")
+            raise DataError(f"{where}: no label; every image needs one, or drop the column")
         return tuple(sorted(names))
 
     def _splits(self, items: Mapping[str, _Item], images: Path, file: Path) -> dict[str, Split]:

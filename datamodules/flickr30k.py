@@ -9,7 +9,7 @@ from cmr_bench.datamodules.captions import CaptionDataModule
 
 
 class Flickr30k(CaptionDataModule):
-    """Flickr30K: 29,000 / 1,014 / 1,000 photographs with five sentences each (Young et al., TACL 2014)."""
+    """Flickr30K: 29,000 / 1,014 / 1,000 images with five captions each (Young et al., TACL 2014)."""
 
     data_name = "flickr30k"
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {

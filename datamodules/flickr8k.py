@@ -9,7 +9,7 @@ from cmr_bench.datamodules.captions import CaptionDataModule
 
 
 class Flickr8k(CaptionDataModule):
-    """Flickr8k: 6,000 / 1,000 / 1,000 photographs with five sentences each (Hodosh et al., JAIR 2013)."""
+    """Flickr8k: 6,000 / 1,000 / 1,000 images with five captions each (Hodosh et al., JAIR 2013)."""
 
     data_name = "flickr8k"
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {

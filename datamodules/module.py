@@ -134,7 +134,7 @@ class RetrievalDataModule(L.LightningDataModule):
 
         if self.image_features is None:
             raise UsageError(
-                f"{self.data_name} has no image features chosen: make some with "
+                f"{self.data_name} has no image features: extract them with "
                 f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152`, "
                 "then pass --data.image_features NAME"
             )
@@ -148,17 +148,15 @@ class RetrievalDataModule(L.LightningDataModule):
 
         if kind == "pixels":
             if split.image_files is None:
-                raise DataError(
-                    f"{self.data_name} has no photographs here to read as pixels; choose --model.image_view vector"
-                )
+                raise DataError(f"{self.data_name} has no images to read as pixels; pass --model.image_view vector")
             return transforms.PixelView(
                 split.image_files, self.image_size, self.augment and split.name == "train", self.seed
             )
         view = store.stored_view(self.feature_store(), split)
         if view.spec.kind != kind:
             raise UsageError(
-                f"the method reads images as '{kind}' but features '{self.image_features}' hold '{view.spec.kind}' "
-                f"{view.spec.shape}; make others with `cmr-bench data features {self.data_name} --encoder ... --layer "
+                f"the method reads images as '{kind}' but '{self.image_features}' is '{view.spec.kind}' "
+                f"{view.spec.shape}; extract others: `cmr-bench data features {self.data_name} --encoder ... --layer "
                 f"{'grid' if kind == 'regions' else 'pool'}`"
             )
         return view
@@ -183,7 +181,7 @@ class RetrievalDataModule(L.LightningDataModule):
         from cmr_bench.datamodules.texts import vectors, words
 
         if split.captions is None:
-            raise DataError(f"{self.data_name} has no raw text here, so no '{kind}' view of the texts")
+            raise DataError(f"{self.data_name} has no raw texts, so no '{kind}' view of them")
         train = self.splits["train"]
         assert train.captions is not None
         if kind == "tokens":
@@ -191,7 +189,7 @@ class RetrievalDataModule(L.LightningDataModule):
             return words.TokenView(split.captions, self.vocabulary, self.max_words)
         if kind == "subwords":
             if tokenizer is None:
-                raise UsageError("the method reads subwords but names no tokenizer; pass a transformers name or folder")
+                raise UsageError("the method reads subwords but sets no tokenizer; set a transformers name or folder")
             return words.SubwordView(split.captions, tokenizer, self.max_words)
         if self.text_features is None:
             raise UsageError(
@@ -293,12 +291,12 @@ class RetrievalDataModule(L.LightningDataModule):
             if not self.skip_missing:
                 raise DataError(
                     f"{self.data_name} {name}: {len(names)} of {split.n_images} images have no {what}, e.g. "
-                    f"{names[0]}; pass --data.skip_missing true to go on without them"
+                    f"{names[0]}; pass --data.skip_missing true to skip them"
                 )
             self.skipped[name] = names
             split = split.keep_images(~absent)
         if split.n_images == 0 or split.n_texts == 0:
-            raise DataError(f"{self.data_name} {name}: empty, with {split.n_images} images and {split.n_texts} texts")
+            raise DataError(f"{self.data_name} {name}: empty: {split.n_images} images and {split.n_texts} texts")
         return split
 
     def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:

@@ -13,7 +13,7 @@ _LINEAGE_CAPTIONS = 5
 
 
 class MSCOCO(CaptionDataModule):
-    """MSCOCO: 113,287 / 5,000 / 5,000 photographs with five or more sentences (Lin et al., ECCV 2014).
+    """MSCOCO: 113,287 / 5,000 / 5,000 images with five or more captions (Lin et al., ECCV 2014).
 
     Args:
         restval: Also train on the remaining validation images: 113,287 training images instead of 82,783.

@@ -53,7 +53,7 @@ class Pascal(RetrievalDataModule):
         if lists and len(lists) < len(SPLITS):
             absent = ", ".join(f"{name}.txt" for name in SPLITS if name not in lists)
             raise DataError(
-                f"{folder}: {absent} missing beside {lists[0]}.txt; add it, or remove all lists for a drawn split"
+                f"{folder}: {absent} missing beside {lists[0]}.txt; add it, or remove all lists for a random split"
             )
         parts = read_lists(folder, categories) if lists else draw(all_items(folder, categories), self.split_seed)
         splits = {}
@@ -144,11 +144,11 @@ def read_sentences(file: Path) -> list[str]:
         DataError: If the file is missing or empty.
     """
     if not file.is_file():
-        raise DataError(f"pascal: {file} is missing; every image needs its sentences, one a line")
+        raise DataError(f"pascal: {file} is missing; every image needs its sentences, one per line")
     lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
     sentences = [line for line in lines if line]
     if not sentences:
-        raise DataError(f"pascal: {file} is empty; every image needs its sentences, one a line")
+        raise DataError(f"pascal: {file} is empty; every image needs its sentences, one per line")
     return sentences
 
 

@@ -105,9 +105,7 @@ def load(folder: Path) -> Inputs | None:
         content = {str(part): str(value) for part, value in stored.settings.get("content", {}).items()}
         return Inputs(DataSpec(**spec), _side(stored, "image"), _side(stored, "text"), content)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"cannot read {file}: {error}; remove it, and it is made again where the data set is at hand"
-        ) from error
+        raise DataError(f"cannot read {file}: {error}; remove it to rebuild it from the data set") from error
 
 
 def _side(stored: Origin, side: str) -> Origin | None:
@@ -132,7 +130,7 @@ def photo_reader(origin: Origin, weights: Path | None, device: torch.device) -> 
     if origin.kind == "features":
         return _feature_reader(store.Manifest(**origin.settings), weights, device)
     if weights is not None:
-        raise DataError("--weights is for runs on stored features; this one needs no file of an encoder")
+        raise DataError("--weights is for runs on stored features; this run needs no encoder weights")
     if origin.kind == "drawn":
         return _drawn_reader(origin)
     size = origin.settings["size"]
@@ -173,7 +171,7 @@ def _feature_reader(manifest: store.Manifest, weights: Path | None, device: torc
     if encoder.spec.sha256 != manifest.weights_sha256:
         raise DataError(
             f"the weights {file or 'that are downloaded'} of {manifest.encoder} have checksum "
-            f"{encoder.spec.sha256[:12]}, the features that the run learned from were made with {manifest.weights}, "
+            f"{encoder.spec.sha256[:12]}, the features of the run were extracted with {manifest.weights}, "
             f"{manifest.weights_sha256[:12]}; pass that file as --weights FILE"
         )
     encoder = encoder.to(device)
@@ -195,7 +193,7 @@ def _weights_used(manifest: store.Manifest) -> str | Path | None:
     file = Path(given[0] if given else manifest.weights).expanduser()
     if not file.is_file():
         raise DataError(
-            f"the run learned from features of {manifest.encoder} with weights {manifest.weights}, and {file} is not "
+            f"the run was trained on features of {manifest.encoder} with weights {manifest.weights}, and {file} is not "
             "there; pass --weights FILE"
         )
     return file

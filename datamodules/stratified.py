@@ -25,7 +25,7 @@ def stratified_slice(labels: npt.NDArray[np.int64], n_items: int, seed: int) -> 
         DataError: If there are fewer than ``n_items`` items.
     """
     if n_items > len(labels):
-        raise DataError(f"cannot draw {n_items} items from {len(labels)}")
+        raise DataError(f"cannot sample {n_items} items from {len(labels)}")
     classes, counts = np.unique(labels, return_counts=True)
     exact = counts * n_items / max(1, len(labels))
     share = np.floor(exact).astype(np.int64)

@@ -192,7 +192,7 @@ class ArrayView(View):
         if not np.isfinite(values).all():
             bad = int(rows[~np.isfinite(values.reshape(len(values), -1)).all(axis=1)][0])
             raise DataError(
-                f"features '{self.spec.source}': row {bad} holds NaN or infinity; "
+                f"features '{self.spec.source}': row {bad} contains NaN or infinity; "
                 "`cmr-bench data check` lists every such row"
             )
         fields: dict[str, Tensor] = {self.spec.kind: torch.from_numpy(values)}

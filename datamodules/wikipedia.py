@@ -149,7 +149,7 @@ class Wikipedia(RetrievalDataModule):
         stored.require_finite(view.array)
         if view.spec.kind != kind:
             raise UsageError(
-                f"the method reads images as '{kind}' but '{stored.name}' holds '{view.spec.kind}' {view.spec.shape}; "
+                f"the method reads images as '{kind}' but '{stored.name}' is '{view.spec.kind}' {view.spec.shape}; "
                 f"choose among {listing(self._found, 'image')}"
             )
         return view
@@ -262,11 +262,11 @@ def check_order(archive: Path, items: Sequence[Listed], parts: Mapping[str, Rows
                 # Arrays of another length than the lists are told by their length when they are read.
                 if (values.shape == told[key].shape or key.endswith("_rows")) and not np.array_equal(values, told[key]):
                     raise DataError(
-                        f"{archive}: its '{key}' is not what {TRAIN_LIST} followed by {TEST_LIST} says, so its rows "
-                        "are other items"
+                        f"{archive}: its '{key}' differs from {TRAIN_LIST} followed by {TEST_LIST}, so its rows "
+                        "belong to other items"
                     )
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive} cannot be read ({error}); copy it again") from error
+        raise DataError(f"{archive} cannot be read ({error}); download it again") from error
 
 
 def read_articles(folder: Path, items: Sequence[Listed]) -> list[str]:
@@ -292,7 +292,7 @@ def read_articles(folder: Path, items: Sequence[Listed]) -> list[str]:
         content = re.sub(r"<!\[CDATA\[|\]\]>", " ", body.group(1) if body else raw)
         words = html.unescape(re.sub(r"<[^<>]*>", " ", content)).split()
         if not words:
-            raise DataError(f"{file} holds no text")
+            raise DataError(f"{file} contains no text")
         texts.append(" ".join(words))
     return texts
 

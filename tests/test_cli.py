@@ -218,9 +218,9 @@ def test_a_class_of_the_user_is_loaded_once_and_hides_no_library(own: Path) -> N
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Min", "holds no class 'Min'. Did you mean 'Mine'?"),
-        ("Neither", "is no RetrievalModule: let the class inherit from cmr_bench.models.base.RetrievalModule"),
-        ("MyData", "is no RetrievalModule"),
+        ("Min", "has no class 'Min'. Did you mean 'Mine'?"),
+        ("Neither", "is not a RetrievalModule: inherit from cmr_bench.models.base.RetrievalModule"),
+        ("MyData", "is not a RetrievalModule"),
     ],
 )
 def test_a_class_that_is_not_there_or_no_method_is_wrong_usage(own: Path, name: str, message: str) -> None:

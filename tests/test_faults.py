@@ -173,7 +173,7 @@ def test_two_runs_in_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str
     before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
     with FileLock(stopped / launch.LOCK):
         assert main(["run", "--resume", str(stopped)]) == 1
-    assert "another process is running" in told(capsys)
+    assert "is locked by another process" in told(capsys)
     assert all(file.read_bytes() == content for file, content in before.items())
     assert main(["run", "--resume", str(stopped)]) == 0
 

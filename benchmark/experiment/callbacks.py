@@ -39,7 +39,7 @@ class History(Callback):
     """Keeps ``history.csv`` in the run folder: one row an epoch with losses, validation metrics and learning rate.
 
     Args:
-        path: The file; rows of a run that is resumed are kept up to the epoch it goes on from.
+        path: The file; rows of a run that is resumed are kept up to the epoch it resumes from.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class Resume(Callback):
         self._stored: list[dict[str, Any]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the random state of a run that goes on, then save."""
+        """Restore the random state of a resumed run, then save."""
         # Where there are more processes than before, none of the states is theirs.
         if trainer.global_rank < len(self._stored):
             _set_random_state(self._stored[trainer.global_rank])
@@ -186,7 +186,7 @@ class Alarm(Callback):
             if stuck is not None and abs(float(pair) - stuck) < _STUCK * abs(stuck):
                 self._fail(
                     trainer,
-                    f"the loss of a pair stayed at {float(pair):.4f}, its value when all scores are equal ({stuck:g})",
+                    f"the loss per pair is stuck at {float(pair):.4f}, its value when all scores are equal ({stuck:g})",
                     "train the first epochs on the mean over negatives (--model.warmup_epochs 2), lower --model.lr or "
                     "standardise the image features",
                 )
@@ -194,8 +194,8 @@ class Alarm(Callback):
             if spread < _LEAST_SPREAD:
                 self._fail(
                     trainer,
-                    f"all {side} have the same embedding (spread {spread:.1e})",
-                    "lower --model.lr, standardise the features, or raise --model.warmup_epochs where there is one",
+                    f"all {side} collapsed to one embedding (spread {spread:.1e})",
+                    "lower --model.lr, standardise the features, or raise --model.warmup_epochs if available",
                 )
 
     def _check_finite(self, trainer: L.Trainer, loss: float) -> None:

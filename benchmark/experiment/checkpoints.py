@@ -87,7 +87,7 @@ class Checkpoints(TorchCheckpointIO):
     def _problem(self, stored: Any) -> str:
         mark = stored.get(_MARK) if isinstance(stored, dict) else None
         if not isinstance(mark, Mapping) or "state_dict" not in stored:
-            return "it does not say which method it is of, so another program or an older version wrote it"
+            return "it names no method, so it was written by another program or an older version"
         if mark.get("format") != FORMAT:
             return f"it has format {mark.get('format')} of cmr-bench {mark.get('version')}, this one reads {FORMAT}"
         for name in ("method", "dataset"):

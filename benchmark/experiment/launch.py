@@ -54,7 +54,7 @@ def check_devices(options: TrainerOptions) -> None:
     if started is None:
         if options.num_nodes > 1:
             raise UsageError(
-                f"--trainer.num_nodes {options.num_nodes}: start the processes of several machines with torchrun or "
+                f"--trainer.num_nodes {options.num_nodes}: start the processes of several nodes with torchrun or "
                 "srun (docs/several_devices.md)"
             )
         return
@@ -98,7 +98,7 @@ def sole_runner(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise CmrBenchError(f"another process is running {folder}: wait for it or stop it first") from None
+        raise CmrBenchError(f"{folder} is locked by another process: wait for it or stop it") from None
     except OSError as error:
         raise CmrBenchError(f"cannot write in the run folder {folder}: {error.strerror or error}") from error
     try:

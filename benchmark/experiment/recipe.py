@@ -34,7 +34,7 @@ _NO_SETTING = {
 
 @dataclass
 class TrainerOptions:
-    """How training runs.
+    """Options of the Trainer.
 
     Args:
         max_epochs: Maximum number of epochs.
@@ -124,7 +124,7 @@ def read_yaml(file: Traversable | Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UsageError(f"{file} is not a table of options")
+        raise UsageError(f"{file} is not a mapping of options")
     known = {"method", "dataset", "model", "data", "trainer", "seed", "variant", "variants", "fidelity", "source"}
     for key in content:
         if key not in known:
@@ -133,9 +133,9 @@ def read_yaml(file: Traversable | Path) -> dict[str, Any]:
         if content.get(key) is None:
             content.pop(key, None)
         elif not isinstance(content[key], dict):
-            raise UsageError(f"{file}: '{key}' must be a table")
+            raise UsageError(f"{file}: '{key}' must be a mapping")
     if type(content.get("seed", 0)) is not int:
-        raise UsageError(f"{file}: 'seed' must be a whole number, not {content['seed']!r}")
+        raise UsageError(f"{file}: 'seed' must be an integer, not {content['seed']!r}")
     for key in ("method", "dataset", "variant"):
         if not isinstance(content.get(key) or "", str):
             raise UsageError(f"{file}: '{key}' must be text, not {content[key]!r}")
@@ -231,7 +231,7 @@ def resolve(
     for name in defaults:
         if name not in known:
             raise UsageError(
-                f"the recipe sets '{name}', which {method} on {dataset} has not.{did_you_mean(name, known)}"
+                f"the recipe sets '{name}', which {method} on {dataset} does not have.{did_you_mean(name, known)}"
             )
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]

@@ -55,7 +55,7 @@ class Experiment:
 
 
 def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
-    """Run one experiment in its folder; an unfinished one goes on from its last checkpoint.
+    """Run one experiment in its folder; an unfinished one resumes from its last checkpoint.
 
     Args:
         config: The resolved configuration.

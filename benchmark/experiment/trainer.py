@@ -40,7 +40,7 @@ SILENCED: dict[str, str] = {
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide advice of the libraries that a user of the suite can do nothing about, see ``SILENCED``."""
+    """Silence warnings of the libraries that a user cannot act on, see ``SILENCED``."""
     levels = [logging.getLogger(name).level for name in _ANNOUNCERS]
     with warnings.catch_warnings():
         for text in SILENCED:
@@ -55,14 +55,14 @@ def quiet() -> Iterator[None]:
 
 
 def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logger | bool:
-    """Return the extra logger of a run; ``csv`` needs none, as ``history.csv`` is always written."""
+    """Return the extra logger of a run; False for ``csv``, as ``history.csv`` is always written."""
     if kind == "csv":
         return False
     if kind == "tensorboard":
         try:
             return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
         except ModuleNotFoundError as error:
-            raise CmrBenchError("--logger tensorboard needs it: pip install 'cmr-bench[tensorboard]'") from error
+            raise CmrBenchError("--logger tensorboard needs an extra: pip install 'cmr-bench[tensorboard]'") from error
     import wandb
 
     if launch.rank() != 0:
@@ -79,7 +79,7 @@ def make_logger(kind: str, folder: Path, config: RunConfig, family: str) -> Logg
 
 
 def device_name(trainer: L.Trainer) -> str:
-    """Name what the run ran on, with the number of devices."""
+    """Return the name and number of the run's devices."""
     if trainer.strategy.root_device.type == "cuda":
         name = torch.cuda.get_device_name(trainer.strategy.root_device)
     else:
@@ -135,7 +135,7 @@ def make_trainer(
 
 @contextlib.contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """Give back the interrupt that Lightning turns into an exit."""
+    """Raise KeyboardInterrupt where Lightning turns it into an exit."""
     try:
         yield
     except SystemExit as stop:

@@ -130,7 +130,7 @@ class Report:
     @property
     def summary(self) -> str:
         """The outcome in one line."""
-        parts = [f"{len([one for row in self.rows for one in row.judged])} scores judged", f"{len(self.fell)} fell"]
+        parts = [f"{len([one for row in self.rows for one in row.judged])} scores tested", f"{len(self.fell)} fell"]
         if self.rose:
             parts.append(f"{len(self.rose)} suspiciously better")
         if self.problems:
@@ -230,12 +230,12 @@ def mismatch(expected: ExpectedRow, result: Result) -> str:
             for name in sorted({*options, *expected.options})
             if _shown(options, name) != _shown(expected.options, name)
         ]
-        return f"options differ from the recorded ones: {', '.join(changed)}; record again if that is meant"
+        return f"options differ from the recorded ones: {', '.join(changed)}; record again if intended"
     if result.fingerprint != expected.fingerprint or test_size_of(result) != expected.test_size:
         sizes = ["{} images, {} texts".format(*size) for size in (expected.test_size, test_size_of(result))]
         return (
             f"another test split: {expected.fingerprint[:12]} ({sizes[0]}) recorded, {result.fingerprint[:12]} "
-            f"({sizes[1]}) found; record again if that is meant"
+            f"({sizes[1]}) found; record again if intended"
         )
     if views_of(result) != dict(expected.views):
         return f"features differ: {_words(expected.views)} recorded, {_words(views_of(result))} found"
@@ -280,8 +280,8 @@ def notes_on(expected: Expected, results: Sequence[Result], n_stored: int) -> li
     if n_stored:
         dates = sorted({result.created[:10] for result in results})
         notes.append(
-            f"{n_stored} of the results were stored already (written {', '.join(filter(None, dates))}) and say nothing "
-            "of the code since; --again runs them anew"
+            f"{n_stored} of the results were stored before (on {', '.join(filter(None, dates))}) and do not reflect "
+            "later code changes; repeat them with --again"
         )
     recorded = expected.recorded.get("versions")
     changed = {

@@ -193,7 +193,7 @@ def expect(
     for group in groups:
         title = Entry(group[0].method, group[0].data, group[0].variant).title
         if len(group) < 2:
-            raise UsageError(f"{title}: {len(group)} seed says nothing of the spread; record at least 2, better 5")
+            raise UsageError(f"{title}: {len(group)} seed; at least 2 are needed to estimate the spread, better 5")
         repeated: dict[str, list[Any]] = {
             "fingerprints": [result.fingerprint for result in group],
             "options": [options_of(result) for result in group],
@@ -202,11 +202,11 @@ def expect(
         }
         for what, values in repeated.items():
             if any(value != values[0] for value in values):
-                raise UsageError(f"{title}: the {what} of its results differ; run them anew with --again")
+                raise UsageError(f"{title}: the {what} of its results differ; repeat them with --again")
         if not any(name in group[0].metrics for name in JUDGED):
-            raise UsageError(f"{title}: its results have neither rsum nor map to judge it by")
+            raise UsageError(f"{title}: its results have neither rsum nor map to test")
         if min(test_size_of(group[0])) < 1:
-            raise UsageError(f"{title}: its results do not say how large the test split is")
+            raise UsageError(f"{title}: its results do not record the size of the test split")
     n_judged = sum(name in group[0].metrics for group in groups for name in JUDGED)
     rate = per_score(false_alarms, n_judged)
     return Expected(suite, false_alarms, dict(recorded), tuple(_row(group, rate) for group in groups))
@@ -266,7 +266,7 @@ def write_expected(path: Path, expected: Expected, command: str) -> None:
     """
     content = json.loads(json.dumps({"schema": SCHEMA} | asdict(expected)))
     content["digest"] = _digest(content)
-    header = f"# written by `{' '.join(command.split())}`; not by hand: after a change that is meant, run that again\n"
+    header = f"# written by `{' '.join(command.split())}`; do not edit: repeat it after an intended change\n"
     write_atomic(path, header + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True))
 
 
@@ -291,16 +291,16 @@ def read_expected(path: Path) -> Expected:
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or type(content.get("schema")) is not int:
-        raise UsageError(f"{path} holds no expected scores: it has no schema version; {_AGAIN}")
+        raise UsageError(f"{path} contains no expected scores: no schema version; {_AGAIN}")
     if content["schema"] > SCHEMA:
         raise UsageError(f"{path} has schema {content['schema']}, newer than {SCHEMA}: update cmr-bench to read it")
     try:
         if content.get("digest") != _digest(content):
-            raise UsageError(f"{path} was changed by hand or cut off, and its checksum differs; {_AGAIN}")
+            raise UsageError(f"{path} was edited or truncated, its checksum differs; {_AGAIN}")
         return _parsed(content)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         what = " ".join(f"{type(error).__name__} {error}".split())
-        raise UsageError(f"{path} holds no expected scores ({what}); {_AGAIN}") from error
+        raise UsageError(f"{path} contains no expected scores ({what}); {_AGAIN}") from error
 
 
 def _parsed(content: Mapping[str, Any]) -> Expected:

@@ -36,8 +36,8 @@ def explanation(report: Report) -> str:
     """Say what the columns mean and how often sound code fails."""
     return (
         "expected: mean ± standard deviation over the recorded seeds. allowed: prediction interval of one more run, at "
-        f"least one query. Of checks of sound code with new seeds, at most {report.false_alarms:.1%} fail by chance, "
-        f"shared out over {report.n_judged} scores."
+        f"least one query. At most {report.false_alarms:.1%} of checks of unchanged code with new seeds fail by chance, "
+        f"over all {report.n_judged} scores."
     )
 
 

@@ -46,14 +46,14 @@ def find_photos(folder: Path) -> list[Path]:
         DataError: If there is no folder, or no photograph in it.
     """
     if not folder.is_dir():
-        raise DataError(f"--images {folder} is no folder" if folder.exists() else f"--images: no folder {folder}")
+        raise DataError(f"--images {folder}: not a folder" if folder.exists() else f"--images {folder}: no such folder")
     found = [
         path
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     ]
     if not found:
-        raise DataError(f"no photographs in {folder}: looked for {', '.join(SUFFIXES)} in it and below")
+        raise DataError(f"no images in {folder}: looked for {', '.join(SUFFIXES)} recursively")
     return found
 
 
@@ -74,7 +74,7 @@ def read_captions(file: Path) -> list[str]:
         raise DataError(f"--captions: {file}, line {line}, is not UTF-8; save the file as UTF-8") from error
     sentences = [" ".join(line.split()) for line in lines if line.strip()]
     if not sentences:
-        raise DataError(f"--captions: {file} holds no sentence; write one a line")
+        raise DataError(f"--captions: {file} contains no caption; write one per line")
     return sentences
 
 
@@ -84,7 +84,7 @@ def queries_of(query: str) -> list[str | Path]:
         return [query]
     lines = [line.strip() for line in sys.stdin if line.strip()]
     if not lines:
-        raise UsageError("no sentence on standard input; write one a line")
+        raise UsageError("no query on standard input; write one per line")
     return list(lines)
 
 
@@ -135,7 +135,9 @@ def ranked_items(
     faiss = has_faiss()
     whole = Collection(first.run, first.cache, found.keys, "images" if texts is None else "texts", faiss)
     if short is not None and not whole.is_dual:
-        raise UsageError(f"--shortlist {args.shortlist}: {short.run.method} scores pairs, not vectors, and is as slow")
+        raise UsageError(
+            f"--shortlist {args.shortlist}: {short.run.method} scores pairs, so it is no faster; pass a dual encoder"
+        )
     for query in queries:
         count = args.top if short is None else args.shortlist_size
         scores, places = whole.best(first.embed_query(query), count)
@@ -173,7 +175,7 @@ def notes_on(
     if found.skipped:
         notes.append(f"{len(found.skipped):,} could not be read")
     if args.shortlist is not None:
-        notes.append(f"the first {args.shortlist_size:,} of {args.shortlist} scored exactly")
+        notes.append(f"top {args.shortlist_size:,} of {args.shortlist} re-ranked")
     elif len(found.rows) > _MANY:
         dual = Collection(main.run, main.cache, found.keys, "images" if texts is None else "texts", faiss).is_dual
         if not dual:

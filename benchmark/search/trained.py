@@ -121,7 +121,7 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
             raise
         except Exception as error:  # a damaged file and foreign weights have errors of many kinds
             reason = " ".join(str(error).split())[:200]
-            raise DataError(f"cannot load the weights {checkpoint}: {reason}; train the run again") from error
+            raise DataError(f"cannot load the weights {checkpoint}: {reason}; repeat the run") from error
     return TrainedRun(
         folder,
         config.method_label,
@@ -137,8 +137,8 @@ def _why_no_weights(folder: Path, checkpoint: Path) -> str:
     if failed.is_file():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             reason = json.loads(failed.read_text(encoding="utf-8"))["reason"]
-            return f"{folder} failed in training ({reason}) and left no weights; choose another run"
-    return f"{folder} has no weights {checkpoint.relative_to(folder)}: go on with `cmr-bench run --resume {folder}`"
+            return f"{folder} failed in training ({reason}) and has no checkpoint; use another run"
+    return f"{folder} has no checkpoint {checkpoint.relative_to(folder)}: resume with `cmr-bench run --resume {folder}`"
 
 
 def _inputs(folder: Path, module: RetrievalModule, data: RetrievalDataModule) -> raw.Inputs:

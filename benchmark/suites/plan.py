@@ -59,7 +59,7 @@ def read_suite(name: str) -> dict[str, Any]:
         if not file.is_file():
             names = shipped()
             raise UsageError(
-                f"no suite '{name}'.{did_you_mean(name, names)} Shipped: {', '.join(names)}; or pass a YAML file"
+                f"unknown suite '{name}'.{did_you_mean(name, names)} Shipped: {', '.join(names)}; or pass a YAML file"
             )
         text, where = file.read_text(encoding="utf-8"), name
     try:
@@ -67,7 +67,7 @@ def read_suite(name: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(suite, dict) or not isinstance(suite.get("runs"), list) or not suite["runs"]:
-        raise UsageError(f"{where} is no suite: it needs a list 'runs' of entries with 'method' and 'data'")
+        raise UsageError(f"{where} is not a suite: it needs a list 'runs' of entries with 'method' and 'data'")
     _known(suite, _ENTRIES, where)
     _check_kinds(suite, where)
     for entry in suite["runs"]:
@@ -81,10 +81,10 @@ def read_suite(name: str) -> dict[str, Any]:
 
 def _check_kinds(table: Mapping[str, Any], where: str) -> None:
     kinds: dict[str, tuple[type, str]] = {
-        "method": (str, "a text or a list of texts"),
-        "data": (str, "a text or a list of texts"),
-        "variants": (str, "a text or a list of texts"),
-        "seeds": (int, "a whole number or a list of them"),
+        "method": (str, "a string or a list of strings"),
+        "data": (str, "a string or a list of strings"),
+        "variants": (str, "a string or a list of strings"),
+        "seeds": (int, "an integer or a list of integers"),
     }
     for name, (kind, words) in kinds.items():
         value = table.get(name)
@@ -92,7 +92,7 @@ def _check_kinds(table: Mapping[str, Any], where: str) -> None:
             raise UsageError(f"{where}: '{name}' must be {words}, not {value!r}")
     options = table.get("options") or {}
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise UsageError(f"{where}: 'options' must be a table of dotted options, not {options!r}")
+        raise UsageError(f"{where}: 'options' must be a mapping of dotted options, not {options!r}")
 
 
 def _read(file: Path) -> str:

@@ -117,7 +117,7 @@ def run_suite(
     """Run jobs, several at a time, under one progress display.
 
     Args:
-        todo: The jobs, each with the unfinished run folder that it goes on with.
+        todo: The jobs, each with the unfinished run folder that it resumes.
         runs: Folder of runs.
         n_jobs: Runs at the same time.
         logger: As for `cmr-bench run`.
@@ -163,7 +163,7 @@ def run_suite(
                 time.sleep(0.2)
         except KeyboardInterrupt:
             progress.console.print("stopping ...")
-            raise CmrBenchError("interrupted; the same command goes on where it stopped") from None
+            raise CmrBenchError("interrupted; repeat the command to resume") from None
         finally:
             stop([run.process for run in running])
     return failed

@@ -64,9 +64,9 @@ def load_pretrained(load: Callable[..., Any], what: str, name: str) -> Any:
             return load(str(folder) if local else name, local_files_only=local)
     except Exception as error:
         hint = (
-            "the folder must hold what save_pretrained writes"
+            "the folder must contain the files of save_pretrained"
             if local
-            else "it must be a name on the Hugging Face hub, reachable or in its cache, or a local folder"
+            else "pass a name on the Hugging Face Hub, reachable or cached, or a local folder"
         )
         first = first_line(error)
         raise DataError(f"no {what} '{name}': {hint} ({first[:200]})") from error

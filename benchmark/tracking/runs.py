@@ -68,7 +68,7 @@ def refused(error: Exception) -> CmrBenchError:
     """Return what a user can do about a session that W&B did not begin."""
     reason = first_line(error).rstrip(".")
     return CmrBenchError(
-        f"W&B did not begin the run ({reason}): log in by `wandb login`, or set WANDB_MODE=offline, which logs to the "
+        f"W&B did not start the run ({reason}): log in by `wandb login`, or set WANDB_MODE=offline, which logs to the "
         "run folder for `wandb sync` later"
     )
 

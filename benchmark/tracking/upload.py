@@ -60,7 +60,7 @@ def _upload_one(folder: Path, project: str | None, entity: str | None, again: bo
     failed = True
     try:
         for row in _history(folder):
-            # A run that goes on has its first steps already, and W&B takes none twice.
+            # A resumed run has its first steps already, and W&B takes no step twice.
             if int(row["epoch"]) >= run.step:
                 run.log(row, step=int(row["epoch"]))
         report(run, result, folder)

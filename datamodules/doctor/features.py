@@ -98,7 +98,7 @@ def check_store(
         gone = [split.image_ids[i] for i in np.flatnonzero(missing(store, split)).tolist()]
         yield from report("error", f"{what}: images of {name} without a row", (i for i in gone if i not in known))
         yield from report(
-            "warning", f"{what}: images of {name} that were left out when it was made", (i for i in gone if i in known)
+            "warning", f"{what}: images of {name} that were skipped when it was made", (i for i in gone if i in known)
         )
     images = {image for split in splits.values() for image in split.image_ids}
     yield from report(
@@ -135,4 +135,4 @@ def check_array(what: str, view: ArrayView, ids: Sequence[str]) -> Iterator[Find
         broken += [ids[start + k] for k in np.flatnonzero(~finite).tolist()]
         zero += [ids[start + k] for k in np.flatnonzero(finite & ~values.any(axis=1)).tolist()]
     yield from report("error", f"{what}: rows with NaN or infinity", broken)
-    yield from report("warning", f"{what}: rows that are zero throughout", zero)
+    yield from report("warning", f"{what}: all-zero rows", zero)

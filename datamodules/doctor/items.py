@@ -22,7 +22,7 @@ def check_counts(splits: Mapping[str, Split], expected: Mapping[str, tuple[int, 
         split, published = splits.get(name), expected.get(name)
         if split is None:
             what = f", expected {_counts(*published)}" if published else ""
-            yield Finding("error", f"{name}: no such split here{what}; a run needs train, val and test", 1)
+            yield Finding("error", f"{name}: no such split{what}; a run needs train, val and test", 1)
             continue
         per_image = np.bincount(split.image_of_text, minlength=split.n_images)
         spread = (
@@ -55,7 +55,7 @@ def check_ids(splits: Mapping[str, Split]) -> Iterator[Finding]:
                 where[item].append(name)
         several = {item: names for item, names in where.items() if len(names) > 1}
         across = [f"{item} ({', '.join(dict.fromkeys(n))})" for item, n in several.items() if len(set(n)) > 1]
-        yield from report(level, f"{side}s that stand in two splits", across)
+        yield from report(level, f"{side}s that are in two splits", across)
         within = [item for item, names in several.items() if len(set(names)) < len(names)]
         yield from report(level, f"{side} ids that two {side}s of a split share", within)
 
@@ -75,7 +75,7 @@ def check_captions(splits: Mapping[str, Split]) -> Iterator[Finding]:
         ceiling = 100 * (1 - lost / split.n_texts)
         yield from report(
             "info",
-            f"{name}: captions shared by different images; t2i R@1 cannot pass {ceiling:.2f} %",
+            f"{name}: captions shared by different images; t2i R@1 cannot exceed {ceiling:.2f} %",
             (f"'{caption}' ({len(images)} images)" for caption, images in shared.items()),
         )
 

@@ -20,7 +20,7 @@ _LEAK_FOLDS = 3
 
 
 def check_leaks(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) -> Iterator[Finding]:
-    """Look for texts or features that give the category away.
+    """Check for texts or features that leak the category.
 
     A linear classifier is cross-validated on the training split for each array, and on tf-idf of the raw texts. An
     array on which it is nearly always right, while it is not on the others, was made from the labels.
@@ -62,8 +62,8 @@ def check_leaks(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
             if score >= LEAK_ACCURACY and best <= LEAK_ACCURACY - LEAK_MARGIN:
                 yield Finding(
                     "warning",
-                    f"{side} features '{name}' give the category away: a linear classifier reaches {score:.3f} where "
-                    f"the others reach {best:.3f}; were they made from the labels?",
+                    f"{side} features '{name}' leak the category: a linear classifier reaches {score:.3f} where "
+                    f"the others reach {best:.3f}; were they computed from the labels?",
                     1,
                     tuple(f"{n} {s:.3f}" for n, s in sorted({**(siblings or other), name: score}.items())),
                 )

@@ -29,7 +29,7 @@ def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
     """Look for photographs that are named and not there."""
     photographed = {name: split for name, split in splits.items() if split.image_files is not None}
     if not photographed:
-        yield Finding("info", "no photographs here, features only")
+        yield Finding("info", "no images here, features only")
         return
     absent: dict[str, list[str]] = {}
     for name, split in photographed.items():
@@ -42,7 +42,7 @@ def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
         absent[name] = [split.image_ids[i] for i in np.flatnonzero(gone).tolist()]
     for name, missing in absent.items():
         yield from report(
-            "error", f"{name}: missing photographs; get them, or run with --data.skip_missing true", missing
+            "error", f"{name}: missing photographs; add them, or run with --data.skip_missing true", missing
         )
 
 

@@ -80,7 +80,7 @@ def split_name(encoder: str) -> tuple[str, str]:
     library, _, name = encoder.partition(":")
     if library not in LIBRARIES or not name:
         raise UsageError(
-            f"unknown image encoder '{encoder}': give timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER."
+            f"unknown image encoder '{encoder}': pass timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER."
             f"{did_you_mean(library, LIBRARIES)}"
         )
     return library, name

@@ -1,4 +1,4 @@
-"""Run an image encoder once over the photographs of a data set, resumable."""
+"""Extract image features of a data set, resumable."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Extraction:
         size: Side in pixels that photographs are fitted to; 0 takes the encoder's own.
         resize: squash or crop, see :func:`cmr_bench.datamodules.images.photos.fit_photo`.
         dtype: float16 or float32; None stores grids as float16 and vectors as float32.
-        batch_size: Photographs encoded at once.
-        workers: Threads that decode.
+        batch_size: Batch size.
+        workers: Number of decoding threads.
         device: Where the encoder runs.
-        skip_missing: Leave out photographs that are missing or cannot be decoded.
-        overwrite: Throw away what an earlier extraction left in the folder.
+        skip_missing: Skip images that are missing or cannot be decoded.
+        overwrite: Discard what an earlier extraction left in the folder.
         progress: Show a progress bar.
     """
 
@@ -76,7 +76,7 @@ def photographs(data: str, splits: Mapping[str, Split]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for split in splits.values():
         if split.image_files is None:
-            raise DataError(f"{data} has no photographs here to make features from (split {split.name})")
+            raise DataError(f"{data} has no images to extract features from (split {split.name})")
         for name, file in zip(split.image_ids, split.image_files, strict=True):
             if files.setdefault(name, file) != file:
                 raise DataError(f"{data}: image id {name} stands for {files[name]} and for {file}")
@@ -91,9 +91,9 @@ def extract(
     options: Extraction,
     command: str = "",
 ) -> FeatureStore:
-    """Run an image encoder once over the photographs of a data set and store what it gives.
+    """Extract the image features of a data set and store them.
 
-    An interrupted extraction goes on where it stopped; a finished one of the same encoder is opened as it is.
+    An interrupted extraction is resumed; a finished one of the same encoder is reused.
 
     Args:
         encoder: Cut network; gives (b, d) or (b, R, d) for RGB in 0..1.
@@ -113,11 +113,11 @@ def extract(
     absent = [name for name, file in files.items() if not file.is_file()]
     if absent and not options.skip_missing:
         raise DataError(
-            f"{data}: {len(absent)} of {len(files)} photos missing, e.g. {files[absent[0]]}; "
-            "pass --skip-missing to go on without them"
+            f"{data}: {len(absent)} of {len(files)} images missing, e.g. {files[absent[0]]}; "
+            "pass --skip-missing to skip them"
         )
     if len(absent) == len(files):
-        raise DataError(f"{data}: none of {len(files)} photos is there, e.g. {next(iter(files.values()))}")
+        raise DataError(f"{data}: none of {len(files)} images exists, e.g. {next(iter(files.values()))}")
     planned = _plan(encoder, data, [name for name in files if name not in set(absent)], absent, options, command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,9 +198,7 @@ def _fill(
                 here = [files[name] for name in manifest.ids[done : done + len(batch)]]
                 values, broken = _encode(encoder, batch, here, manifest)
                 if broken and not options.skip_missing:
-                    raise DataError(
-                        f"{batch[broken[0]]}, or pass --skip-missing; the command then goes on where it stopped"
-                    )
+                    raise DataError(f"{batch[broken[0]]}, or pass --skip-missing; repeat the command to resume")
                 stream.write(values.tobytes())
                 skipped += [manifest.ids[done + at] for at in broken]
                 marks += [text for _, text in decoded_batch]
@@ -243,7 +241,9 @@ def _encode(
     finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
         file = files[good[int(np.flatnonzero(~finite)[0])]]
-        raise DataError(f"{manifest.encoder} gives NaN or infinity for {file}; check the weights ({manifest.weights})")
+        raise DataError(
+            f"{manifest.encoder} outputs NaN or infinity for {file}; check the weights ({manifest.weights})"
+        )
     with np.errstate(over="ignore"):
         stored[good] = values
     if not np.isfinite(stored).all():

@@ -81,7 +81,7 @@ def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
             raise DataError(f"cannot load {encoder}: {first_line(error)[:200]}") from error
         raise DataError(
             f"cannot download the pretrained weights of {encoder} ({first_line(error)[:160]}); "
-            "without network give a local file: --weights FILE (safetensors or .pth)"
+            "without network, pass a local file: --weights FILE (safetensors or .pth)"
         ) from error
 
 
@@ -147,7 +147,7 @@ def load_torchvision(name: str, layer: str, pretrained: bool) -> _Loaded:
 
     residual = hasattr(net, "layer4")
     if not residual and (not hasattr(net, "features") or hasattr(net, "permute")):
-        raise UsageError(f"torchvision:{name} cannot be cut at a feature map here; take it from timm: timm:NAME")
+        raise UsageError(f"torchvision:{name} has no feature map here; use timm:NAME")
 
     if layer == "fc7":
         if not name.startswith(("vgg", "alexnet")):
@@ -200,7 +200,7 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
     folder = Path(name).expanduser()
     local = folder.is_dir()
     if not local and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise DataError(f"hf:{name}: no such folder; give a folder with config.json, or a name on the Hugging Face hub")
+        raise DataError(f"hf:{name}: no such folder; pass a folder with config.json, or a name on the Hugging Face Hub")
     place = str(folder) if local else name
     state = None if file is None else read_weights(file)
     report: dict[str, Any] = {}
@@ -218,7 +218,7 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
         with quiet_transformers():
             net, report = type(net).from_pretrained(None, **options)
     if net.main_input_name != "pixel_values":
-        raise UsageError(f"hf:{name} is no image encoder: a {type(net).__name__} reads {net.main_input_name}")
+        raise UsageError(f"hf:{name} is not an image encoder: a {type(net).__name__} reads {net.main_input_name}")
     absent = [*report.get("missing_keys", ()), *(key for key, *_ in report.get("mismatched_keys", ()))]
     if absent:
         source = f"hf:{name}" if file is None else f"weights {file}"

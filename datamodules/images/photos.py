@@ -53,10 +53,10 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
             photo.load()
             return ImageOps.exif_transpose(photo).convert("RGB")
     except FileNotFoundError as error:
-        raise DataError(f"photo not found: {file}") from error
+        raise DataError(f"image not found: {file}") from error
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot decode photo {file}: {reason}; replace it or take it out of the data set") from error
+        raise DataError(f"cannot decode image {file}: {reason}; replace it or remove it from the data set") from error
 
 
 def fit_photo(

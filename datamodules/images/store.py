@@ -143,7 +143,7 @@ class FeatureStore:
         if not self.manifest.complete:
             raise DataError(
                 f"features in {folder} are unfinished ({self.manifest.rows_done} of {len(self.manifest.ids)} images); "
-                f"go on with `{self.manifest.command}`"
+                f"resume with `{self.manifest.command}`"
             )
         self.array = open_array(folder / ARRAY)
         if list(self.array.shape) != list(self.manifest.shape) or len(self.array) != len(self.manifest.ids):

@@ -75,12 +75,12 @@ class DrawnView(ArrayView):
 
 
 class Synthetic(RetrievalDataModule):
-    """Drawn pictures of coloured shapes with captions; needs no files and is the same on every machine.
+    """Synthetic images of coloured shapes with captions; needs no files and is identical on every machine.
 
-    The category of a picture is its setting (meadow, lake, beach, ...): seen in the background, named in most
-    captions and hinted at by the shapes and colours that are typical of it. Half of the pictures with two or more
-    objects come with a twin that differs only in which of two objects has which colour. By split, ``scenes`` holds the
-    contents of the pictures with boxes and attributes, ``meanings`` what captions claim and ``pictures`` the pixels.
+    The category of an image is its setting (meadow, lake, beach, ...): visible in the background, named in most
+    captions and correlated with its shapes and colours. Half of the images with two or more
+    objects have a twin in which the colours of two objects are swapped. By split, ``scenes`` contains the
+    contents of the images with boxes and attributes, ``meanings`` the claims of captions and ``pictures`` the pixels.
 
     Args:
         n_train: Number of training images.
@@ -123,9 +123,9 @@ class Synthetic(RetrievalDataModule):
                 f"--data.min_captions {min_captions}, max_captions {max_captions}: need 1 <= min <= max <= 20"
             )
         if not 0 <= twins <= 1:
-            raise UsageError(f"--data.twins {twins} is a share between 0 and 1")
+            raise UsageError(f"--data.twins {twins} must be between 0 and 1")
         if not 0 <= noise <= 255:
-            raise UsageError(f"--data.noise {noise} is a brightness between 0 and 255")
+            raise UsageError(f"--data.noise {noise} must be between 0 and 255")
         if content_seed < 0:
             raise UsageError(f"--data.content_seed {content_seed} must not be negative")
         self.sizes = dict(zip(SPLITS, (n_train, n_val, n_test), strict=True))

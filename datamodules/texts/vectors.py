@@ -159,7 +159,7 @@ def _alone_at(file: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot keep text vectors in {file.parent}: {error.strerror or error}; "
-            "name another folder by CMR_BENCH_CACHE"
+            "set another folder by CMR_BENCH_CACHE"
         ) from error
     try:
         yield

@@ -181,4 +181,4 @@ def refuse_empty(texts: Sequence[str]) -> None:
     """Raise DataError for a text without words, naming its row."""
     for row, text in enumerate(texts):
         if not text.strip():
-            raise DataError(f"text {row} of {len(texts)} is empty (counted from 0); give it words or take it out")
+            raise DataError(f"text {row} of {len(texts)} is empty (counted from 0); give it words or remove it")

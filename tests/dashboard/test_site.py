@@ -170,7 +170,7 @@ def test_only_a_site_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (other / "thesis.tex").write_text("three years of work")
     assert main([*words, str(other)]) == 2
     assert (other / "thesis.tex").read_text() == "three years of work"
-    assert "no dashboard" in capsys.readouterr().err
+    assert "is not a dashboard" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["runs", "site", "thesis"]
 
 

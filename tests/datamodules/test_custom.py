@@ -136,7 +136,7 @@ def test_every_image_is_in_one_part_and_none_is_empty(images: set[str], seed: in
         ("image,image\n", {}, "same name"),
         ("image,caption\n", {}, "has no rows"),
         ("", {}, "has no rows"),
-        ("image,caption\na.jpg,x\n", {}, r"1 image\(s\) cannot be shared out"),
+        ("image,caption\na.jpg,x\n", {}, r"1 image\(s\) cannot be split"),
         ('image,caption\na.jpg,"x\n', {}, "cannot read"),
     ],
 )

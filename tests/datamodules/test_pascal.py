@@ -78,7 +78,7 @@ def test_views(with_lists: Path) -> None:
 def test_features_without_photographs(with_lists: Path) -> None:
     (with_lists / "pascal" / "dataset").rename(with_lists / "elsewhere")
     assert Pascal(root=str(with_lists)).read()["train"].image_files is None
-    with pytest.raises(DataError, match="no photographs"):
+    with pytest.raises(DataError, match="no images"):
         Pascal(root=str(with_lists)).load("pixels", "vector")
 
 

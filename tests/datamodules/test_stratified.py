@@ -29,5 +29,5 @@ def test_the_draw_is_the_same_on_every_machine() -> None:
 
 
 def test_more_than_there_is() -> None:
-    with pytest.raises(DataError, match="cannot draw 3 items from 2"):
+    with pytest.raises(DataError, match="cannot sample 3 items from 2"):
         stratified_slice(np.array([0, 1]), 3, 0)

@@ -167,10 +167,10 @@ def _other_order(root: Path) -> None:
         ),
         (_twice, "image i3 is listed 2 times"),
         (_nan, r"array 'img_cnnpca128' holds NaN or infinity in 1 rows, first 21"),
-        (_other_order, "its 'text_id' is not what"),
+        (_other_order, "its 'text_id' differs from"),
         (
             lambda root: write_wikipedia_archive(root / "wikipedia", val_rows=np.arange(20, 25)),
-            "its 'val_rows' is not what",
+            "its 'val_rows' differs from",
         ),
         (
             lambda root: write_wikipedia_archive(root / "wikipedia", img_cnnpca128=made_up(1, 30, 6)),
@@ -195,8 +195,8 @@ def test_damaged_files_are_one_line(root: Path, damage: Callable[[Path], Any], m
         ({"text_features": "txt_lda11"}, ("vector", "vector"), "Did you mean 'txt_lda10'"),
         ({"text_features": "doc2vec"}, ("vector", "vector"), "computed from the articles"),
         ({}, ("vector", "tokens"), "reads texts as 'tokens' and there are no articles"),
-        ({}, ("regions", "vector"), "reads images as 'regions' but 'img_cnnpca128' holds 'vector'"),
-        ({}, ("pixels", "vector"), "no photographs"),
+        ({}, ("regions", "vector"), "reads images as 'regions' but 'img_cnnpca128' is 'vector'"),
+        ({}, ("pixels", "vector"), "no images"),
         ({"image_features": "txt_lda10"}, ("vector", "vector"), "does not hold image features"),
     ],
 )

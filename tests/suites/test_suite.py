@@ -307,5 +307,5 @@ def test_malformed_suite_is_one_line(folder: Path, text: str, told: str) -> None
 
 
 def test_unknown_suite_names_the_shipped_ones() -> None:
-    with pytest.raises(UsageError, match="no suite 'four_familys'"):
+    with pytest.raises(UsageError, match="unknown suite 'four_familys'"):
         plan.read_suite("four_familys")

@@ -222,7 +222,7 @@ def test_folds_are_compared_with_folds() -> None:
     )
     assert section.rows[0].difference("i2t_r1") == pytest.approx(0.4)
     assert section.rows[1].flags == ("published_ensemble",)
-    assert "[pe] the published figures are those of an ensemble" in render("table", [section])
+    assert "[pe] the published results are those of an ensemble" in render("table", [section])
 
 
 def test_a_paper_with_a_single_model_and_an_ensemble_is_compared_by_the_single_model() -> None:

@@ -216,7 +216,7 @@ def test_no_account_and_no_network_are_one_line(
 def test_refusal_is_one_line_that_says_what_to_do() -> None:
     error = refused(ValueError("No API key configured.\nUse a key."))
     assert isinstance(error, CmrBenchError)
-    assert str(error).startswith("W&B did not begin the run (No API key configured): log in by `wandb login`")
+    assert str(error).startswith("W&B did not start the run (No API key configured): log in by `wandb login`")
 
 
 def test_id_of_a_run_takes_what_wandb_takes(tmp_path: Path) -> None:
@@ -231,4 +231,4 @@ def test_id_of_a_run_takes_what_wandb_takes(tmp_path: Path) -> None:
 
 def test_project_goes_with_the_upload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dashboard", "--runs", str(tmp_path), "--project", "mine"]) == 2
-    assert "pass --wandb too" in capsys.readouterr().err
+    assert "need --wandb" in capsys.readouterr().err

@@ -238,21 +238,21 @@ def test_transformers_weights_that_do_not_fit_are_one_line(tmp_path: Path) -> No
         load_backbone(f"hf:{tmp_path}", tmp_path / "other.safetensors")
     assert "\n" not in str(caught.value)
     t.CLIPTextModel(t.CLIPTextConfig(**TEXT)).save_pretrained(tmp_path / "text")
-    with pytest.raises(UsageError, match="no image encoder"):
+    with pytest.raises(UsageError, match="not an image encoder"):
         load_backbone(f"hf:{tmp_path / 'text'}")
 
 
 @pytest.mark.parametrize(
     ("encoder", "layer", "message"),
     [
-        ("resnet152", None, "give timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"),
+        ("resnet152", None, "pass timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"),
         ("timn:resnet18", None, "Did you mean 'timm'?"),
         ("timm:", None, "unknown image encoder"),
         ("timm:resnet9x", None, "Did you mean"),
         ("torchvision:resnet15", None, "Did you mean 'resnet1"),
         ("torchvision:fasterrcnn_resnet50_fpn", None, "no classification model"),
         ("torchvision:resnet18", "fc7", "no layer fc7"),
-        ("torchvision:swin_t", None, "take it from timm"),
+        ("torchvision:swin_t", None, "has no feature map here"),
         ("torchvision:resnet18", "poll", "Did you mean 'pool'?"),
         ("hf:/no/such/folder", None, "no such folder"),
     ],

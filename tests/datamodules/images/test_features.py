@@ -187,7 +187,7 @@ def test_a_killed_extraction_goes_on_to_the_same_store(
     whole = make(Tap(pool, photograph_the_disk), splits, tmp_path / "whole")
     done = read_manifest(tmp_path / "killed").rows_done
     assert done == (3 * kill_at if flush_seconds == 0 else 0)
-    with pytest.raises(DataError, match=r"unfinished .* go on with `cmr-bench data features fake`"):
+    with pytest.raises(DataError, match=r"unfinished .* resume with `cmr-bench data features fake`"):
         FeatureStore(tmp_path / "killed")
     tap = Tap(pool)
     resumed = make(tap, splits, tmp_path / "killed")
@@ -247,7 +247,7 @@ def test_missing_photos_are_named_or_left_out(
 ) -> None:
     assert splits["train"].image_files is not None
     splits["train"].image_files[2].unlink()
-    with pytest.raises(DataError, match=r"1 of 11 photos missing, e\.g\. .*train2\.jpg; pass --skip-missing"):
+    with pytest.raises(DataError, match=r"1 of 11 images missing, e\.g\. .*train2\.jpg; pass --skip-missing"):
         make(pool, splits, tmp_path / "store")
     store = make(pool, splits, tmp_path / "store", skip_missing=True)
     assert store.manifest.skipped == ["train2"]
@@ -264,7 +264,7 @@ def test_broken_photos_are_named_or_left_out(
     for name in broken:
         file = tmp_path / "photos" / f"{name}.jpg"
         file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(DataError, match=rf"cannot decode photo .*{broken[0]}\.jpg.*--skip-missing") as caught:
+    with pytest.raises(DataError, match=rf"cannot decode image .*{broken[0]}\.jpg.*--skip-missing") as caught:
         make(pool, splits, tmp_path / "store")
     assert "\n" not in str(caught.value)
     store = make(pool, splits, tmp_path / "store", skip_missing=True)
@@ -287,15 +287,15 @@ def test_broken_photos_are_named_or_left_out(
 
 
 def test_nothing_to_encode_is_an_error(pool: backbones.Backbone, splits: dict[str, Split], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no photographs"):
+    with pytest.raises(DataError, match="no images"):
         make(pool, {"train": replace(splits["train"], image_files=None)}, tmp_path / "store")
     for file in (tmp_path / "photos").iterdir():
         file.write_bytes(b"")
-    with pytest.raises(DataError, match="none of 11 photos can be decoded"):
+    with pytest.raises(DataError, match="none of 11 images can be decoded"):
         make(pool, splits, tmp_path / "store", skip_missing=True)
     for file in (tmp_path / "photos").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="none of 11 photos is there"):
+    with pytest.raises(DataError, match="none of 11 images exists"):
         make(pool, splits, tmp_path / "store", skip_missing=True)
 
 
@@ -462,7 +462,7 @@ def test_the_command_makes_features_that_a_data_set_uses(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--encoder", "tim:x"], "give timm:NAME"),
+        (["--encoder", "tim:x"], "pass timm:NAME"),
         (["--encoder", "timm:test_efficientne"], "Did you mean 'test_efficientnet"),
         (["--encoder", ENCODER, "--layer", "fc8"], "invalid choice"),
         (["--encoder", ENCODER, "--layer", "fc7", "--weights", "random"], "no layer fc7"),

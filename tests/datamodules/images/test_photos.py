@@ -150,5 +150,5 @@ def test_broken_photo_is_named_in_one_line(tmp_path: Path, damage: str) -> None:
 
 
 def test_absent_photo_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"photo not found: .*nowhere\.jpg"):
+    with pytest.raises(DataError, match=r"image not found: .*nowhere\.jpg"):
         PixelView([tmp_path / "nowhere.jpg"], 16, augment=False, seed=0).fetch(np.array([0]))

@@ -74,7 +74,7 @@ def test_finds_the_image_folder(tmp_path: Path, write_karpathy: Writer, images: 
 
 def test_absent_image_folder_is_told_with_the_option(tmp_path: Path, write_karpathy: Writer) -> None:
     write_karpathy(tmp_path, photos=False)
-    with pytest.raises(DataError, match=r"no photographs: looked for images.*--data\.images DIR"):
+    with pytest.raises(DataError, match=r"no images: looked for images.*--data\.images DIR"):
         Flickr8k(root=str(tmp_path)).load("pixels", "tokens")
 
 

@@ -57,9 +57,9 @@ def test_the_wrong_view_is_a_usage_error(tmp_path: Path, write_precomputed: Writ
     write_precomputed(tmp_path)
     dm = Flickr30k(root=str(tmp_path))
     split = dm.read()["train"]
-    with pytest.raises(UsageError, match=r"reads images as 'regions'.*holds 'vector' \(6,\)"):
+    with pytest.raises(UsageError, match=r"reads images as 'regions'.*is 'vector' \(6,\)"):
         dm.image_view("regions", split)
-    with pytest.raises(DataError, match="no photographs"):
+    with pytest.raises(DataError, match="no images"):
         dm.image_view("pixels", split)
 
 

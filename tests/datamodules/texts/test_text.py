@@ -125,9 +125,7 @@ def test_name_on_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
     for key in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(key, raising=False)
-    with pytest.raises(
-        DataError, match="no tokenizer 'cmr-bench/none': it must be a name on the Hugging Face hub"
-    ) as caught:
+    with pytest.raises(DataError, match="no tokenizer 'cmr-bench/none': pass a name on the Hugging Face Hub") as caught:
         words.SubwordView(["a"], "cmr-bench/none", 4)
     assert "\n" not in str(caught.value)
 

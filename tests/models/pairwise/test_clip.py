@@ -240,5 +240,5 @@ def test_without_the_hub_one_line_says_what_to_pass(
     command = ["run", "--model", "clip", "--data", "synthetic", "--runs", str(tmp_path), "--data.n_train", "8"]
     assert main([*command, "--model.backbone", "cmr-bench/none"]) != 0
     said = capsys.readouterr().err
-    assert "'cmr-bench/none': it must be a name on the Hugging Face hub" in said
+    assert "'cmr-bench/none': pass a name on the Hugging Face Hub" in said
     assert len(said.strip().splitlines()) == 1
