@@ -27,7 +27,7 @@ class ImageBatch:
     Attributes:
         rows: Row of each image in its split, (b,).
         pixels: RGB in 0..1, not normalised, (b, 3, H, W).
-        vector: One feature vector an image, (b, d).
+        vector: One feature vector per image, (b, d).
         regions: Region or grid features, (b, R, d).
         boxes: Boxes of the regions as fractions x0, y0, x1, y1, (b, R, 4).
         mask: True for real regions, (b, R).
@@ -54,7 +54,7 @@ class TextBatch:
         lengths: Number of real words, (b,).
         input_ids: Subword ids of a transformers tokenizer, (b, W).
         attention_mask: 1 for real subwords, (b, W).
-        vector: One feature vector a text, (b, d).
+        vector: One feature vector per text, (b, d).
     """
 
     rows: Tensor

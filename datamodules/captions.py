@@ -123,7 +123,7 @@ class CaptionDataModule(RetrievalDataModule):
         return True
 
     def missing_images(self, kind: ViewKind, split: Split) -> npt.NDArray[np.bool_]:
-        """Tell which images (n_images,) cannot be delivered; an absent image folder is an error of its own."""
+        """Return which images (n_images,) cannot be delivered; an absent image folder is an error of its own."""
         if kind == "pixels" and split.image_files is not None and not self.image_folder().is_dir():
             folder = self.folder()
             looked = self.images or ", ".join(self.image_folders)

@@ -138,7 +138,7 @@ def _decoded(file: Path) -> str:
 
 
 def read_sentences(file: Path) -> list[str]:
-    """Read the sentences of an image, one a line.
+    """Read the sentences of an image, one per line.
 
     Raises:
         DataError: If the file is missing or empty.

@@ -140,7 +140,7 @@ class ArrayView(View):
     """A view held in one array, possibly memory-mapped: ``(n, d)`` gives vectors, ``(n, R, d)`` gives regions.
 
     Args:
-        array: The features, one item a row.
+        array: The features, one item per row.
         source: Where they come from.
         rows: Row of the array for each item; None where they are in order.
         boxes: Boxes of the regions, (n, R, 4) as fractions x0, y0, x1, y1, or (R, 4) where they are the same for all.
@@ -186,7 +186,7 @@ class ArrayView(View):
         values = np.asarray(self.array[at])
         # Five times as fast as NumPy's own widening of half precision.
         half = values.dtype == np.float16
-        # What float32 cannot hold becomes infinite, and is told below.
+        # What float32 cannot hold becomes infinite, and is reported below.
         with np.errstate(over="ignore"):
             values = torch.from_numpy(values).float().numpy() if half else values.astype(np.float32, copy=False)
         if not np.isfinite(values).all():

@@ -259,7 +259,7 @@ def check_order(archive: Path, items: Sequence[Listed], parts: Mapping[str, Rows
                 values = content[key]
                 if key == "labels":
                     values = values - values.min()
-                # Arrays of another length than the lists are told by their length when they are read.
+                # Arrays of another length than the lists are reported when they are read.
                 if (values.shape == told[key].shape or key.endswith("_rows")) and not np.array_equal(values, told[key]):
                     raise DataError(
                         f"{archive}: its '{key}' differs from {TRAIN_LIST} followed by {TEST_LIST}, so its rows "

@@ -246,7 +246,7 @@ def ablations(rows: Sequence[Row], names: Sequence[str], main: str) -> list[dict
     """Put the variants of a method side by side, as differences from its plain recipe.
 
     The reference is the row without a variant whose settings differ in the fewest places from the constructors'
-    defaults; a method whose rows all lack the main metric, or that has one row, is left out.
+    defaults; a method whose rows all lack the main metric, or that has one row, is omitted.
     """
     of_method: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:

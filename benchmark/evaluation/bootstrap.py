@@ -49,7 +49,7 @@ class Resamples:
     def mean_of_images(self, values: Floats) -> Floats:
         """Return the mean of ``values`` (n_images,) in every resample, or of each column of (n_images, k).
 
-        NaN values are left out.
+        NaN values are omitted.
         """
         return self._mean(values, np.arange(len(values)))
 
@@ -169,7 +169,7 @@ class Paired:
 
     @property
     def distinct(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -179,7 +179,7 @@ def paired(difference: float, draws: Floats, confidence: float = 0.95) -> Paired
     Args:
         difference: The metric of one run minus that of another on the whole test split.
         draws: The same difference in every resample, ``(resamples,)``; both runs see the same resamples.
-        confidence: Share of the resamples inside the interval.
+        confidence: Fraction of the resamples inside the interval.
 
     Returns:
         The verdict; its ``p`` is never 0, as more resamples might have held an exception.

@@ -96,7 +96,7 @@ def category_scores(
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: of the images, as for :class:`Labels`.
         block: most scores to hold at a time; a single query always fits.
-        sharing: how queries are spread over processes; left out, this one scores them all.
+        sharing: how queries are spread over processes; if omitted, this one scores them all.
 
     Returns:
         i2t and t2i.

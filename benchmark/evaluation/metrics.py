@@ -132,7 +132,7 @@ def average_precision_at_r(items: RelevantItems) -> Floats:
 
 
 def r_precision(items: RelevantItems) -> Floats:
-    """Share of relevant items among the first R, the number of relevant items, ``(n_queries,)``."""
+    """Fraction of relevant items among the first R, the number of relevant items, ``(n_queries,)``."""
     return _over(_retrieved(items, items.count), items.count)
 
 
@@ -152,7 +152,7 @@ def average_precision_retrieved(items: RelevantItems, k: int) -> Floats:
 def precision_recall_curve(items: RelevantItems, levels: Floats = RECALL_LEVELS) -> Floats:
     """Interpolated precision at each recall level: the best precision at that recall or a higher one.
 
-    Tied items are retrieved together, so a constant scorer has the share of relevant items everywhere.
+    Tied items are retrieved together, so a constant scorer has the fraction of relevant items everywhere.
 
     Returns:
         ``(n_queries, len(levels))``.

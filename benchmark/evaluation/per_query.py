@@ -90,7 +90,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
 
     Args:
         path: The file.
-        tie_rate: Share of tied queries in the result beside it. Where it is 0, ranks alone say all.
+        tie_rate: Fraction of tied queries in the result beside it. Where it is 0, ranks alone say all.
 
     Raises:
         CmrBenchError: If the file is unreadable or its arrays do not fit together.
@@ -123,7 +123,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
 
 
 def _make(matches: BestMatches, ranks: Floats) -> bool:
-    """Tell whether counts read from a file are possible, and the ranks beside them theirs."""
+    """Return whether counts read from a file are possible, and the ranks beside them theirs."""
     if any(getattr(matches, name).shape != ranks.shape for name in _COUNTS):
         return False
     possible = (matches.better >= 0) & (matches.matching >= 1) & (matches.tied >= matches.matching)
@@ -146,7 +146,7 @@ def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0
 
     Returns:
         The verdict on every metric that both have; a positive difference means that ``one`` scores higher. rsum is
-        there where all six recalls are, map where both directions are. Recalls are left out where only one of the two
+        there where all six recalls are, map where both directions are. Recalls are omitted where only one of the two
         knows its ties, as they would not follow one rule.
 
     Raises:

@@ -32,10 +32,10 @@ class Protocol:
     Args:
         folds: score also this many equal folds of consecutive images, and report the mean over folds; 5 for MSCOCO 1K.
         bootstrap: resamples for the confidence intervals, 0 for none.
-        category: whether to score category retrieval; left out, wherever there are labels.
+        category: whether to score category retrieval; if omitted, wherever there are labels.
         instance: whether to score instance retrieval.
         postprocess: csls or inverted_softmax; such a result is transductive.
-        confidence: share of the resamples inside an interval.
+        confidence: fraction of the resamples inside an interval.
         seed: of the resamples.
     """
 

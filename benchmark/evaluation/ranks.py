@@ -76,7 +76,7 @@ class Ranks:
 
     @property
     def tie_rate(self) -> float:
-        """Share of the queries of both directions whose match shares its score with an item that does not match."""
+        """Fraction of the queries of both directions whose match shares its score with an item that does not match."""
         tied = np.count_nonzero(self.images.others) + np.count_nonzero(self.texts.others)
         return float(tied / (len(self.images) + len(self.texts)))
 
@@ -126,7 +126,7 @@ def retrieval_ranks(
 
     Args:
         scores: what is scored.
-        image_of_text: ``(n_texts,)`` row of the image that a text belongs to; any number of texts an image, any order.
+        image_of_text: ``(n_texts,)`` row of the image that a text belongs to; any number of texts per image, any order.
         folds: if given, rank also within that many equal folds of consecutive images, texts following their image.
         image_block: most images in a tile.
         text_block: most texts in a tile.

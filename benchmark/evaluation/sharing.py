@@ -24,7 +24,7 @@ class Sharing:
     """
 
     def mine(self, piece: int) -> bool:
-        """Tell whether a piece, by its number, is this process's to compute."""
+        """Return whether a piece, by its number, is this process's to compute."""
         return True
 
     def total(self, compute: Callable[[], Arrays]) -> Arrays:
@@ -45,7 +45,7 @@ class Processes(Sharing):
         self.device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
     def mine(self, piece: int) -> bool:
-        """Tell whether a piece is this process's: they are dealt out in turn."""
+        """Return whether a piece is this process's: they are dealt out in turn."""
         return piece % self.world == self.rank
 
     def total(self, compute: Callable[[], Arrays]) -> Arrays:

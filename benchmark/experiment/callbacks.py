@@ -29,14 +29,14 @@ from cmr_bench.support.files import write_atomic
 _STOPS = ("SIGINT", "SIGTERM", "SIGUSR1")
 # Looking at the loss makes a GPU wait; one that is not finite stays so, as it makes every weight the same.
 _LOOK_EVERY = 10
-# Part of unit length that must be left when the mean embedding is taken away, and share of the collapse value within
+# Part of unit length that must be left when the mean embedding is taken away, and fraction of the collapse value within
 # which a loss counts as stuck. Methods that learn are orders of magnitude away from both after their first epoch.
 _LEAST_SPREAD = 1e-4
 _STUCK = 1e-3
 
 
 class History(Callback):
-    """Keeps ``history.csv`` in the run folder: one row an epoch with losses, validation metrics and learning rate.
+    """Keeps ``history.csv`` in the run folder: one row per epoch with losses, validation metrics and learning rate.
 
     Args:
         path: The file; rows of a run that is resumed are kept up to the epoch it resumes from.

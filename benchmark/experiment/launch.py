@@ -24,7 +24,7 @@ _stores: list[Any] = []
 
 
 def cluster() -> ClusterEnvironment | None:
-    """Return what torchrun or srun tells of the processes that it started; None where they start one another.
+    """Return what torchrun or srun report about the processes that it started; None where they start one another.
 
     The script of a SLURM job, which starts programs without srun, is one process however many tasks the job has.
     """

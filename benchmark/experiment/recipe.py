@@ -324,7 +324,7 @@ def _unknown(name: str, where: str, known: Sequence[str]) -> UsageError:
 
 
 def _wrong_value(error: Exception, parser: ArgumentParser) -> UsageError:
-    """Say what jsonargparse says in many words as argparse does: the option, its type or choices, the value."""
+    """Return jsonargparse's error in the form of argparse: the option, its type or choices, the value."""
     text = " ".join(str(error).split())
     found = re.search(r'Parser key "([\w.]+)": .*(?:Got|Given) value: (.*)', text)
     action = next((action for action in parser._actions if found and action.dest == found[1]), None)

@@ -156,7 +156,7 @@ class Board:
             yield self.section.remark[0].upper() + self.section.remark[1:] + "."
 
     def best_note(self, mark: str) -> str:
-        """Say what the mark of the best figures means."""
+        """Describe what the mark of the best figures means."""
         return f"{mark}best of the measured rows" + (", and of the published ones" if self.compares else "")
 
     def sources(self) -> dict[str, str]:

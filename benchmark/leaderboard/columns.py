@@ -83,5 +83,5 @@ def order(rows: Iterable[Row], keys: Sequence[str]) -> list[Row]:
 
 
 def by_map(section: Section) -> bool:
-    """Tell whether the methods of a section were selected by mAP."""
+    """Return whether the methods of a section were selected by mAP."""
     return any(row.criterion == "map" for row in section.rows)

@@ -41,12 +41,12 @@ class Row:
         flags: What a reader must know of the row.
         fidelity: paper, code, reconstruction or external.
         detail: What sets the row apart from others of the same name, features and flags.
-        superseded: Results left out because a later one has the same seed.
+        superseded: Results not shown because a later one has the same seed.
         criterion: Criterion of model selection, rsum or map, where recorded.
         title: What a paper's table calls the row; empty for method and variant.
         published: What the paper reports for this row, where a measured row stands beside it.
         published_spread: Standard deviation over seeds that the paper reports.
-        results: The results that a measured row comes from, one a seed.
+        results: The results that a measured row comes from, one per seed.
     """
 
     method: str
@@ -87,7 +87,7 @@ class Row:
         return self.metrics[name] - self.published[name]
 
     def inside(self, name: str) -> bool | None:
-        """Tell whether the difference lies inside two standard deviations.
+        """Return whether the difference lies inside two standard deviations.
 
         The variance over the measured seeds and, where the paper gives one, the published variance add up.
 
@@ -118,7 +118,7 @@ class Section:
         heading: What the table is called, where it is one of a suite.
         paper: Key of the publication whose figures stand beside the measured ones; empty where there are none.
         columns: Metrics and groups to show; None chooses by what the rows have.
-        left_out: Results left out of a suite's table because they carry a flag.
+        left_out: Results not shown in a suite's table because they carry a flag.
     """
 
     data: str

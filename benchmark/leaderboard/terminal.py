@@ -43,7 +43,7 @@ class _Layout:
     Attributes:
         stacked: Standard deviations stand below the means.
         noted: Features and sources are numbered notes below the table.
-        without: Metrics that are left out.
+        without: Metrics that are omitted.
     """
 
     stacked: bool = False
@@ -56,7 +56,7 @@ def _superscript(position: int) -> str:
 
 
 def _fitted(board: Board, console: Console) -> tuple[Table, list[str]]:
-    """Return the table in the fullest layout that fits, whole numbers in every case, and what had to be left out."""
+    """Return the table in the fullest layout that fits, whole numbers in every case, and what had to be omitted."""
     dropped: tuple[str, ...] = ()
     layouts = [_Layout(), _Layout(stacked=True), _Layout(stacked=True, noted=True)]
     for ending in ("meanr", "medr", "mr", "_r5", "_r10", "_r1", ""):

@@ -144,7 +144,7 @@ class Found:
 
     Attributes:
         job: Its configuration, with any of its seeds.
-        results: Results, one a seed.
+        results: Results, one per seed.
         problem: Why some are missing, in one line; empty where none is.
     """
 

@@ -63,7 +63,7 @@ class Entry:
         return f"{self.method}{f' ({self.variant})' if self.variant else ''} on {self.data}"
 
     def same(self, other: Entry) -> bool:
-        """Tell whether the other is of the same method, data set and variant."""
+        """Return whether the other is of the same method, data set and variant."""
         return (self.method, self.data, self.variant) == (other.method, other.data, other.variant)
 
 
@@ -99,7 +99,7 @@ class Expected:
 
     Attributes:
         suite: Name of the suite.
-        false_alarms: Share of checks of unchanged code with new seeds in which any judged score falls by chance.
+        false_alarms: Fraction of checks of unchanged code with new seeds in which any judged score falls by chance.
         recorded: When, by which commit and versions, and on what.
         rows: The rows.
     """
@@ -183,8 +183,8 @@ def expect(
 
     Args:
         suite: Its name.
-        groups: The results of each row, one a seed.
-        false_alarms: Share of checks of unchanged code that may fail by chance.
+        groups: The results of each row, one per seed.
+        false_alarms: Fraction of checks of unchanged code that may fail by chance.
         recorded: Provenance.
 
     Raises:

@@ -33,11 +33,11 @@ def cells(one: Comparison) -> list[str]:
 
 
 def explanation(report: Report) -> str:
-    """Say what the columns mean and how often sound code fails."""
+    """Explain the columns and the false-alarm rate."""
     return (
-        "expected: mean ± standard deviation over the recorded seeds. allowed: prediction interval of one more run, at "
-        f"least one query. At most {report.false_alarms:.1%} of checks of unchanged code with new seeds fail by chance, "
-        f"over all {report.n_judged} scores."
+        "expected: mean ± standard deviation over the recorded seeds. allowed: prediction interval of one more run, "
+        f"at least one query. At most {report.false_alarms:.1%} of checks of unchanged code with new seeds fail by "
+        f"chance, over all {report.n_judged} scores."
     )
 
 

@@ -64,7 +64,7 @@ class Published:
     tests: Mapping[str, Mapping[str, Any]]
 
     def fits(self, data: str, n_images: int, n_texts: int) -> bool:
-        """Tell whether figures published for ``data`` were measured on a test split of this size."""
+        """Return whether figures published for ``data`` were measured on a test split of this size."""
         expected = self.tests.get(data, {})
         return bool(expected.get("images", n_images) == n_images and expected.get("texts", n_texts) == n_texts)
 

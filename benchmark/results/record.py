@@ -38,7 +38,7 @@ class Result:
         fingerprint: Content fingerprint of the test split.
         views: Image and text view with source and shape.
         protocol: Folds, bootstrap, post-processing and the definitions of the metrics.
-        tie_rate: Share of queries whose match shares its score with another item.
+        tie_rate: Fraction of queries whose match shares its score with another item.
         selection: Split, criterion, value and epoch of model selection.
         seed: Seed of the run.
         batch_size: Global batch size.
@@ -48,7 +48,7 @@ class Result:
         device: Device in words.
         commit: Commit of the code, where known.
         flags: ensemble, transductive, uses_test_groups, selected_on_test.
-        skipped: Images left out for want of a file, by split.
+        skipped: Images skipped because a file is missing, by split.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
         content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
             ``<split>.images`` and ``<split>.texts`` (photographs, features, vectors), files that options name.

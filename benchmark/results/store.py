@@ -31,7 +31,7 @@ def load_results(runs: Path) -> tuple[list[Result], list[str]]:
 
 
 def failures(runs: Path) -> list[str]:
-    """Tell of every run under a folder of runs that an alarm ended: its folder and the reason, one line each."""
+    """Report every run under a folder of runs that an alarm ended: its folder and the reason, one line each."""
     lines = []
     for path in sorted(runs.glob(f"*/*/*/{FAILURE_FILE}")):
         try:
@@ -91,7 +91,7 @@ def store_external(
         split_sizes: Images and texts, ``{"test": [n_images, n_texts]}``.
         fingerprint: Fingerprint of what was scored.
         intervals: Bootstrap intervals.
-        tie_rate: Share of queries whose match is tied.
+        tie_rate: Fraction of queries whose match is tied.
         flags: What a reader must know of the scores.
         family: Family of the method, if one wants it listed there.
         seed: Seed, where there are several runs.

@@ -40,7 +40,7 @@ class Answer:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """Return the photographs in a folder and the folders below it, by path; hidden files are left out.
+    """Return the photographs in a folder and the folders below it, by path; hidden files are omitted.
 
     Raises:
         DataError: If there is no folder, or no photograph in it.
@@ -58,7 +58,7 @@ def find_photos(folder: Path) -> list[Path]:
 
 
 def read_captions(file: Path) -> list[str]:
-    """Read sentences, one a line; blank lines are passed over.
+    """Read sentences, one per line; blank lines are skipped.
 
     Raises:
         DataError: If the file is missing, not UTF-8 or holds no sentence.
@@ -167,7 +167,7 @@ def notes_on(
     main: Side,
     faiss: bool,
 ) -> list[str]:
-    """Say what was searched, in short remarks under the answers."""
+    """Return short notes on what was searched."""
     from cmr_bench.search.index import Collection
 
     kind = "sentences" if texts is not None else "photographs"

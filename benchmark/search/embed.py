@@ -153,7 +153,7 @@ def embed_photos(
     batch_size: int = 32,
     workers: int = 2,
 ) -> Embedded:
-    """Embed photographs that the cache does not hold yet; those that cannot be read are left out with the reason.
+    """Embed photographs that the cache does not hold yet; those that cannot be read are omitted with the reason.
 
     Args:
         run: The run.

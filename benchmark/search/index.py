@@ -23,7 +23,7 @@ _PAIRS = 256
 
 
 def has_faiss() -> bool:
-    """Tell whether faiss is installed."""
+    """Return whether faiss is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 

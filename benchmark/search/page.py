@@ -48,7 +48,7 @@ def page(title: str, answers: Sequence[Answer], photo: Path | None, folder: Path
         answers: The answers to every query.
         photo: The photograph that was the query; None where sentences were.
         folder: Folder that was searched; None where sentences were.
-        note: What was searched and what was left out.
+        note: What was searched and what was skipped.
     """
     parts = [_section(answer, photo, folder) for answer in answers]
     first = printable(answers[0].query) if answers else ""

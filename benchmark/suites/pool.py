@@ -47,7 +47,7 @@ class Running:
     bar: TaskID
 
     def fraction(self) -> float:
-        """Return the share of the epochs that are done, by the rows of the history."""
+        """Return the fraction of the epochs that are done, by the rows of the history."""
         epochs = int(self.job.config.trainer.get("max_epochs") or 0)
         try:
             with (self.folder / "history.csv").open("rb") as file:

@@ -61,27 +61,27 @@ def local_rank() -> int:
 
 
 def started_by_srun() -> bool:
-    """Tell whether srun started this process as one of several."""
+    """Return whether srun started this process as one of several."""
     return int(os.environ.get(_STEP_TASKS, "1")) > 1
 
 
 def behind_proxy() -> bool:
-    """Tell whether a proxy answers for hosts that have no address here."""
+    """Return whether a proxy answers for hosts that have no address here."""
     return any(name.upper() in _PROXIES for name in os.environ)
 
 
 def has_width() -> bool:
-    """Tell whether the user has set a width for output that goes to no terminal."""
+    """Return whether the user has set a width for output that goes to no terminal."""
     return _WIDTH in os.environ
 
 
 def wants_colour() -> bool:
-    """Tell whether the user has asked for colours in output that goes to no terminal."""
+    """Return whether the user has asked for colours in output that goes to no terminal."""
     return _COLOUR in os.environ
 
 
 def completing() -> bool:
-    """Tell whether a shell asks for completions."""
+    """Return whether a shell asks for completions."""
     return _COMPLETING in os.environ
 
 

@@ -1,4 +1,4 @@
-"""Loading from the Hugging Face hub without its waits and its noise."""
+"""Loading from the Hugging Face Hub without its waits and its noise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def do_not_wait_for_hub() -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide the loading bar and the report on tensors that are left out on purpose, such as the text half of CLIP."""
+    """Hide the loading bar and the report on tensors that are omitted on purpose, such as the text half of CLIP."""
     import transformers
 
     logging: Any = transformers.logging

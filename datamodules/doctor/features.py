@@ -115,7 +115,7 @@ def check_array(what: str, view: ArrayView, ids: Sequence[str]) -> Iterator[Find
 
     Args:
         what: What to call it.
-        view: The features, one item a row.
+        view: The features, one item per row.
         ids: The items.
     """
     if len(view) != len(ids):

@@ -249,7 +249,7 @@ def channel_statistics(name: str, model_type: str) -> tuple[tuple[float, ...], t
     """Mean and deviation of red, green and blue in 0..1 that a transformers model was trained with.
 
     Args:
-        name: Name on the Hugging Face hub, or a local folder.
+        name: Name on the Hugging Face Hub, or a local folder.
         model_type: Its kind, which decides where no preprocessor is stored with it.
     """
     folder = Path(name).expanduser()

@@ -118,7 +118,7 @@ class PixelView(View):
     (seed, epoch, row) only, so the pictures are the same with any number of data workers.
 
     Args:
-        files: The photographs, one an item.
+        files: The photographs, one per item.
         size: Side of the square in pixels.
         augment: Augment when an epoch is given.
         seed: Seed of the augmentation.

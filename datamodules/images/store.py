@@ -42,7 +42,7 @@ class Manifest:
         shape: Shape of the array.
         dtype: float16 or float32.
         grid: Rows and columns of the map that the regions are cells of; None for vectors.
-        skipped: Ids of images that were left out: no file, or one that cannot be decoded.
+        skipped: Ids of images that were skipped: no file, or one that cannot be decoded.
         rows_done: Rows that are written.
         complete: False while the extraction is unfinished.
         command: The command that makes or resumes the store.
@@ -125,7 +125,7 @@ def grid_boxes(rows: int, columns: int) -> npt.NDArray[np.float32]:
 
 
 class FeatureStore:
-    """Features of the images of one data set, memory-mapped, one row an image id.
+    """Features of the images of one data set, memory-mapped, one row per image id.
 
     Args:
         folder: Folder with manifest and array.
@@ -255,7 +255,7 @@ def open_store(
 
 
 def missing(store: FeatureStore, split: Split) -> npt.NDArray[np.bool_]:
-    """Tell which images of a split, (n_images,), have no row in the store."""
+    """Return which images of a split, (n_images,), have no row in the store."""
     return np.fromiter((name not in store.row_of for name in split.image_ids), dtype=bool, count=split.n_images)
 
 

@@ -41,7 +41,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 def load_weights(net: nn.Module, file: Path, encoder: str) -> None:
     """Load a weights file into a network whose classifier has been taken off.
 
-    Half-precision tensors are converted; tensors of the file that the cut network has no place for are left out; the
+    Half-precision tensors are converted; tensors of the file that the cut network has no place for are omitted; the
     counters of batch normalisation may be absent.
 
     Raises:

@@ -194,7 +194,7 @@ def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: boo
         images: Folder of the photographs; an image lies at its ``filepath/filename`` there, or at ``filename`` where
             the folder ``filepath`` does not exist.
         source: What to name in an error.
-        restval: Whether the part ``restval`` belongs to the training split; it is left out otherwise.
+        restval: Whether the part ``restval`` belongs to the training split; it is omitted otherwise.
 
     Returns:
         The splits that have images.

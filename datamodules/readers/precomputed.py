@@ -1,4 +1,4 @@
-"""The precomputed folders of the VSE++/SCAN lineage: an array of image features and a caption a line, by split."""
+"""The precomputed folders of the VSE++/SCAN lineage: an array of image features and one caption per line, by split."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def open_array(file: Path) -> npt.NDArray[Any]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Read a text file of one entry a line; only line feeds end a line, and whitespace is collapsed.
+    """Read a text file of one entry per line; only line feeds end a line, and whitespace is collapsed.
 
     Raises:
         DataError: If it is missing, not UTF-8, or has an empty line.
@@ -113,11 +113,11 @@ def read_lines(file: Path) -> list[str]:
 def image_starts(array: npt.NDArray[Any], n_texts: int) -> tuple[Rows, Rows]:
     """Find which rows of an array are distinct images, and the image of every text.
 
-    A folder has either one row an image, with the same number of texts for each, or one row a text, with an image's
+    A folder has either one row per image, with the same number of texts for each, or one row per text, with an image's
     row repeated for each of its texts.
 
     Args:
-        array: Image features, one item a row.
+        array: Image features, one item per row.
         n_texts: Number of texts.
 
     Returns:

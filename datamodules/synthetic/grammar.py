@@ -45,7 +45,7 @@ class Meaning(NamedTuple):
 
 
 def holds(meaning: Meaning, things: Sequence[Thing], setting: int) -> bool:
-    """Tell whether a caption is true of a picture with these things in this setting."""
+    """Return whether a caption is true of a picture with these things in this setting."""
     if meaning.setting not in (None, setting):
         return False
     return any(
@@ -133,7 +133,7 @@ def _noun_phrase(thing: Thing, chance: Iterator[float]) -> str:
 def write_captions(
     scenes: Scenes, fewest: int, most: int, rng: np.random.Generator
 ) -> tuple[list[str], list[Meaning], list[int]]:
-    """Write ``fewest`` to ``most`` different captions an image.
+    """Write ``fewest`` to ``most`` different captions per image.
 
     Returns:
         The texts, what they claim and the row of the image that each belongs to.

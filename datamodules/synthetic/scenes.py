@@ -168,7 +168,7 @@ class Scenes:
         return np.where(self.shape[..., None] >= 0, corners, np.nan).astype(np.float32)
 
     def attributes(self) -> npt.NDArray[np.int64]:
-        """Tell which of ATTRIBUTES some object of the image has, (n, n_attributes)."""
+        """Return which of ATTRIBUTES some object of the image has, (n, n_attributes)."""
         found = np.zeros((len(self), len(ATTRIBUTES)), dtype=np.int64)
         start = 0
         for part, width in ((self.shape, len(SHAPES)), (self.colour, len(COLOURS)), (self.size, 2), (self.cell, 9)):
@@ -233,7 +233,7 @@ def draw_split(n: int, twins: float, seen: set[Key], rng: np.random.Generator) -
 
     Args:
         n: Number of pictures.
-        twins: Share of the scenes with two or more objects that bring their twin along.
+        twins: Fraction of the scenes with two or more objects that bring their twin along.
         seen: What pictures so far show; grows.
         rng: Source of chance.
 

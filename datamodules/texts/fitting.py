@@ -34,7 +34,7 @@ class Fitted:
     Attributes:
         name: doc2vec, tfidf or lsa.
         dim: Width asked for.
-        seed: Seed of what is random.
+        seed: Random seed.
         words: The words that count, in the order of the arrays.
         arrays: ``idf`` (n_words,) for tf-idf and lsa, ``components`` (d, n_words) for lsa; for doc2vec the output layer
             ``weights`` (n_words, d), the table that negatives are drawn by and how often each word is kept, (n_words,).

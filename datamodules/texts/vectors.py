@@ -66,7 +66,7 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
         texts: Texts to encode, (n_texts,).
         dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 2,000 most frequent words for
             ``tfidf``; ``hf:`` has the width of its model.
-        seed: Seed of what is random in the fit.
+        seed: Random seed in the fit.
         cache: Folder in which the vectors are kept; equal arguments are computed once.
 
     Returns:

@@ -145,7 +145,7 @@ class SubwordView(View):
 
     Args:
         captions: The texts, (n_texts,).
-        tokenizer: Name on the Hugging Face hub or a local folder.
+        tokenizer: Name on the Hugging Face Hub or a local folder.
         max_words: Longer texts are cut to this many subwords, the tokenizer's own start and end signs included, or to
             as many as its model reads where that is fewer.
     """

@@ -121,7 +121,7 @@ def cross_attention(
 
     Args:
         regions: Regions of unit length, (n_images, R, d).
-        mask: True for real regions, at least one an image, (n_images, R).
+        mask: True for real regions, at least one per image, (n_images, R).
         words: Words of unit length, (n_texts, W, d), padded on the right.
         lengths: Real words of each text, at least 1, (n_texts,).
         how: Direction, pooling and temperatures.
