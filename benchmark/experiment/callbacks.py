@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.distributed import everywhere
@@ -73,6 +73,33 @@ class History(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
             write_atomic(self.path, text.getvalue())
+
+
+class Best(ModelCheckpoint):
+    """Keeps the weights that validation prefers, also after the run folder was moved.
+
+    Args:
+        folder: Where ``best.ckpt`` goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, filename="best", monitor="val/selection", mode="max", enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, that of Lightning's own class."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best score over; Lightning forgets it where the folder has another name than before."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        state = state_dict | {name: here(state_dict[name]) for name in paths}
+        super().load_state_dict(state | {"dirpath": self.dirpath, "best_k_models": models})
 
 
 class Resume(Callback):

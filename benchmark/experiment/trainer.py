@@ -11,11 +11,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cmr_bench.experiment import launch
-from cmr_bench.experiment.callbacks import Alarm, History, Resume, Stops
+from cmr_bench.experiment.callbacks import Alarm, Best, History, Resume, Stops
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.support.errors import CmrBenchError
@@ -93,13 +93,7 @@ def make_trainer(
     """Make the Lightning Trainer of a run; ``content`` is what it reads, see ``Result.content``."""
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            checkpoints,
-            filename="best",
-            monitor="val/selection",
-            mode="max",
-            enable_version_counter=False,
-        ),
+        Best(checkpoints),
         Resume(checkpoints / "last.ckpt"),
         Stops(),
         Alarm(folder),

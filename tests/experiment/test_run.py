@@ -220,3 +220,20 @@ def test_two_processes_resume_to_the_same_weights(own: list[str], tmp_path: Path
     assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]
     weights = [torch.load(f / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for f in (whole, folder)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_that_was_moved_keeps_its_best_epoch(
+    own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first epoch stays the best one, as nothing is learned.
+    still = [*own, "--model.lr", "0.0"]
+    assert main([*still, "--runs", "whole"]) == 0
+    (whole,) = (tmp_path / "whole").glob("*/*/*")
+    monkeypatch.setenv("STOP", "1")
+    assert main(still) == 1
+    monkeypatch.delenv("STOP")
+    moved = only_run(tmp_path).rename(tmp_path / "moved")
+    assert main(["run", "--resume", str(moved)]) == 0
+    results = [read_result(folder / "result.json") for folder in (whole, moved)]
+    assert results[0].selection["epoch"] == 0
+    assert results[1].selection == results[0].selection
