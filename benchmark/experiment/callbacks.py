@@ -76,7 +76,7 @@ class History(Callback):
 
 
 class Best(ModelCheckpoint):
-    """Keeps the weights that validation prefers, also after the run folder was moved.
+    """Selects the checkpoint on validation, also after the run folder was moved.
 
     Args:
         folder: Where ``best.ckpt`` goes.
@@ -91,7 +91,7 @@ class Best(ModelCheckpoint):
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best score over; Lightning forgets it where the folder has another name than before."""
+        """Restore the best score, which Lightning drops when the path of the folder has changed."""
 
         def here(path: str) -> str:
             return str(Path(self.dirpath or "", Path(path).name)) if path else path

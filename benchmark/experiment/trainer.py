@@ -24,12 +24,12 @@ from cmr_bench.tracking import runs as wandb_runs
 # Loggers through which Lightning announces devices, tips and limits reached.
 _ANNOUNCERS = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
-# Advice of the libraries that a user of the suite can do nothing about, and why.
+# Warnings of the libraries that a user of the suite can do nothing about, each with its reason.
 SILENCED: dict[str, str] = {
     ".*does not have many workers.*": "arrays in memory are read faster than workers start; `--data.num_workers` is "
     "there for photographs",
     ".*The number of training batches.*": "short epochs are common here, and `history.csv` has a row for each",
-    ".*Checkpoint directory.*exists and is not empty.*": "a resumed run goes on in its own folder",
+    ".*Checkpoint directory.*exists and is not empty.*": "a resumed run continues in its own folder",
     ".*GPU available but not used.*": "`--trainer.accelerator cpu` was asked for",
     ".*sync_dist=True.*": "losses and metrics are of the whole batch or split on every process; an average of equal "
     "numbers would only round them",
@@ -40,7 +40,7 @@ SILENCED: dict[str, str] = {
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence warnings of the libraries that a user cannot act on, see ``SILENCED``."""
+    """Silence warnings of the libraries that a user of the suite can do nothing about, see ``SILENCED``."""
     levels = [logging.getLogger(name).level for name in _ANNOUNCERS]
     with warnings.catch_warnings():
         for text in SILENCED:

@@ -76,7 +76,7 @@ def has_width() -> bool:
 
 
 def wants_colour() -> bool:
-    """Return whether the user has asked for colours in output that goes to no terminal."""
+    """Return whether the user asks for colours in output that goes to no terminal."""
     return _COLOUR in os.environ
 
 
@@ -87,7 +87,7 @@ def completing() -> bool:
 
 @contextmanager
 def not_completing() -> Iterator[None]:
-    """Hide the question of the shell from parsers that are made on the way to its answer."""
+    """Hide the request for completions from parsers that are built on the way."""
     asked = os.environ.pop(_COMPLETING)
     yield
     os.environ[_COMPLETING] = asked
@@ -95,7 +95,7 @@ def not_completing() -> Iterator[None]:
 
 @contextmanager
 def run_folder(path: Path) -> Iterator[None]:
-    """Tell the processes that are started meanwhile in which run folder they work."""
+    """Pass the run folder to the processes started meanwhile."""
     os.environ[RUN_FOLDER] = str(path)
     try:
         yield
