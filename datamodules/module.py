@@ -21,10 +21,12 @@ from cmr_bench.support.places import store_folders
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cmr_bench.datamodules.images.photos import PhotoFit
     from cmr_bench.datamodules.images.store import FeatureStore
     from cmr_bench.datamodules.texts.words import Vocabulary
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
 from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 
 
@@ -42,8 +44,16 @@ class RetrievalDataModule(L.LightningDataModule):
         text_dim: Dimension of fitted text vectors (doc2vec, tfidf, lsa); 0 uses the default of each.
         image_size: Image size in pixels, for methods that read pixels.
         augment: Random crops and horizontal flips of the training images, for methods that read pixels.
+        resize: How images are fitted to the square, for methods that read pixels without a processor of their own:
+            squash scales both sides; crop scales the shorter side to 8/7 of it and takes the centre, as ImageNet
+            models are evaluated.
+        least_crop: Smallest fraction of the area that a random crop of a training image keeps.
         max_words: Maximum text length in words; longer texts are truncated.
         min_count: Minimum number of occurrences in the training captions; rarer words become the unknown word.
+        word_split: Tokenisation: words drops punctuation; treebank keeps punctuation marks as tokens and splits
+            contractions, as the programs of VSE++ and SCAN do.
+        start_end: Add a start and an end token to every text, for methods that read words.
+        prompt: Template around every text, for methods that read subwords: a photo of {}.
         skip_missing: Skip images whose file or feature is missing; the result records how many.
         eval_batch_size: Batch size of validation and test.
         seed: Random seed of the data order and of fitted text vectors; null uses the run's seed.
@@ -64,8 +74,13 @@ class RetrievalDataModule(L.LightningDataModule):
         text_dim: int = 0,
         image_size: int = 224,
         augment: bool = True,
+        resize: Literal["squash", "crop"] = "squash",
+        least_crop: float = 0.5,
         max_words: int = 64,
         min_count: int = 4,
+        word_split: WordSplit = "words",
+        start_end: bool = False,
+        prompt: str = "",
         skip_missing: bool = False,
         eval_batch_size: int = 256,
         seed: int | None = None,
@@ -73,8 +88,13 @@ class RetrievalDataModule(L.LightningDataModule):
         super().__init__()
         self.root, self.batch_size, self.num_workers = root, batch_size, num_workers
         self.image_features, self.text_features, self.text_dim = image_features, text_features, text_dim
+        if not 0 < least_crop <= 1:
+            raise UsageError(f"--data.least_crop {least_crop}: choose a share above 0, at most 1")
         self.image_size, self.augment = image_size, augment
+        self.resize, self.least_crop, self.prompt = resize, least_crop, prompt
+        self.photo_fit: PhotoFit | None = None
         self.max_words, self.min_count = max_words, min_count
+        self.word_split, self.start_end = word_split, start_end
         self.skip_missing, self.eval_batch_size = skip_missing, eval_batch_size
         self.seed = seed or 0
         self.splits: dict[str, Split] = {}
@@ -149,9 +169,13 @@ class RetrievalDataModule(L.LightningDataModule):
         if kind == "pixels":
             if split.image_files is None:
                 raise DataError(f"{self.data_name} has no images to read as pixels; pass --model.image_view vector")
-            return transforms.PixelView(
-                split.image_files, self.image_size, self.augment and split.name == "train", self.seed
-            )
+            fit = self.photo_fit
+            if fit is None:
+                fit = transforms.PhotoFit(self.image_size)
+                if self.resize == "crop":
+                    fit = transforms.PhotoFit(self.image_size, "crop", "bilinear", 7 / 8)
+            augment = self.augment and split.name == "train"
+            return transforms.PixelView(split.image_files, fit.size, augment, self.seed, fit, self.least_crop)
         view = store.stored_view(self.feature_store(), split)
         if view.spec.kind != kind:
             raise UsageError(
@@ -185,12 +209,14 @@ class RetrievalDataModule(L.LightningDataModule):
         train = self.splits["train"]
         assert train.captions is not None
         if kind == "tokens":
-            self.vocabulary = self.vocabulary or words.Vocabulary.fit(train.captions, self.min_count)
+            self.vocabulary = self.vocabulary or words.Vocabulary.fit(
+                train.captions, self.min_count, self.word_split, self.start_end
+            )
             return words.TokenView(split.captions, self.vocabulary, self.max_words)
         if kind == "subwords":
             if tokenizer is None:
                 raise UsageError("the method reads subwords but sets no tokenizer; set a transformers name or folder")
-            return words.SubwordView(split.captions, tokenizer, self.max_words)
+            return words.SubwordView(split.captions, tokenizer, self.max_words, self.prompt)
         if self.text_features is None:
             raise UsageError(
                 "the method reads texts as vectors: pass --data.text_features doc2vec, tfidf or hf:NAME_OR_FOLDER"
@@ -210,6 +236,7 @@ class RetrievalDataModule(L.LightningDataModule):
         text_view: ViewKind,
         tokenizer: str | None = None,
         evaluation: EvaluationOptions | None = None,
+        photo_fit: PhotoFit | None = None,
     ) -> DataSpec:
         """Read the splits and build the views; fails before training if something is missing.
 
@@ -218,11 +245,13 @@ class RetrievalDataModule(L.LightningDataModule):
             text_view: View of the texts that the method reads.
             tokenizer: Name or folder of a transformers tokenizer, for subwords.
             evaluation: How the run is evaluated; None chooses weights on validation by the criterion of the data set.
+            photo_fit: How the method wants photographs fitted to a square; None leaves it to the options.
 
         Returns:
             What the method needs to build its layers.
         """
         self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
+        self.photo_fit = photo_fit
         self._read_splits(image_view)
         for split in self.splits.values():
             split.images = self.image_view(image_view, split)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cmr_bench.datamodules.images import extract, store
-from cmr_bench.datamodules.images.photos import fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.images.photos import PhotoFit, fit_photo, photo_bytes, read_photo
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.synthetic import filters, module, scenes
 from cmr_bench.datamodules.texts import fitting, words
@@ -133,8 +133,11 @@ def photo_reader(origin: Origin, weights: Path | None, device: torch.device) -> 
         raise DataError("--weights is for runs on stored features; this run needs no encoder weights")
     if origin.kind == "drawn":
         return _drawn_reader(origin)
-    size = origin.settings["size"]
-    return PhotoReader(functools.partial(_square, size=size), _pixels)
+    return PhotoReader(functools.partial(_fitted, fit=PhotoFit(**origin.settings)), _pixels)
+
+
+def _fitted(file: Path, fit: PhotoFit) -> Tensor:
+    return photo_bytes(fit.read(file))
 
 
 def _square(file: Path, size: int) -> Tensor:
@@ -207,10 +210,11 @@ def text_reader(origin: Origin) -> Callable[[Sequence[str]], View]:
     """
     settings: Mapping[str, Any] = origin.settings
     if origin.kind == "tokens":
-        vocabulary = words.Vocabulary(settings["words"])
+        vocabulary = words.Vocabulary.of(settings)
         return lambda texts: words.TokenView(texts, vocabulary, settings["max_words"])
     if origin.kind == "subwords":
-        return lambda texts: words.SubwordView(texts, settings["tokenizer"], settings["max_words"])
+        prompt = settings.get("prompt", "")
+        return lambda texts: words.SubwordView(texts, settings["tokenizer"], settings["max_words"], prompt)
     if origin.kind not in ("fitted", "encoder"):
         raise CmrBenchError(f"texts made as '{origin.kind}' are unknown here: update cmr-bench")
     name = settings["name"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -27,6 +27,9 @@ from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
 from cmr_bench.support.errors import UsageError
 
 LabelSource = Literal["auto", "category", "identity"]
+
+if TYPE_CHECKING:
+    from cmr_bench.datamodules.images.photos import PhotoFit
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,11 @@ class RetrievalModule(L.LightningModule):
         return None
 
     @property
+    def photo_fit(self) -> PhotoFit | None:
+        """How photographs are to be fitted to a square, for methods that know it; None leaves it to the data set."""
+        return None
+
+    @property
     def label_space(self) -> str:
         """What the method uses as labels: ``none``, ``category`` or ``identity`` (of the image)."""
         if self.labels == "ignored":
@@ -139,7 +147,7 @@ class RetrievalModule(L.LightningModule):
             DataError: If the data set cannot deliver the views.
             UsageError: If it lacks the labels that the method learns from.
         """
-        self.build(data.load(self.image_view, self.text_view, self.tokenizer, evaluation))
+        self.build(data.load(self.image_view, self.text_view, self.tokenizer, evaluation, self.photo_fit))
         # A closed form is fitted without a Trainer that knows the data.
         self.selection = data.evaluation.criterion
 

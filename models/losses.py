@@ -13,6 +13,7 @@ from torch import Tensor
 
 Negatives = Literal["hardest", "mean", "sum"]
 Mining = Literal["all", "hardest"]
+Reduction = Literal["mean", "sum"]
 P = ParamSpec("P")
 
 
@@ -84,6 +85,7 @@ def triplet_hinge(
     margin: float,
     mining: Mining = "all",
     attraction: float = 1.0,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """Triplet loss on distances: positives must be nearer to an anchor than negatives by a margin.
 
@@ -96,6 +98,7 @@ def triplet_hinge(
             takes the farthest positive and the nearest negative of each anchor and averages over the anchors that have
             both.
         attraction: Factor of the distances to positives.
+        reduction: ``mean`` over those triplets or anchors, or their ``sum``.
 
     Returns:
         The loss, a scalar; 0 where the batch holds no triplet.
@@ -105,12 +108,39 @@ def triplet_hinge(
         far = distances.masked_fill(~positive, -torch.inf).amax(1)
         near = distances.masked_fill(~negative, torch.inf).amin(1)
         valid = positive.any(1) & negative.any(1)
-        return (margin + attraction * far[valid] - near[valid]).clamp(min=0).sum() / valid.sum().clamp(min=1)
+        total = (margin + attraction * far[valid] - near[valid]).clamp(min=0).sum()
+        return total / valid.sum().clamp(min=1) if reduction == "mean" else total
     anchor, candidate = positive.nonzero(as_tuple=True)
     usable = negative[anchor]
     near = attraction * distances[anchor, candidate]
     cost = (margin + near[:, None] - distances[anchor]).clamp(min=0)
-    return torch.where(usable, cost, 0.0).sum() / usable.sum().clamp(min=1)
+    total = torch.where(usable, cost, 0.0).sum()
+    return total / usable.sum().clamp(min=1) if reduction == "mean" else total
+
+
+def batch_hinge(anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float, attraction: float) -> Tensor:
+    """One hinge on the squared distances of a whole batch, as the authors' program of ACMR has it.
+
+    It is ``[margin + attraction sum_i |a_i - p_i|^2 / 2 - sum_i |a_i - n_i|^2 / 2]+``, where anchor i has one positive
+    and one negative, (b, d) each: as long as the negatives of the batch together are far enough, no anchor counts.
+    """
+    near, far = ((anchors.float() - others.float()).square().sum() / 2 for others in (positives, negatives))
+    return (margin + attraction * near - far).clamp(min=0)
+
+
+@full_precision
+def most_similar_other(features: Tensor, positive: Tensor) -> Tensor:
+    """Return for every item the row of the batch that is most like it by cosine and not ``positive`` (b, b), (b,).
+
+    The cosines (b, b) of positives count as 0, so that an item whose cosines with all others are negative takes the
+    first positive, as in the authors' program of ACMR.
+
+    Args:
+        features: Features, (b, d).
+        positive: True where two items belong together, (b, b).
+    """
+    unit = F.normalize(features.float(), dim=1)
+    return torch.where(positive, 0.0, unit @ unit.T).argmax(1)
 
 
 def label_regression(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -239,6 +269,16 @@ def relation_error(logits: Tensor, match: Tensor, balanced: bool = False) -> Ten
         return error.mean()
     parts = [torch.where(kind, error, 0.0).sum() / kind.sum().clamp(min=1) for kind in (match, ~match)]
     return (parts[0] + parts[1]) / 2
+
+
+def pair_error(scores: Tensor, match: Tensor) -> Tensor:
+    """Sum of the squared errors of scores to 1 for matching pairs and 0 for others, over the root of their number.
+
+    Args:
+        scores: Score of every image with every text, (n_images, n_texts).
+        match: True where they belong together, (n_images, n_texts).
+    """
+    return (scores.float() - match.float()).square().sum() / math.sqrt(scores.numel())
 
 
 @full_precision

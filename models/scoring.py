@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmr_bench.datamodules.views import Rows, View
+from cmr_bench.datamodules.views import View
 from cmr_bench.support.errors import CmrBenchError
+
+if TYPE_CHECKING:
+    pass
 
 Encoded = Tensor | tuple[Tensor, ...]
 
@@ -106,10 +109,3 @@ def fetch_all(view: View, field: str = "vector", chunk: int = 4096) -> Tensor:
 
     starts = range(0, len(view), chunk)
     return torch.cat([view.fetch(np.arange(s, min(s + chunk, len(view))))[field] for s in starts])
-
-
-def as_rows(values: Sequence[int]) -> Rows:
-    """Return row numbers as the array type that views take."""
-    import numpy as np
-
-    return np.asarray(values, dtype=np.int64)

@@ -19,6 +19,7 @@ MARKS = {
     "skipped": ("s", "some images were skipped because a file is missing"),
     "mid_rank_recalls": ("m", "R@K by an older rule for ties: a tied match counted by its mid-rank, not by its chance"),
     "published_ensemble": ("pe", "the published results are those of an ensemble"),
+    "published_transductive": ("pt", "the published results were corrected using the whole test set"),
     "published_uses_test_groups": ("pg", "the published results use which captions of the test set belong together"),
 }
 _HEADS = {

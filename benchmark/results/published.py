@@ -17,7 +17,7 @@ from cmr_bench.support.errors import CmrBenchError
 
 DIRECTIONS = ("i2t", "t2i")
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in (1, 5, 10))
-_FLAGS = ("ensemble", "uses_test_groups")
+_FLAGS = ("ensemble", "uses_test_groups", "transductive")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PublishedRow:
         folds: Number of folds that the figures are means over; None for the whole test split.
         spread: Standard deviation over seeds, where reported.
         seeds: Number of seeds, where reported.
-        flags: ensemble, uses_test_groups.
+        flags: ensemble, uses_test_groups, transductive.
     """
 
     method: str

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cmr_bench.datamodules import raw
@@ -20,7 +21,7 @@ from cmr_bench.experiment import recipe
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
-from cmr_bench.models.scoring import Encoded, as_rows
+from cmr_bench.models.scoring import Encoded
 from cmr_bench.results.record import FAILURE_FILE
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
@@ -62,7 +63,7 @@ class TrainedRun:
 
     def encode_texts(self, reader: Callable[[Sequence[str]], View], texts: Sequence[str]) -> Encoded:
         """Encode sentences, (b,)."""
-        batch = TextBatch(torch.arange(len(texts)), **reader(texts).fetch(as_rows(range(len(texts)))))
+        batch = TextBatch(torch.arange(len(texts)), **reader(texts).fetch(np.arange(len(texts))))
         with torch.inference_mode():
             return self.module.encode_texts(self.module.transfer_batch_to_device(batch, self.module.device, 0))
 
@@ -147,7 +148,7 @@ def _inputs(folder: Path, module: RetrievalModule, data: RetrievalDataModule) ->
     if kept is not None:
         return kept
     try:
-        data.load(module.image_view, module.text_view, module.tokenizer)
+        data.load(module.image_view, module.text_view, module.tokenizer, photo_fit=module.photo_fit)
     except CmrBenchError as error:
         raise DataError(f"{folder} has no {raw.INPUTS_FILE}, which its data set would give, and: {error}") from error
     inputs = raw.describe(data)

@@ -245,17 +245,6 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
     )
 
 
-def channel_statistics(name: str, model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of red, green and blue in 0..1 that a transformers model was trained with.
-
-    Args:
-        name: Name on the Hugging Face Hub, or a local folder.
-        model_type: Its kind, which decides where no preprocessor is stored with it.
-    """
-    folder = Path(name).expanduser()
-    return _channel_statistics(_preprocessor(str(folder) if folder.is_dir() else name), model_type)
-
-
 def _channel_statistics(prepare: Mapping[str, Any], model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     clip = model_type.startswith("clip")
     default_mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,31 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class PhotoFit:
+    """How photographs are fitted to a square, see :func:`fit_photo`.
+
+    Attributes:
+        size: Side of the square in pixels.
+        resize: squash or crop.
+        interpolation: nearest, bilinear, bicubic or lanczos.
+        crop_fraction: Part of the scaled photo's shorter side that a crop keeps.
+        whole: Decode photographs at full size, as the processors of transformers do, where JPEG allows less.
+    """
+
+    size: int
+    resize: Resize = "squash"
+    interpolation: str = "bicubic"
+    crop_fraction: float = 1.0
+    whole: bool = False
+
+    def read(self, file: Path) -> Image.Image:
+        """Decode a photograph and fit it, cutting fractions of a pixel off as torchvision and transformers do."""
+        short = round(self.size / self.crop_fraction)
+        photo = read_photo(file, at_least=0 if self.whole else short)
+        return fit_photo(photo, self.size, self.resize, self.interpolation, self.crop_fraction, rounded=False)
 
 
 def read_photo(file: Path, at_least: int = 0) -> Image.Image:
@@ -65,19 +91,23 @@ def fit_photo(
     resize: Resize = "squash",
     interpolation: str = "bicubic",
     crop_fraction: float = 1.0,
+    rounded: bool = True,
 ) -> Image.Image:
     """Fit a photograph to a square.
 
     ``squash`` scales both sides to ``size``: nothing that a caption may mention is cut off, at the price of the aspect
     ratio. ``crop`` scales the shorter side to ``size / crop_fraction`` and cuts the square from the centre, as ImageNet
-    networks are evaluated.
+    networks are evaluated; the longer side is then rounded to whole pixels, or cut down to them.
     """
     kernel = _FILTERS[interpolation]
     if resize == "squash":
         return photo if photo.size == (size, size) else photo.resize((size, size), kernel)
     short = round(size / crop_fraction)
     scale = short / min(photo.size)
-    width, height = (max(short, round(side * scale)) for side in photo.size)
+    if rounded:
+        width, height = (max(short, round(side * scale)) for side in photo.size)
+    else:
+        width, height = (short * side // min(photo.size) for side in photo.size)
     left, top = (width - size) // 2, (height - size) // 2
     return photo.resize((width, height), kernel).crop((left, top, left + size, top + size))
 
@@ -88,44 +118,58 @@ def photo_bytes(photo: Image.Image) -> Tensor:
 
 
 @cache
-def _augmentation(size: int) -> Any:
+def _augmentation(size: int, least: float) -> Any:
     from torchvision.transforms import v2
 
     return v2.Compose(
         [
-            v2.RandomResizedCrop(size, scale=CROP_AREA, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomResizedCrop(size, scale=(least, CROP_AREA[1]), interpolation=v2.InterpolationMode.BICUBIC),
             v2.RandomHorizontalFlip(),
         ]
     )
 
 
-def augment_photo(photo: Image.Image, size: int, seed: Sequence[int]) -> Image.Image:
-    """Cut a random part of a photograph, scale it to a square and flip half of them; the seed decides everything."""
+def augment_photo(photo: Image.Image, size: int, seed: Sequence[int], least: float = CROP_AREA[0]) -> Image.Image:
+    """Cut a random part of a photograph, scale it to a square and flip half of them; the seed decides everything.
+
+    The part keeps at least the share ``least`` of the area.
+    """
     state = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> np.uint64(1))
     # The transforms draw from torch's global generator. Only the CPU's is touched: torch.manual_seed would also
     # reseed the GPUs, and with them the dropout of the model that is being trained.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(state)
-        result: Image.Image = _augmentation(size)(photo)
+        result: Image.Image = _augmentation(size, least)(photo)
     return result
 
 
 class PixelView(View):
     """Photographs as RGB in 0..1, (3, size, size), not normalised: the encoder knows its own mean and deviation.
 
-    Outside training epochs a photo is squashed to the square and always the same. In training epochs with ``augment`` a
-    random crop of at least half its area is scaled to the square and flipped half of the time; the draw depends on
-    (seed, epoch, row) only, so the pictures are the same with any number of data workers.
+    Outside training epochs a photo is fitted to the square and always the same. In training epochs with ``augment`` a
+    random crop of at least a share of its area is scaled to the square and flipped half of the time; the draw depends
+    on (seed, epoch, row) only, so the pictures are the same with any number of data workers.
 
     Args:
         files: The photographs, one per item.
         size: Side of the square in pixels.
         augment: Augment when an epoch is given.
         seed: Seed of the augmentation.
+        fit: How photographs are fitted to the square, of its size; None squashes them.
+        least_crop: Smallest share of a photo's area that a random crop keeps.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, augment: bool, seed: int) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        size: int,
+        augment: bool,
+        seed: int,
+        fit: PhotoFit | None = None,
+        least_crop: float = CROP_AREA[0],
+    ) -> None:
         self.files, self.size, self.augment, self.seed = files, size, augment, seed
+        self.fit, self.least_crop = fit or PhotoFit(size), least_crop
         self.spec = ViewSpec("pixels", (3, size, size), "photographs")
 
     def __len__(self) -> int:
@@ -137,10 +181,11 @@ class PixelView(View):
         for k, row in enumerate(rows.tolist()):
             if self.augment and epoch is not None:
                 # A crop of half the area is still about as wide as the square it becomes.
-                photo = read_photo(self.files[row], at_least=round(1.5 * self.size))
-                photo = augment_photo(photo, self.size, (self.seed, epoch, row))
+                enough = round(1.5 * self.size * (CROP_AREA[0] / self.least_crop) ** 0.5)
+                photo = read_photo(self.files[row], at_least=enough)
+                photo = augment_photo(photo, self.size, (self.seed, epoch, row), self.least_crop)
             else:
-                photo = fit_photo(read_photo(self.files[row], at_least=self.size), self.size)
+                photo = self.fit.read(self.files[row])
             pixels[k] = photo_bytes(photo)
         return {"pixels": pixels.div_(255)}
 
@@ -149,5 +194,5 @@ class PixelView(View):
         return combined((str(row), value) for row, value in enumerate(checksums(self.files)))
 
     def origin(self) -> Origin:
-        """Return the side of the square that photographs are squashed to."""
-        return Origin("pixels", {"size": self.size})
+        """Return how photographs are fitted to the square."""
+        return Origin("pixels", asdict(self.fit))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cmr_bench.datamodules.texts.words import tokenize
+from cmr_bench.datamodules.texts.splitting import tokenize
 from cmr_bench.datamodules.views import Origin
 from cmr_bench.support.errors import DataError, first_line
 from cmr_bench.support.hub import load_text_encoder, load_tokenizer

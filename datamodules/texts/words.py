@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cmr_bench.datamodules.texts.splitting import END, SPLITS, START, WordSplit
 from cmr_bench.datamodules.views import Origin, Rows, View, ViewSpec
-from cmr_bench.support.errors import DataError, first_line
+from cmr_bench.support.errors import DataError, UsageError, first_line
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.hub import load_tokenizer
 
 CHUNK = 1024
 PAD, UNKNOWN = 0, 1
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-
-
-def tokenize(text: str) -> list[str]:
-    """Split a text into lower-case words.
-
-    A word is a run of letters and digits of any script; apostrophes inside it stay (``dog's``), every other sign,
-    the hyphen and the underscore included, separates words. Compatibility forms are unified first (Unicode NFKC,
-    curly apostrophes become straight), so the same sentence typed in two ways gives the same words.
-    """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
-    return _WORD.findall(plain.replace("\u2019", "'"))
 
 
 class Vocabulary:
@@ -41,45 +28,64 @@ class Vocabulary:
 
     Args:
         words: The words, without repeats; word k has id k + 2.
+        split: How a text is split: ``words`` by :func:`tokenize`, ``treebank`` by :func:`treebank`.
+        start_end: Put a start and an end sign around every text; both are then among the words.
     """
 
-    def __init__(self, words: Iterable[str]) -> None:
-        self.words = list(words)
+    def __init__(self, words: Iterable[str], split: WordSplit = "words", start_end: bool = False) -> None:
+        self.words, self.split, self.start_end = list(words), split, start_end
         self._ids = {word: row for row, word in enumerate(self.words, start=2)}
         if len(self._ids) != len(self.words):
             raise DataError("vocabulary: a word is listed twice")
 
     @classmethod
-    def fit(cls, captions: Sequence[str], min_count: int) -> Vocabulary:
+    def fit(
+        cls, captions: Sequence[str], min_count: int, split: WordSplit = "words", start_end: bool = False
+    ) -> Vocabulary:
         """Collect the words that occur at least ``min_count`` times in the training captions."""
-        counts = Counter(word for caption in captions for word in tokenize(caption))
+        counts = Counter(word for caption in captions for word in SPLITS[split](caption))
         kept = [(-count, word) for word, count in counts.items() if count >= min_count]
-        return cls(word for _, word in sorted(kept))
+        signs = [START, END] if start_end else []
+        return cls([*signs, *(word for _, word in sorted(kept))], split, start_end)
 
     def __len__(self) -> int:
         return len(self.words) + 2
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.words == other.words
+        return isinstance(other, Vocabulary) and self.content() == other.content()
 
     __hash__ = None  # type: ignore[assignment]
 
     def encode(self, text: str, max_words: int) -> list[int]:
-        """Return the ids of the first ``max_words`` words, at least one: a text of signs only is one unknown word."""
-        return [self._ids.get(word, UNKNOWN) for word in tokenize(text)[:max_words]] or [UNKNOWN]
+        """Return the ids of the first ``max_words`` words, at least one: a text of signs only is one unknown word.
+
+        The start and the end sign, where there are any, come on top of ``max_words``.
+        """
+        ids = [self._ids.get(word, UNKNOWN) for word in SPLITS[self.split](text)[:max_words]] or [UNKNOWN]
+        return [self._ids[START], *ids, self._ids[END]] if self.start_end else ids
+
+    def content(self) -> dict[str, Any]:
+        """Return what :meth:`of` makes the vocabulary from again."""
+        return {"words": self.words, "split": self.split, "start_end": self.start_end}
 
     def save(self, file: Path) -> None:
         """Write the words to a JSON file."""
-        write_atomic(file, json.dumps({"format": 1, "words": self.words}, ensure_ascii=False, indent=1))
+        write_atomic(file, json.dumps({"format": 1, **self.content()}, ensure_ascii=False, indent=1))
 
     @classmethod
     def load(cls, file: Path) -> Vocabulary:
         """Read a file written by :meth:`save`; raises DataError where it is none."""
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            return cls([str(word) for word in content["words"]])
+            return cls.of(content)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"no vocabulary in {file}: {first_line(error)}") from error
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Vocabulary:
+        """Make a vocabulary of what was stored of one; older versions stored the words only."""
+        words = [str(word) for word in content["words"]]
+        return cls(words, content.get("split", "words"), bool(content.get("start_end", False)))
 
 
 class _Ragged:
@@ -136,8 +142,8 @@ class TokenView(View):
         return {"tokens": tokens, "lengths": lengths}
 
     def origin(self) -> Origin:
-        """Return the words and the length at which texts are cut."""
-        return Origin("tokens", {"words": self.vocabulary.words, "max_words": self.max_words})
+        """Return the words, how texts are split and the length at which they are cut."""
+        return Origin("tokens", {**self.vocabulary.content(), "max_words": self.max_words})
 
 
 class SubwordView(View):
@@ -148,12 +154,17 @@ class SubwordView(View):
         tokenizer: Name on the Hugging Face Hub or a local folder.
         max_words: Longer texts are cut to this many subwords, the tokenizer's own start and end signs included, or to
             as many as its model reads where that is fewer.
+        prompt: Template put around every text, whose {} is the text; empty for none.
     """
 
-    def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int) -> None:
+    def __init__(self, captions: Sequence[str], tokenizer: str, max_words: int, prompt: str = "") -> None:
         refuse_empty(captions)
+        if prompt and prompt.count("{}") != 1:
+            raise UsageError(f"--data.prompt '{prompt}' has not one {{}} for the text, e.g. 'a photo of {{}}'")
         encode = load_tokenizer(tokenizer)
-        self.max_words = max_words
+        self.max_words, self.prompt = max_words, prompt
+        if prompt:
+            captions = [prompt.replace("{}", caption) for caption in captions]
         # A tokenizer without a padding sign (GPT-2) pads with anything: the attention mask hides it.
         self.fill = int(encode.pad_token_id or 0)
         most = min(max_words, encode.model_max_length)
@@ -173,8 +184,8 @@ class SubwordView(View):
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
 
     def origin(self) -> Origin:
-        """Return the tokenizer and the length at which texts are cut."""
-        return Origin("subwords", {"tokenizer": self.spec.source, "max_words": self.max_words})
+        """Return the tokenizer, the length at which texts are cut and the template around them."""
+        return Origin("subwords", {"tokenizer": self.spec.source, "max_words": self.max_words, "prompt": self.prompt})
 
 
 def refuse_empty(texts: Sequence[str]) -> None:

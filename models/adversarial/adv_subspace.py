@@ -10,14 +10,12 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
+from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.losses import (
-    euclidean,
-    same,
-    triplet_hinge,
-)
+from cmr_bench.models.losses import Reduction, euclidean, full_precision, same, triplet_hinge
+from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
 
 
@@ -25,25 +23,33 @@ class AdvSubspace(AdversarialModule):
     """Deep adversarial common subspace learning (Ma, Sheng and He, JAIMLD 2023).
 
     ``L = alpha L_tri + beta L_dis + L_pre`` in one optimiser: the encoders receive the discriminator's gradient
-    reversed and multiplied by beta, the discriminator its plain gradient. The paper does not specify the depth of the
-    networks, the margin or the triplets: here each modality has one hidden layer, two more layers
-    are shared, and all triplets of the batch are used, an item never being its own positive. On data without
-    categories the image is the label, and a softmax over unit-length class vectors replaces L_pre.
+    reversed and multiplied by beta, the discriminator itself receives it as it is. The paper leaves open how deep the
+    networks are, the margin and which triplets are formed: here each modality has one hidden layer, two more layers
+    are shared, and every triplet of the batch counts, an item never being its own positive. L_dis is the logarithmic
+    form that Eq. 2 prints, the loss of the first GAN; the paper calls it a WGAN, which has no logarithm. By default,
+    otherwise than in the paper, triplets are averaged (Eq. 1 sums), one linear classifier predicts the labels of both
+    modalities (the text has two), and items are ranked by cosine although triplets are measured by Euclidean distance;
+    options change each. On data without categories the image is the label, and a softmax over unit-length class vectors
+    takes the place of L_pre.
 
     Args:
-        hidden: Hidden dimension of each modality's layers and of the shared layers.
-        dim: Embedding dimension.
-        shared_layers: Number of layers shared by both modalities.
-        discriminator: Hidden dimension of the modality discriminator.
-        alpha: Weight of the triplet loss.
-        beta: Weight of the adversarial loss.
-        margin: Margin of the triplet loss.
-        mining: Triplet mining: all triplets of the batch, or the hardest positive and negative of each anchor.
-        unit_length: L2-normalise embeddings in the triplet loss.
-        label_prediction: Use the label prediction loss.
-        triplet: Use the triplet loss.
-        dropout: Dropout probability of the hidden layers.
-        input_dropout: Dropout probability of the input features.
+        hidden: Width of the layers of each modality and of the shared hidden layers.
+        dim: Width of the common space.
+        shared_layers: Layers with weights shared by both modalities.
+        discriminator: Width of the hidden layer of the modality discriminator.
+        alpha: Weight of the triplet term.
+        beta: Weight of the adversarial term.
+        margin: Margin of the triplet term.
+        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
+        reduction: The triplet term is the mean over the triplets that count, or their sum, which grows with the batch:
+            by its size where one counts for each anchor.
+        distance: What measures triplets and ranks: mixed, Euclidean distance and cosine; euclidean or cosine, both.
+        unit_length: Measure the distances of the triplet term between features of unit length.
+        classifiers: Linear classifiers of the label prediction term: shared by both modalities, or separate.
+        label_prediction: Train with the label prediction term.
+        triplet: Train with the triplet term.
+        dropout: Share of the hidden units that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
     """
 
     def __init__(
@@ -56,7 +62,10 @@ class AdvSubspace(AdversarialModule):
         beta: float = 0.001,
         margin: float = 1.0,
         mining: Literal["all", "hardest"] = "all",
+        reduction: Reduction = "mean",
+        distance: Literal["mixed", "euclidean", "cosine"] = "mixed",
         unit_length: bool = False,
+        classifiers: Literal["shared", "separate"] = "shared",
         label_prediction: bool = True,
         triplet: bool = True,
         dropout: float = 0.0,
@@ -70,7 +79,8 @@ class AdvSubspace(AdversarialModule):
             raise UsageError(f"--model.shared_layers {shared_layers}: must be at least 1")
         self.hidden, self.dim, self.shared_layers, self.discriminator_dim = hidden, dim, shared_layers, discriminator
         self.alpha, self.beta, self.margin = alpha, beta, margin
-        self.mining, self.unit_length = mining, unit_length
+        self.mining, self.reduction, self.distance, self.unit_length = mining, reduction, distance, unit_length
+        self.classifiers = classifiers
         self.label_prediction, self.triplet = label_prediction, triplet
         self.dropout, self.input_dropout = dropout, input_dropout
 
@@ -97,6 +107,8 @@ class AdvSubspace(AdversarialModule):
         self.discriminate_with(self.dim, [self.discriminator_dim])
         if self.label_prediction:
             self.classes = self.class_vectors(self.dim)
+            if self.classifiers == "separate":
+                self.text_classes = self.class_vectors(self.dim)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Embed images, (b, dim)."""
@@ -119,9 +131,8 @@ class AdvSubspace(AdversarialModule):
             terms["triplet"] = self.triplet_loss(images, texts, labels)
             total = total + self.alpha * terms["triplet"]
         if self.label_prediction:
-            terms["label"] = self.label_loss(images, self.classes, labels) + self.label_loss(
-                texts, self.classes, labels
-            )
+            of_texts = self.text_classes if self.classifiers == "separate" else self.classes
+            terms["label"] = self.label_loss(images, self.classes, labels) + self.label_loss(texts, of_texts, labels)
             total = total + terms["label"]
         if self.adversarial:
             terms["discriminator"] = self.adversarial_loss(images, texts)
@@ -129,8 +140,8 @@ class AdvSubspace(AdversarialModule):
         return terms | {"loss": total}
 
     def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of four triplet losses: image and text anchors, each across and within modalities."""
-        if self.unit_length:
+        """Sum of the four hinge terms: image and text anchors, against the other modality and against their own."""
+        if self.unit_length or self.distance == "cosine":
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         positive = same(labels)
         negative = ~positive
@@ -142,6 +153,30 @@ class AdvSubspace(AdversarialModule):
             (images, images, others),
             (texts, texts, others),
         ):
-            distances = euclidean(anchors, candidates)
-            total = total + triplet_hinge(distances, matches, negative, self.margin, self.mining)
+            distances = (_of_units if self.distance == "cosine" else euclidean)(anchors, candidates)
+            total = total + triplet_hinge(
+                distances, matches, negative, self.margin, self.mining, reduction=self.reduction
+            )
         return total
+
+    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
+        """Score every image with every text, (n_images, n_texts), by cosine or by Euclidean distance."""
+        if self.distance != "euclidean":
+            return super().similarity(images, texts)
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        return -euclidean(images, texts)
+
+    def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
+        """Return what scores blocks of all encoded images and texts."""
+        if self.distance == "euclidean":
+            return super().scores(images, texts)
+        assert isinstance(images, Tensor)
+        assert isinstance(texts, Tensor)
+        return EmbeddingScores(images.float(), texts.float(), normalize=True)
+
+
+@full_precision
+def _of_units(a: Tensor, b: Tensor) -> Tensor:
+    """Return one less the cosine of rows of unit length (a, d) and (b, d), (a, b)."""
+    return 1 - a @ b.T

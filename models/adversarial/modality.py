@@ -16,15 +16,16 @@ class Discriminator(nn.Sequential):
     """Discriminates image from text features: hidden layers with ReLU, then the logit of an image.
 
     Args:
-        dim: Embedding dimension.
-        hidden: Dimensions of the hidden layers.
+        dim: Width of the features.
+        hidden: Widths of the hidden layers.
+        linear: Leave the ReLUs out.
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int]) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int], linear: bool = False) -> None:
         widths = [dim, *hidden]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+            layers += [nn.Linear(before, after), *([] if linear else [nn.ReLU()])]
         super().__init__(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -55,10 +56,10 @@ class AdversarialModule(LabelledFeatureModule):
         """Factor of the reversed discriminator gradient that reaches the encoders."""
         raise NotImplementedError
 
-    def discriminate_with(self, dim: int, hidden: Sequence[int]) -> None:
-        """Build the discriminator of embeddings of dimension ``dim`` if the adversarial loss is used."""
+    def discriminate_with(self, dim: int, hidden: Sequence[int], linear: bool = False) -> None:
+        """Make the discriminator of features of width ``dim`` where the adversarial term is on."""
         if self.adversarial:
-            self.discriminator = Discriminator(dim, hidden)
+            self.discriminator = Discriminator(dim, hidden, linear)
 
     def adversarial_loss(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return the cross-entropy of the discriminator on embeddings (b, dim) of both modalities."""

@@ -241,7 +241,7 @@ def word_attributes(
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    from cmr_bench.datamodules.texts.words import tokenize
+    from cmr_bench.datamodules.texts.splitting import tokenize
 
     words_of = [
         {word for word in tokenize(text) if len(word) > 1 and not word.isdigit() and word not in ENGLISH_STOP_WORDS}

@@ -14,13 +14,24 @@ from cmr_bench.support.hub import load_text_encoder
 Pool = Literal["last", "mean", "max", "words"]
 Cell = Literal["gru", "lstm"]
 Merge = Literal["mean", "concatenate"]
+Init = Literal["orthogonal", "uniform"]
 
 
 class _Recurrent(nn.Module):
     """A one-layer recurrent network over word features, and the pooling of its states."""
 
-    def _add_network(self, width: int, hidden: int, bidirectional: bool, pool: Pool, cell: Cell, merge: Merge) -> None:
+    def _add_network(
+        self,
+        width: int,
+        hidden: int,
+        bidirectional: bool,
+        pool: Pool,
+        cell: Cell,
+        merge: Merge,
+        state_dropout: float = 0.0,
+    ) -> None:
         self.pool, self.merge = pool, merge
+        self.state_dropout = nn.Dropout(state_dropout) if state_dropout else None
         self.directions = 2 if bidirectional else 1
         self.dim = hidden * (self.directions if merge == "concatenate" else 1)
         kind = nn.LSTM if cell == "lstm" else nn.GRU
@@ -50,6 +61,8 @@ class _Recurrent(nn.Module):
             return self._merge(final.transpose(0, 1))
         words, _ = pad_packed_sequence(states, batch_first=True, total_length=features.shape[1])
         words = self._merge(words.unflatten(-1, (self.directions, -1)))
+        if self.state_dropout is not None:
+            words = self.state_dropout(words)
         if self.pool == "words":
             return words
         if self.pool == "max":
@@ -74,7 +87,10 @@ class WordEncoder(_Recurrent):
             unit over the words, ``words`` every state.
         dropout: Dropout probability of the word embeddings.
         cell: Recurrent unit.
-        merge: How two directions are merged; ``concatenate`` doubles the output dimension.
+        merge: What becomes of two directions; ``concatenate`` makes the output twice as wide.
+        init: Initial weights of the recurrent network: ``orthogonal`` between states, Xavier from the words and no
+            bias, or ``uniform`` in ``+-1/sqrt(hidden)`` throughout, as PyTorch makes them.
+        state_dropout: Share of the entries of every state that is dropped in training before they are pooled.
     """
 
     def __init__(
@@ -87,16 +103,19 @@ class WordEncoder(_Recurrent):
         dropout: float = 0.0,
         cell: Cell = "gru",
         merge: Merge = "mean",
+        init: Init = "orthogonal",
+        state_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, word_dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
-        self._add_network(word_dim, hidden, bidirectional, pool, cell, merge)
-        # The small range of the VSE++ and SCAN code; PyTorch's default of unit variance saturates the gates at first.
+        self._add_network(word_dim, hidden, bidirectional, pool, cell, merge, state_dropout)
+        # The small range of the VSE++ and SCAN programs; the default of unit variance saturates the gates at first.
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0
-        self._start(cell)
+        if init == "orthogonal":
+            self._start(cell)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Encode texts.

@@ -19,7 +19,7 @@ from cmr_bench.models.encoders.inputs import (
     standardiser,
     with_own_rates,
 )
-from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.encoders.text import Init, WordEncoder
 from cmr_bench.models.interaction.attention import (
     MAX_LAMBDA_SOFTMAX,
     Attention,
@@ -44,17 +44,19 @@ class SCAN(RankingModule):
     step is then as long as the first ones.
 
     Args:
-        dim: Embedding dimension of words and regions.
-        word_dim: Word embedding dimension.
-        attention: Direction of attention: words attend to regions (t2i), or regions to words (i2t).
-        pool: Pooling over the attending side: average (avg) or log-sum-exp (lse).
-        lambda_softmax: Inverse temperature of the attention, at most 40; 0 uses the paper's: 9 for t2i, 4 for i2t.
-        lambda_lse: Inverse temperature of log-sum-exp; 0 uses the paper's for Flickr30K: 6 for t2i, 5 for i2t.
-        clip: Activation of the cosines before the attention: relu, as in the paper, or leaky with slope 0.1, as in the
-            released code.
-        standardise: Standardise stored region features by the training split: each divides every feature by its own
-            standard deviation, overall divides all by one number, none disables.
-        cnn: Image backbone for pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
+        dim: Width of the common space of words and regions.
+        word_dim: Width of the word embeddings.
+        attention: Words attend to regions (t2i), or regions to words (i2t).
+        pool: The score is the mean over the queries of the attention, or their log-sum-exp.
+        lambda_softmax: Inverse temperature of the attention, at most 40; 0 takes the paper's for the direction: 9, 4.
+        lambda_lse: Inverse temperature of log-sum-exp; 0 takes the paper's for Flickr30K and the direction: 6, 5.
+        gru_init: Initial weights of the GRU: orthogonal between states, or uniform, PyTorch's default, as in the
+            released program.
+        clip: What negative cosines become before the attention: 0 (relu, the paper), or a tenth of themselves (leaky,
+            the released program).
+        standardise: Centre the stored features of regions and divide each by its deviation in the training split
+            (each), or all by one number (overall); none leaves them as they are.
+        cnn: Network that reads pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
             hf:NAME_OR_FOLDER.
         cnn_weights: Weights of the backbone: a local file, or random; null loads the library's pretrained weights.
         fine_tune: Fine-tune the backbone.
@@ -74,6 +76,7 @@ class SCAN(RankingModule):
         pool: Pool = "avg",
         lambda_softmax: float = 0.0,
         lambda_lse: float = 0.0,
+        gru_init: Init = "orthogonal",
         clip: Clip = "relu",
         standardise: Scaling = "none",
         cnn: str = "torchvision:resnet152",
@@ -97,7 +100,7 @@ class SCAN(RankingModule):
             lambda_lse or _LAMBDA_LSE[attention],
             clip,
         )
-        self.standardise = standardise
+        self.gru_init, self.standardise = gru_init, standardise
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
 
     def build(self, spec: DataSpec) -> None:
@@ -108,7 +111,9 @@ class SCAN(RankingModule):
         self.image_layer = nn.Linear(self.image_input.dim, self.dim)
         nn.init.xavier_uniform_(self.image_layer.weight)
         nn.init.zeros_(self.image_layer.bias)
-        self.text_encoder = WordEncoder(spec.text.vocab_size, self.word_dim, self.dim, bidirectional=True, pool="words")
+        self.text_encoder = WordEncoder(
+            spec.text.vocab_size, self.word_dim, self.dim, bidirectional=True, pool="words", init=self.gru_init
+        )
 
     def prepare_training(self, train: Split) -> None:
         """Fit the means and standard deviations of the region features."""

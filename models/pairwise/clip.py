@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
-from cmr_bench.datamodules.images.libraries import channel_statistics
+from cmr_bench.datamodules.images.photos import PhotoFit
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, DataSpec, ViewKind
 from cmr_bench.models.base import RetrievalModule
@@ -19,12 +21,63 @@ from cmr_bench.models.distributed import everywhere
 from cmr_bench.models.encoders.text import Frozen
 from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
 from cmr_bench.models.scoring import assemble
-from cmr_bench.support.errors import UsageError
+from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.hub import load_pretrained, load_tokenizer
 
 Mode = Literal["zero_shot", "linear_probe", "fine_tune"]
-# Radford et al. keep the inverse temperature below 100, where training became unstable.
-_LARGEST_SCALE = 100.0
+# Radford et al. keep the inverse temperature at most 100, where training became unstable.
+_LARGEST_LOG_SCALE = math.log(100.0)
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a model wants its photographs.
+
+    Attributes:
+        fit: How they are fitted to the square that it reads.
+        mean: Mean that is subtracted from each channel, in 0..1.
+        std: Deviation that each channel is divided by.
+    """
+
+    fit: PhotoFit
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def preparation(name: str) -> Preparation | None:
+    """Return how the processor that is stored with a CLIP or SigLIP model prepares photographs; None for other models.
+
+    A model without a processor gets what is usual for its kind: CLIP scales the shorter side and cuts the middle,
+    SigLIP squashes. The size is always the one that the model was trained for.
+
+    Args:
+        name: Name on the Hugging Face hub, or a local folder.
+    """
+    from transformers import AutoConfig, AutoImageProcessor
+
+    config = load_pretrained(AutoConfig.from_pretrained, "image-text model", name)
+    if not hasattr(config, "vision_config"):
+        return None
+    clip = str(config.model_type).startswith("clip")
+    side, crops = int(config.vision_config.image_size), clip
+    try:
+        processor: Any = load_pretrained(AutoImageProcessor.from_pretrained, "image processor", name)
+    except DataError:
+        processor = None
+    size, fraction = dict(getattr(processor, "size", None) or {}), 1.0
+    if size:
+        crops = "shortest_edge" in size and bool(processor.do_center_crop)
+    if crops and size:
+        fraction = min(1.0, side / int(size["shortest_edge"]))
+    kernel = _FILTERS.get(int(getattr(processor, "resample", None) or 3), "bicubic")
+    mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)
+    std = (0.26862954, 0.26130258, 0.27577711) if clip else (0.5, 0.5, 0.5)
+    return Preparation(
+        PhotoFit(side, "crop" if crops else "squash", kernel, fraction, whole=True),
+        tuple(getattr(processor, "image_mean", None) or mean),
+        tuple(getattr(processor, "image_std", None) or std),
+    )
 
 
 class Towers(nn.Module):
@@ -56,7 +109,9 @@ class Towers(nn.Module):
         self.places = int(model.config.text_config.max_position_embeddings)
         # SigLIP pools the last position, a padding token in training, and was trained without attention mask.
         self.fill = int(load_tokenizer(name).pad_token_id or 0) if self.kind.startswith("siglip") else None
-        for key, values in zip(("mean", "std"), channel_statistics(name, self.kind), strict=True):
+        prepared = preparation(name)
+        assert prepared is not None
+        for key, values in (("mean", prepared.mean), ("std", prepared.std)):
             self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def temperature(self) -> tuple[Tensor, Tensor | None]:
@@ -99,18 +154,24 @@ def _vectors(output: Any) -> Tensor:
 class CLIP(RetrievalModule):
     """CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023): pretrained on image-text pairs from the web.
 
-    ``zero_shot`` scores by the cosine of the pretrained features and trains nothing. ``linear_probe`` adds a linear
-    layer to each frozen tower, initialised to the identity; the towers encode every item once, without augmentation.
-    ``fine_tune`` trains everything. Both use the pretraining loss, a softmax over the batch for
-    CLIP and a sigmoid for each pair for SigLIP, at a learned temperature; captions of the same image are never
-    negatives. Images are resized to the square input without cropping, and captions get no prompt.
+    ``zero_shot`` scores by the cosine of the pretrained features and learns nothing. ``linear_probe`` puts a linear
+    layer on each frozen tower, starting from the identity; the towers then read every item once, without augmentation.
+    ``fine_tune`` trains everything. Both are trained with the loss of the pretraining, a softmax over the batch for
+    CLIP and a sigmoid for each pair for SigLIP, at a learned temperature, whose inverse stays at most 100 for CLIP;
+    captions of the same image are never negatives. Size, resizing, mean and deviation of photographs are those of the
+    processor that comes with the model; `--data.prompt` puts a template around every text.
 
     Args:
-        backbone: The transformers model: name on the Hugging Face Hub, or a local folder.
-        mode: What is trained: nothing (zero_shot), a linear layer (linear_probe) or the whole model (fine_tune).
-        lr: Learning rate.
-        image_view: Image view: pixels.
-        text_view: Text view: subwords.
+        backbone: The transformers model: name on the Hugging Face hub, or a local folder.
+        mode: zero_shot, linear_probe or fine_tune.
+        photographs: How they are fitted to the square that the model reads: processor, as the one that comes with the
+            model does, which cuts the sides off for CLIP; or squash, the whole photograph at another aspect ratio.
+        schedule: Learning rate in the course of training: steps, as `lr_decay_every` says; or cosine, up from 0 in the
+            warm-up and down to 0 by half a cosine.
+        warmup: Share of all steps in which a cosine schedule rises.
+        lr: Learning rate of Adam.
+        image_view: View of the images: pixels.
+        text_view: View of the texts: subwords.
     """
 
     image_views = ("pixels",)
@@ -120,19 +181,35 @@ class CLIP(RetrievalModule):
         self,
         backbone: str = "openai/clip-vit-base-patch32",
         mode: Mode = "zero_shot",
+        photographs: Literal["processor", "squash"] = "processor",
+        schedule: Literal["steps", "cosine"] = "steps",
+        warmup: float = 0.0,
         lr: float = 1e-5,
         image_view: ViewKind = "pixels",
         text_view: ViewKind = "subwords",
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, image_view=image_view, text_view=text_view, **kwargs)
-        self.backbone, self.mode = backbone, mode
+        if not 0 <= warmup < 1:
+            raise UsageError(f"--model.warmup {warmup}: choose a share of the steps, at least 0 and below 1")
+        if warmup and schedule != "cosine":
+            raise UsageError(f"--model.warmup {warmup} belongs to --model.schedule cosine")
+        self.backbone, self.mode, self.photographs = backbone, mode, photographs
+        self.schedule, self.warmup = schedule, warmup
         self.closed_form = mode == "zero_shot"
 
     @property
     def tokenizer(self) -> str | None:
         """The tokenizer comes with the model."""
         return self.backbone
+
+    @property
+    def photo_fit(self) -> PhotoFit | None:
+        """The model knows how it wants photographs."""
+        prepared = preparation(self.backbone)
+        if prepared is None or self.photographs == "processor":
+            return None if prepared is None else prepared.fit
+        return PhotoFit(prepared.fit.size, "squash", prepared.fit.interpolation, whole=True)
 
     def build(self, spec: DataSpec) -> None:
         """Load the towers and build the layers trained on top."""
@@ -146,7 +223,7 @@ class CLIP(RetrievalModule):
         scale, bias = self.towers.temperature()
         if self.mode == "zero_shot":
             return
-        self.log_scale = nn.Parameter(scale)
+        self.log_scale = nn.Parameter(scale.clamp(max=_LARGEST_LOG_SCALE) if bias is None else scale)
         self.bias = None if bias is None else nn.Parameter(bias)
         if self.mode == "linear_probe":
             self.image_layer, self.text_layer = (_identity(width) for width in self._widths())
@@ -214,11 +291,32 @@ class CLIP(RetrievalModule):
         assert isinstance(texts, Tensor)
         scale = self.log_scale.exp()
         if self.bias is None:
-            scale = scale.clamp(max=_LARGEST_SCALE)
             loss = info_nce(images, texts, scale, same(identity))
         else:
             loss = sigmoid_pairs(images, texts, scale, self.bias, same(identity))
         return {"loss": loss, "temperature": 1 / scale}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step and keep the temperature in its range, by value: a clamp in the loss would stop its gradient."""
+        super().optimizer_step(*args, **kwargs)
+        if self.bias is None:
+            with torch.no_grad():
+                self.log_scale.clamp_(max=_LARGEST_LOG_SCALE)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with the schedule that was chosen."""
+        if self.schedule == "steps":
+            return super().configure_optimizers()
+        optimizer = self.make_optimizer()
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        rising = round(self.warmup * total)
+
+        def rate(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return (1 + math.cos(math.pi * min(1.0, (step - rising) / (total - rising)))) / 2
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, rate), "interval": "step"}}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Exclude biases, gains and the temperature from weight decay, as in pretraining."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,19 @@ from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, pr
 class CMPM(MatchingModule):
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018): image features and max-pooled BiLSTM states.
 
-    Pairs match if they share a category, or the image on data without categories. Dropout and batch
-    normalisation are those of the released code; normalisation uses the global batch. A fine-tuned CNN is
-    frozen for the first epochs, then everything trains at its learning rate. Texts as vectors pass one
-    hidden layer instead of the BiLSTM.
+    Pairs that share a category match, or on data without categories those of the same image. Batch normalisation is
+    that of the authors' program and sees the batch of all devices. The program drops entries of every state before the
+    largest is taken, which is an option; here entries of the pooled feature are dropped. A CNN that is
+    trained too stays as it is for the first epochs, then everything learns with its rate. Texts as vectors pass one
+    hidden layer in place of the BiLSTM.
 
     Args:
-        hidden: Number of LSTM units per direction; the hidden layer of texts as vectors has twice as many.
-        dim: Embedding dimension.
-        word_dim: Word embedding dimension.
-        dropout: Dropout probability of word embeddings and pooled text states.
-        frozen_epochs: Number of first epochs in which the backbone is frozen.
+        hidden: Units of the LSTM in each direction; half the width of the hidden layer for texts as vectors.
+        dim: Width of the common space.
+        word_dim: Width of the word embeddings.
+        dropout: Share of the word embeddings and of the text's states that is dropped in training.
+        dropout_on: States that are dropped: pooled, once they are one feature, or states, every word's before that.
+        frozen_epochs: First epochs, in which that network does not learn.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class CMPM(MatchingModule):
         dim: int = 512,
         word_dim: int = 512,
         dropout: float = 0.3,
+        dropout_on: Literal["pooled", "states"] = "pooled",
         frozen_epochs: int = 15,
         cnn: str = "torchvision:resnet152",
         text_view: ViewKind = "tokens",
@@ -45,23 +48,32 @@ class CMPM(MatchingModule):
     ) -> None:
         super().__init__(word_dim=word_dim, cnn=cnn, text_view=text_view, **kwargs)
         self.hidden, self.dim = hidden, dim
-        self.dropout, self.frozen_epochs = dropout, frozen_epochs
+        self.dropout, self.dropout_on, self.frozen_epochs = dropout, dropout_on, frozen_epochs
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""
         super().build(spec)
         width = 2 * self.hidden
+        states = self.dropout_on == "states" and spec.text.kind == "tokens"
         before = [] if spec.text.kind == "tokens" else [nn.Linear(self.text_dim, width), nn.ReLU()]
         self.embed_with(
             nn.Linear(self.image_dim, self.dim),
-            nn.Sequential(*before, nn.Dropout(self.dropout), nn.Linear(width, self.dim)),
+            nn.Sequential(*before, nn.Dropout(0.0 if states else self.dropout), nn.Linear(width, self.dim)),
             self.dim,
         )
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Encode words with a BiLSTM and max pooling."""
         return WordEncoder(
-            vocab_size, self.word_dim, self.hidden, True, "max", self.dropout, cell="lstm", merge="concatenate"
+            vocab_size,
+            self.word_dim,
+            self.hidden,
+            True,
+            "max",
+            self.dropout,
+            cell="lstm",
+            merge="concatenate",
+            state_dropout=self.dropout if self.dropout_on == "states" else 0.0,
         )
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:

@@ -20,20 +20,22 @@ class DSCMR(LabelledFeatureModule):
 
     ``J = J1 + alpha J2 + beta J3``: error of linear label predictions from both modalities, likelihood of shared
     labels given the cosines between and within the modalities, distance of the two sides of a pair. On data without
-    categories the image is the label, and a softmax over unit-length class vectors replaces J1. The checkpoint is
-    selected on the validation split. The released code selects it on the test split, which the variant `released`
-    reproduces under a flag, and never shuffles its training data, which is not reproduced.
+    categories the image is the label, and a softmax over unit-length class vectors takes the place of J1. The epoch is
+    chosen on the validation split. The authors' program chooses it on the test split, which the variant `released`
+    repeats under a flag, and never shuffles its training data, which is not repeated; it reads features as they are and
+    has a bias in the layer that predicts labels.
 
     Args:
-        hidden: Hidden dimension of each modality's layer.
-        dim: Embedding dimension.
-        alpha: Weight of the likelihood loss.
-        beta: Weight of the distance loss.
-        norm: Norm of the first and third loss: frobenius, the matrix norm divided by the batch size, as in the paper;
-            or rows, the mean row norm, as in the released code.
-        dropout: Dropout probability of the hidden layers.
-        input_dropout: Dropout probability of the input features.
-        lr: Learning rate.
+        hidden: Width of the layer of each modality.
+        dim: Width of the common space.
+        alpha: Weight of the likelihood term.
+        beta: Weight of the distance term.
+        norm: Norm of the first and third term: frobenius, the matrix norm of the batch divided by its size, as in the
+            paper; or rows, the mean norm of its rows, as in the authors' program.
+        label_bias: Add a bias to the predicted labels, in a layer that starts as PyTorch makes it; for categories.
+        dropout: Share of the hidden units that is dropped in training.
+        input_dropout: Share of the input features that is dropped in training.
+        lr: Learning rate of Adam.
     """
 
     betas = (0.5, 0.999)
@@ -45,6 +47,7 @@ class DSCMR(LabelledFeatureModule):
         alpha: float = 1e-3,
         beta: float = 1e-1,
         norm: Literal["frobenius", "rows"] = "frobenius",
+        label_bias: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         lr: float = 1e-4,
@@ -52,7 +55,7 @@ class DSCMR(LabelledFeatureModule):
     ) -> None:
         super().__init__(lr=lr, **kwargs)
         self.hidden, self.dim, self.alpha, self.beta, self.norm = hidden, dim, alpha, beta, norm
-        self.dropout, self.input_dropout = dropout, input_dropout
+        self.label_bias, self.dropout, self.input_dropout = label_bias, dropout, input_dropout
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Encode words with a GRU, whose last state is the feature."""
@@ -66,7 +69,12 @@ class DSCMR(LabelledFeatureModule):
             for width in (self.image_dim, self.text_dim)
         )
         self.shared = nn.Linear(self.hidden, self.dim)
-        self.classes = self.class_vectors(self.dim)
+        self.class_bias: nn.Parameter | None = None
+        if self.label_bias and self.label_space == "category":
+            layer = nn.Linear(self.dim, self.n_labels)
+            self.classes, self.class_bias = layer.weight, layer.bias
+        else:
+            self.classes = self.class_vectors(self.dim)
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Embed images, (b, dim)."""
@@ -86,9 +94,9 @@ class DSCMR(LabelledFeatureModule):
         error = label_regression if self.norm == "frobenius" else mean_distance
         match = same(labels)
         pairings = ((images, texts), (images, images), (texts, texts))
-        label = self.label_loss(images, self.classes, labels, error) + self.label_loss(
-            texts, self.classes, labels, error
-        )
+        label = torch.stack(
+            [self.label_loss(side, self.classes, labels, error, self.class_bias) for side in (images, texts)]
+        ).sum()
         likelihood = torch.stack([cosine_likelihood(a, b, match) for a, b in pairings]).sum()
         distance = error(images, texts)
         return {

@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from cmr_bench.datamodules.batches import BatchSampler
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.pairwise.drsl import DRSL
 from tests.models.conftest import Toy
 from tests.models.test_registry_methods import METHODS, SMALL, make
 from tests.support.trainers import make_trainer
@@ -26,6 +27,12 @@ SIZES = {"n_train": 23, "batch": 11, "encoded": 7}
 STEPS = 5
 # Random numbers of one process and of the shares of several are never the same.
 QUIET = {"dropout": 0.0, "input_dropout": 0.0, "image_dropout": 0.0}
+# Other forms of a method, which share their batches in ways of their own.
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "acmr_released": ("acmr", {"mining": "released", "linear_discriminator": True, "train_classes": False}),
+    "drsl_released": ("drsl", {"network": "released", "relation": 8}),
+    "vsepp_waiting": ("vsepp", {"image_view": "pixels", "fine_tune": True, "frozen_epochs": 2, "reduction": "sum"}),
+}
 FOUR = ["vsepp", "cmpm", "adv_subspace", "scan", "agnet"]
 
 
@@ -50,7 +57,8 @@ def work(name: str, start: Path | None, accumulate: int, world: int, **options: 
     data = Toy(n_train=SIZES["n_train"])
     data.batch_size, data.eval_batch_size = SIZES["batch"], SIZES["encoded"]
     L.seed_everything(3, workers=True, verbose=False)
-    module = make(name, **options)
+    method, form = FORMS.get(name, (name, {}))
+    module = make(method, **form, **options)
     module.attach(data)
     if module.closed_form:
         module.fit_split(data.splits["train"], data.splits["val"])
@@ -88,7 +96,7 @@ def work(name: str, start: Path | None, accumulate: int, world: int, **options: 
 def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     from cmr_bench.experiment.recipe import option_names, option_parser
 
-    there = option_names(option_parser(name, "flickr8k"))
+    there = option_names(option_parser(FORMS.get(name, (name,))[0], "flickr8k"))
     return {key: value for key, value in options.items() if f"model.{key}" in there}
 
 
@@ -146,7 +154,8 @@ def test_several_processes_follow_one(world: int, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         RetrievalModule, "make_optimizer", lambda self: torch.optim.SGD(self.parameter_groups(), lr=0.01)
     )
-    names = METHODS if world == 2 else FOUR
+    monkeypatch.setattr(DRSL, "make_optimizer", RetrievalModule.make_optimizer)
+    names = [*METHODS, *FORMS] if world == 2 else [*FOUR, *FORMS]
     jobs = [(name, 1) for name in names] + [(name, 2) for name in ("vsepp", "cmpm")]
     alone = {}
     for name, accumulate in jobs:

@@ -212,13 +212,14 @@ def test_folds_are_compared_with_folds() -> None:
                 "data": "mscoco",
                 "protocol": "5x1k",
                 "columns": ["i2t_r1"],
-                "rows": [{"method": "vsepp"}, {"method": "scan"}],
+                "rows": [{"method": "vsepp", "variant": "fine_tuned"}, {"method": "scan"}],
             }
         ],
     }
     metrics = {"i2t_r1": 40.0, "fold5_i2t_r1": 65.0}
     (section,) = filled(
-        [a_result("vsepp", data="mscoco", metrics=metrics, split_sizes={"test": [5000, 25010]})], content
+        [a_result("vsepp", variant="fine_tuned", data="mscoco", metrics=metrics, split_sizes={"test": [5000, 25010]})],
+        content,
     )
     assert section.rows[0].difference("i2t_r1") == pytest.approx(0.4)
     assert section.rows[1].flags == ("published_ensemble",)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cmr_bench.datamodules.images.photos import CROP_AREA, PixelView, augment_photo, fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.images.photos import (
+    CROP_AREA,
+    PhotoFit,
+    PixelView,
+    augment_photo,
+    fit_photo,
+    photo_bytes,
+    read_photo,
+)
 from cmr_bench.support.errors import DataError
 
 
@@ -152,3 +162,25 @@ def test_broken_photo_is_named_in_one_line(tmp_path: Path, damage: str) -> None:
 def test_absent_photo_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image not found: .*nowhere\.jpg"):
         PixelView([tmp_path / "nowhere.jpg"], 16, augment=False, seed=0).fetch(np.array([0]))
+
+
+@pytest.mark.parametrize("size", [(90, 61), (61, 90), (64, 64), (300, 50)])
+def test_fitted_photos_are_those_of_torchvision(tmp_path: Path, write_photo: Callable[..., Path], size: Any) -> None:
+    from torchvision.transforms import v2
+
+    photo = read_photo(write_photo(tmp_path / "a.jpg", 3, size))
+    wide = v2.Resize(32)(photo)
+    left, top = ((side - 28) // 2 for side in wide.size)
+    expected = wide.crop((left, top, left + 28, top + 28))
+    found = PhotoFit(28, "crop", "bilinear", 7 / 8, whole=True).read(tmp_path / "a.jpg")
+    assert photo_bytes(found).equal(photo_bytes(expected))
+
+
+def test_least_crop_is_the_smallest_share_of_the_area(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
+    photo = Image.fromarray(np.ascontiguousarray(ramp))
+    spread = []
+    for row in range(60):
+        cut = photo_bytes(augment_photo(photo, 32, (0, 0, row), least=0.08)).float()
+        spread.append(float(cut.max() - cut.min()) / 255)
+    assert min(spread) < 0.5

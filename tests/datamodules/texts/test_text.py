@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules.texts import fitting, vectors, words
-from cmr_bench.datamodules.texts.words import tokenize
+from cmr_bench.datamodules.texts import fitting, splitting, vectors, words
+from cmr_bench.datamodules.texts.splitting import tokenize
 from cmr_bench.datamodules.views import Origin
 from cmr_bench.support.errors import DataError, UsageError
 
@@ -37,6 +38,31 @@ def test_tokenize(given_text: str, words: list[str]) -> None:
     assert tokenize(given_text) == words
 
 
+@pytest.mark.parametrize(
+    ("given_text", "words"),
+    [
+        ("A dog's ball, two-tone.", "a dog 's ball , two-tone ."),
+        ("He doesn\u2019t like 1,000 dogs: they can't sit.", "he does n't like 1,000 dogs : they ca n't sit ."),
+        ('A sign says "stop" (in red)!', "a sign says `` stop '' ( in red ) !"),
+        ("A man runs. He is at 5 p.m. in the U.S.", "a man runs . he is at 5 p.m. in the u.s ."),
+        ("dogs' bowls -- they're gonna eat...", "dogs ' bowls -- they 're gon na eat ..."),
+        ("I cannot, i'll & he'd #1 50% @home", "i can not , i 'll & he 'd # 1 50 % @ home"),
+        ("snake_case caf\u0065\u0301", "snake_case caf\u00e9"),
+        ("?!", "? !"),
+    ],
+)
+def test_treebank(given_text: str, words: str) -> None:
+    assert " ".join(splitting.treebank(given_text)) == words
+
+
+@given(st.text(max_size=60))
+def test_treebank_loses_no_sign_but_blanks(raw: str) -> None:
+    assert all(word and not any(sign.isspace() for sign in word) for word in splitting.treebank(raw))
+    kept = "".join(splitting.treebank(raw)).replace("``", '"').replace("''", '"')
+    plain = "".join(vectors._plain(raw).split()).replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'")
+    assert kept.replace("''", '"') == plain.replace("``", '"').replace("''", '"')
+
+
 @given(st.text(max_size=60))
 def test_words_survive_a_second_tokenisation(raw: str) -> None:
     words = tokenize(raw)
@@ -54,8 +80,20 @@ def test_vocabulary_keeps_frequent_words_in_a_fixed_order() -> None:
     assert vocabulary.encode("?!", 2) == [words.UNKNOWN]
 
 
-def test_vocabulary_file(tmp_path: Path) -> None:
-    vocabulary = words.Vocabulary.fit(CAPTIONS, 1)
+def test_start_and_end_go_around_a_cut_text() -> None:
+    vocabulary = words.Vocabulary.fit(["a dog.", "a cat"], 1, "treebank", start_end=True)
+    assert vocabulary.words == [splitting.START, splitting.END, "a", ".", "cat", "dog"]
+    assert vocabulary.encode("a dog .", 2) == [2, 4, 7, 3]
+    assert vocabulary.encode("<start>", 9) == [2, words.UNKNOWN, words.UNKNOWN, words.UNKNOWN, 3]
+    view = words.TokenView(["a dog .", "a"], vocabulary, 2)
+    assert view.spec.shape == (4,)
+    assert words.Vocabulary.of(view.origin().settings) == vocabulary
+    assert words.Vocabulary.of({"words": ["a"]}) == words.Vocabulary(["a"])
+
+
+@pytest.mark.parametrize("options", [{}, {"split": "treebank", "start_end": True}])
+def test_vocabulary_file(tmp_path: Path, options: dict[str, Any]) -> None:
+    vocabulary = words.Vocabulary.fit(CAPTIONS, 1, **options)
     vocabulary.save(tmp_path / "words.json")
     assert words.Vocabulary.load(tmp_path / "words.json") == vocabulary
     assert [f.name for f in tmp_path.iterdir()] == ["words.json"]

@@ -122,3 +122,79 @@ def test_standardises_by_the_training_split(toy: Callable[..., Any]) -> None:
     module.prepare_training(data.splits["train"])
     np.testing.assert_allclose(module.image_scale.mean, data.content["train"]["vector"].mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(module.text_scale.deviation, data.content["train"]["texts"].std(0), rtol=1e-4)
+
+
+def slow_triplets(points: list[Any], labels: list[int], distance: str, mining: str, reduction: str) -> float:
+    def far(one: Any, other: Any) -> float:
+        if distance == "cosine":
+            return float(1 - one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+        return math.dist(one, other)
+
+    n, total = len(labels), 0.0
+    for a in (0, 1):
+        for b in (0, 1):
+            costs: list[float] = []
+            for k in range(n):
+                mine = [
+                    far(points[a][k], points[b][p]) for p in range(n) if labels[p] == labels[k] and (a != b or p != k)
+                ]
+                rest = [far(points[a][k], points[b][q]) for q in range(n) if labels[q] != labels[k]]
+                if mining == "hardest":
+                    mine, rest = [max(mine)] if mine else [], [min(rest)]
+                costs += [max(0.0, 0.7 + near - away) for near in mine for away in rest]
+            total += sum(costs) / (len(costs) if reduction == "mean" else 1)
+    return total
+
+
+@pytest.mark.parametrize("mining", ["all", "hardest"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("distance", ["mixed", "euclidean", "cosine"])
+def test_triplets_by_every_distance_forward_and_backward(
+    toy: Callable[..., Any], distance: Any, reduction: Any, mining: Any
+) -> None:
+    module, batch = built(toy, margin=0.7, distance=distance, reduction=reduction, mining=mining)
+    sides = [module.encode_images(batch.images), module.encode_texts(batch.texts)]
+    leaves = [side.detach().clone().requires_grad_() for side in sides]
+    found = module.triplet_loss(leaves[0], leaves[1], batch.labels)
+    found.backward()
+    points = [leaf.detach().double().numpy() for leaf in leaves]
+    rest = (batch.labels.tolist(), distance, mining, reduction)
+    assert found.item() == pytest.approx(slow_triplets(points, *rest), rel=1e-4)
+    for side, place in ((0, (0, 1)), (1, (3, 2))):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = [point.copy() for point in points]
+            moved[side][place] += step
+            values.append(slow_triplets(moved, *rest))
+        assert leaves[side].grad is not None
+        assert leaves[side].grad[place].item() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-2, abs=1e-3)
+
+
+def test_ranks_by_the_distance_that_it_is_told(toy: Callable[..., Any]) -> None:
+    for distance in ("mixed", "cosine", "euclidean"):
+        module, batch = built(toy, distance=distance)
+        with torch.no_grad():
+            images, texts = module.encode_images(batch.images), module.encode_texts(batch.texts)
+            found = module.similarity(images, texts)
+        scored = module.scores(images, texts).block(slice(1, 4), slice(0, 5))
+        torch.testing.assert_close(scored, found[1:4, :5])
+        for i in range(3):
+            for t in range(3):
+                x, z = images[i].double().numpy(), texts[t].double().numpy()
+                cosine = x @ z / np.linalg.norm(x) / np.linalg.norm(z)
+                expected = -math.dist(x, z) if distance == "euclidean" else cosine
+                assert float(found[i, t]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_separate_classifiers_each_see_one_modality(toy: Callable[..., Any]) -> None:
+    module, batch = built(toy, classifiers="separate", triplet=False, adversarial=False)
+    images, texts = module.encode_images(batch.images), module.encode_texts(batch.texts)
+    module.loss(batch)["label"].backward()
+    targets, total = np.eye(3)[batch.labels.numpy()], 0.0
+    for side, weight in ((images, module.classes), (texts, module.text_classes)):
+        error = side.detach().double().numpy() @ weight.detach().double().numpy().T - targets
+        total += math.sqrt((error**2).sum()) / len(batch)
+        expected = error.T @ side.detach().double().numpy() / math.sqrt((error**2).sum()) / len(batch)
+        assert weight.grad is not None
+        np.testing.assert_allclose(weight.grad.numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert module.loss(batch)["label"].item() == pytest.approx(total, rel=1e-5)

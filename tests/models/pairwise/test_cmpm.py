@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec, ViewSpec
+from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import project_onto
 from cmr_bench.models.pairwise.cmpm import CMPM, CMPMCMPC
 from cmr_bench.support.errors import UsageError
@@ -115,3 +116,19 @@ def test_image_can_be_the_label_where_there_are_categories_too() -> None:
     torch.testing.assert_close(module.loss(batch(labels=labels))["loss"], made().loss(batch())["loss"])
     with pytest.raises(UsageError, match="this data set has none"):
         made(label_source="category")
+
+
+def test_dropout_is_on_the_pooled_feature_or_on_every_state() -> None:
+    words = DataSpec(ViewSpec("vector", (6,)), ViewSpec("tokens", (4,), "words", 9), 0, False, 9, 18)
+    found = {}
+    for where in ("pooled", "states"):
+        module = CMPM(hidden=4, dim=8, word_dim=3, dropout=0.5, dropout_on=where)  # type: ignore[arg-type]
+        module.build(words)
+        encoder, pooled = module.text_input.network, module.text_layer[-2]
+        assert isinstance(encoder, WordEncoder)
+        assert isinstance(pooled, torch.nn.Dropout)
+        found[where] = (None if encoder.state_dropout is None else encoder.state_dropout.p, pooled.p)
+    assert found == {"pooled": (None, 0.5), "states": (0.5, 0.0)}
+    vector = CMPM(hidden=4, dim=8, dropout=0.5, dropout_on="states", text_view="vector")
+    vector.build(SPEC)
+    assert vector.text_layer[-2].p == 0.5
