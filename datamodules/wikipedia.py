@@ -21,6 +21,7 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.stratified import stratified_slice
 from cmr_bench.datamodules.texts import fitting
 from cmr_bench.datamodules.views import ArrayView, Rows, View, ViewKind
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ def check_order(archive: Path, items: Sequence[Listed], parts: Mapping[str, Rows
         **{f"{name}_rows": rows for name, rows in parts.items()},
     }
     try:
+        foreign.check_zip(foreign.checked(archive))
         with np.load(archive, allow_pickle=False) as content:
             for key in sorted(told.keys() & set(content.files)):
                 values = content[key]

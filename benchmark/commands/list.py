@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench import registry
-from cmr_bench.support import environment, places
-from cmr_bench.support.errors import UsageError
+from cmr_bench.support import environment, foreign, places
+from cmr_bench.support.errors import CmrBenchError, UsageError
 
 _MANY = 40
 
@@ -145,9 +145,9 @@ def _arrays(folder: Path) -> list[str]:
     names: list[str] = []
     for file in sorted(folder.glob("*.npz")):
         try:
-            with zipfile.ZipFile(file) as archive:
+            with zipfile.ZipFile(foreign.checked(file)) as archive:
                 inside = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        except (OSError, zipfile.BadZipFile):
+        except (OSError, CmrBenchError, zipfile.BadZipFile):
             inside = [f"{file.name} (not readable)"]
         # Beside features such an archive may keep labels and ids; by custom the features are called img... and txt...
         names += [name for name in inside if name.startswith(("img", "txt"))] or inside
@@ -156,14 +156,14 @@ def _arrays(folder: Path) -> list[str]:
 
 def _store(folder: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / places.MANIFEST).read_text(encoding="utf-8"))
+        manifest = foreign.read_json(folder / places.MANIFEST, foreign.ANNOTATION_BYTES)
         return {
             "name": folder.name,
             "folder": str(folder),
             "shape": [int(size) for size in manifest["shape"]],
             "complete": bool(manifest["complete"]),
         }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, CmrBenchError, ValueError, KeyError, TypeError):
         return {"name": folder.name, "folder": str(folder), "shape": [], "complete": False}
 
 

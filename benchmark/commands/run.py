@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmr_bench import registry
-from cmr_bench.support import environment
+from cmr_bench.support import environment, foreign
 from cmr_bench.support.errors import CmrBenchError, UsageError
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     if not (folder / "config.yaml").is_file():
         raise UsageError(f"--resume {folder}: not a run folder, no config.yaml in it")
+    foreign.check_folder(folder)
     saved = recipe.read_yaml(folder / "config.yaml")
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     recipe.check_files(config.dataset, config.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
+import io
 import math
 import re
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query
 from cmr_bench.results.examples import EXAMPLES_FILE
 from cmr_bench.results.record import Result, read_result
 from cmr_bench.results.store import failures, result_files
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 
 DIRECTIONS = ("i2t", "t2i")
@@ -73,8 +74,8 @@ def _stored(folder: Path, runs: Path, result: Result, problems: list[str]) -> St
         folder,
         slug(folder.relative_to(runs).parts),
         result,
-        _text(folder / "config.yaml"),
-        _history(folder / "history.csv"),
+        _text(folder / "config.yaml", foreign.CONFIG_BYTES, problems),
+        _history(folder / "history.csv", problems),
         _examples(folder / EXAMPLES_FILE, problems),
         outcomes,
     )
@@ -87,18 +88,18 @@ def slug(parts: Iterable[str]) -> str:
     return f"{plain}-{hashlib.sha256(path.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int, problems: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return foreign.read_text(path, most, within=path.parent, errors="replace")
+    except FileNotFoundError:
+        return ""
+    except (OSError, CmrBenchError) as error:
+        problems.append(str(error))
         return ""
 
 
-def _history(path: Path) -> dict[str, list[float | None]]:
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        rows = list(csv.DictReader(file))
+def _history(path: Path, problems: list[str]) -> dict[str, list[float | None]]:
+    rows = list(csv.DictReader(io.StringIO(_text(path, foreign.RECORD_BYTES, problems), newline="")))
     names = [name for name in (rows[0] if rows else {}) if name]
     return {name: [_number(row.get(name)) for row in rows] for name in names}
 
@@ -112,16 +113,19 @@ def _number(text: object) -> float | None:
 
 
 def _examples(path: Path, problems: list[str]) -> dict[str, list[dict[str, Any]]]:
-    if not path.is_file():
-        return {}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = foreign.read_json(path, within=path.parent)
         for way in DIRECTIONS:
             for entry in record[way]:
                 match = entry["query"].get("match")
                 for item in (entry["query"], *entry["answers"], *([match] if match is not None else [])):
                     item["id"] = str(item["id"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except FileNotFoundError:
+        return {}
+    except CmrBenchError as error:
+        problems.append(str(error))
+        return {}
+    except (OSError, KeyError, TypeError, AttributeError):
         problems.append(f"{path} contains no readable examples")
         return {}
     return {way: record[way] for way in DIRECTIONS}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cmr_bench.dashboard.collect import DIRECTIONS, StoredRun, slug
-from cmr_bench.results.examples import THUMBNAILS, thumbnail_name
+from cmr_bench.results.examples import THUMBNAILS, read_thumbnail, thumbnail_name
 
 # Documents stand in some data sets in place of captions; this much of one tells what it is about.
 _LONGEST = 400
@@ -108,8 +107,9 @@ def _copy_thumbnails(images: Iterable[str], runs: Sequence[StoredRun], folder: P
     addresses = []
     for image in images:
         source = there.get(thumbnail_name(image))
-        if source is not None:
+        content = None if source is None else read_thumbnail(source)
+        if source is not None and content is not None:
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(source, folder / source.name)
-        addresses.append("" if source is None else f"{folder.name}/{source.name}")
+            (folder / source.name).write_bytes(content)
+        addresses.append(f"{folder.name}/{source.name}" if source is not None and content is not None else "")
     return addresses

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.evaluation.bootstrap import Paired, Resamples, paired
 from cmr_bench.evaluation.ties import BestMatches
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support import foreign
+from cmr_bench.support.errors import CmrBenchError, DataError
 
 if TYPE_CHECKING:
     from cmr_bench.evaluation.metrics import Floats
@@ -96,8 +96,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
         CmrBenchError: If the file is unreadable or its arrays do not fit together.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
+        arrays: dict[str, NDArray[Any]] = dict(foreign.read_npz(path, within=path.parent))
         owner = arrays.pop("image_of_text").astype(np.int64)
         found = {
             name: arrays[name].astype(np.float64) for name in ("i2t", "t2i", "i2t_map", "t2i_map") if name in arrays
@@ -107,7 +106,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
             for way in ("i2t", "t2i")
             if way in found and f"{way}_better" in arrays
         }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, DataError) as error:
         raise CmrBenchError(f"{path} holds no readable ranks: {error}") from error
     good = owner.ndim == 1 and len(owner) > 0 and owner.min() >= 0
     sizes = {"i2t": int(owner.max()) + 1, "t2i": len(owner)} if good else {}

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from cmr_bench.experiment.identity import PARTS, Difference, essence, other_options
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.results.content import other_content
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, first_line
 from cmr_bench.support.files import replacing
 from cmr_bench.support.places import without_folders
@@ -70,6 +71,7 @@ class Checkpoints(TorchCheckpointIO):
             CmrBenchError: If it cannot be read, holds code, or belongs to another run or version.
         """
         try:
+            foreign.check_zip(foreign.checked(Path(path)))
             with zipfile.ZipFile(path) as archive:
                 # torch does not look at the checksums that it writes.
                 damaged = archive.testzip()

@@ -20,6 +20,9 @@ from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import data_root, locate, without_folders
+from cmr_bench.support import foreign
+from cmr_bench.support.errors import DataError, UsageError, did_you_mean
+from cmr_bench.support.places import data_root, locate
 
 FIDELITIES = ("paper", "code", "reconstruction")
 
@@ -116,11 +119,11 @@ def recipe_file(dataset: str, method: str) -> Traversable | None:
 def read_yaml(file: Traversable | Path) -> dict[str, Any]:
     """Read a recipe or a saved configuration; anything but a table of options is a usage error."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
-        raise UsageError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+        content = foreign.read_yaml(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except DataError as error:
+        raise UsageError(str(error)) from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

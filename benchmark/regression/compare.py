@@ -26,6 +26,8 @@ from cmr_bench.regression.expected import (
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result
 from cmr_bench.suites.plan import Job
 from cmr_bench.suites.stored import Stored
+from cmr_bench.suites.stored import Stored, same_run
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 
 Verdict = Literal["as expected", "fell", "suspiciously better"]
@@ -187,8 +189,8 @@ def collect(planned: Sequence[Job], runs: Path, failed: Mapping[str, str]) -> li
 def _why_missing(folders: Sequence[Path], runs: Path) -> str:
     for folder in reversed(folders):
         try:
-            reason = json.loads((folder / FAILURE_FILE).read_text(encoding="utf-8"))["reason"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            reason = foreign.read_json(folder / FAILURE_FILE, within=folder)["reason"]
+        except (OSError, CmrBenchError, LookupError, TypeError):
             continue
         return f"failed: {' '.join(str(reason).split())} ({folder})"
     return f"is not stored in {runs}"

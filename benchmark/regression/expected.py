@@ -15,7 +15,8 @@ import yaml
 from scipy.special import stdtrit
 
 from cmr_bench.results.record import Result
-from cmr_bench.support.errors import UsageError
+from cmr_bench.support import foreign
+from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.files import write_atomic
 
 SCHEMA = 1
@@ -283,13 +284,13 @@ def read_expected(path: Path) -> Expected:
         UsageError: If the file is missing, malformed, of a newer schema or was changed by hand.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = foreign.read_yaml(path)
     except FileNotFoundError as error:
         raise UsageError(f"no expected scores at {path}: record them with `cmr-bench check --record`") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except DataError as error:
+        raise UsageError(str(error)) from error
     if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise UsageError(f"{path} contains no expected scores: no schema version; {_AGAIN}")
     if content["schema"] > SCHEMA:

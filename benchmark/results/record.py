@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.files import write_atomic
 
@@ -109,8 +110,8 @@ def read_result(path: Path) -> Result:
         CmrBenchError: If the file is unreadable, malformed, or of a newer schema.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = foreign.read_json(path, within=path.parent)
+    except (OSError, CmrBenchError) as error:
         raise CmrBenchError(f"{path} is not a readable result: {' '.join(str(error).split())}") from error
     schema = record.get("schema") if isinstance(record, dict) else None
     if not _whole(schema) or schema < 1:

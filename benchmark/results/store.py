@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result, write_result
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 
 
@@ -35,8 +33,8 @@ def failures(runs: Path) -> list[str]:
     lines = []
     for path in sorted(runs.glob(f"*/*/*/{FAILURE_FILE}")):
         try:
-            reason = json.loads(path.read_text(encoding="utf-8"))["reason"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            reason = foreign.read_json(path, within=path.parent)["reason"]
+        except (OSError, CmrBenchError, KeyError, TypeError):
             reason = "for a reason that cannot be read"
         lines.append(f"{path.parent} failed: {' '.join(str(reason).split())}")
     return lines
@@ -123,8 +121,7 @@ def store_external(
 def stored_configuration(folder: Path) -> dict[str, Any] | None:
     """Return what ``config.yaml`` of a run folder holds; None where there is none or it cannot be read."""
     try:
-        text = (folder / "config.yaml").read_text(encoding="utf-8")
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = foreign.read_yaml(folder / "config.yaml", within=folder)
+    except (OSError, CmrBenchError):
         return None
     return content if isinstance(content, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.results.record import FAILURE_FILE
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 
@@ -101,6 +101,7 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
     checkpoint = folder / "checkpoints" / "best.ckpt"
     if not checkpoint.is_file():
         raise DataError(_why_no_weights(folder, checkpoint))
+    foreign.check_folder(folder)
     saved = recipe.read_yaml(folder / "config.yaml")
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     if config.data.get("seed") is None:
@@ -136,8 +137,8 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
 def _why_no_weights(folder: Path, checkpoint: Path) -> str:
     failed = folder / FAILURE_FILE
     if failed.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            reason = json.loads(failed.read_text(encoding="utf-8"))["reason"]
+        with contextlib.suppress(OSError, CmrBenchError, KeyError, TypeError):
+            reason = foreign.read_json(failed, within=folder)["reason"]
             return f"{folder} failed in training ({reason}) and has no checkpoint; use another run"
     return f"{folder} has no checkpoint {checkpoint.relative_to(folder)}: resume with `cmr-bench run --resume {folder}`"
 

@@ -6,6 +6,7 @@ import importlib.resources
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import essence
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.suites.tables import read_tables
-from cmr_bench.support.errors import UsageError, did_you_mean
+from cmr_bench.support import foreign
+from cmr_bench.support.errors import DataError, UsageError, did_you_mean
 
 _ENTRIES = {"about", "seeds", "options", "runs", "tables"}
 _RUN_ENTRIES = {"method", "data", "variants", "seeds", "options"}
@@ -52,8 +54,9 @@ def read_suite(name: str) -> dict[str, Any]:
     Raises:
         UsageError: If there is no such suite or the file is malformed.
     """
+    where = name
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        text, where = _read(Path(name)), name
+        file: Traversable | Path = Path(name)
     else:
         file = importlib.resources.files("cmr_bench.experiments").joinpath("suites", f"{name}.yaml")
         if not file.is_file():
@@ -61,11 +64,12 @@ def read_suite(name: str) -> dict[str, Any]:
             raise UsageError(
                 f"unknown suite '{name}'.{did_you_mean(name, names)} Shipped: {', '.join(names)}; or pass a YAML file"
             )
-        text, where = file.read_text(encoding="utf-8"), name
     try:
-        suite = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
-        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        suite = foreign.read_yaml(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    except DataError as error:
+        raise UsageError(str(error)) from error
     if not isinstance(suite, dict) or not isinstance(suite.get("runs"), list) or not suite["runs"]:
         raise UsageError(f"{where} is not a suite: it needs a list 'runs' of entries with 'method' and 'data'")
     _known(suite, _ENTRIES, where)
@@ -93,13 +97,6 @@ def _check_kinds(table: Mapping[str, Any], where: str) -> None:
     options = table.get("options") or {}
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise UsageError(f"{where}: 'options' must be a mapping of dotted options, not {options!r}")
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _known(table: Mapping[str, Any], names: set[str], where: str) -> None:

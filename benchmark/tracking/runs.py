@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.results.examples import EXAMPLES_FILE, THUMBNAILS, thumbnail_name
+from cmr_bench.results.examples import EXAMPLES_FILE, THUMBNAILS, read_thumbnail, thumbnail_name
 from cmr_bench.results.record import Result
-from cmr_bench.support import environment
+from cmr_bench.support import environment, foreign
 from cmr_bench.support.errors import CmrBenchError, first_line
 from cmr_bench.support.files import write_atomic
 
@@ -24,8 +24,8 @@ _PATIENCE = 30.0
 def read_identity(folder: Path) -> dict[str, Any]:
     """Return what a run folder says of its run on W&B, nothing where it has none: id, project, entity, uploaded."""
     try:
-        content = json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = foreign.read_json(folder / IDENTITY_FILE, within=folder)
+    except (OSError, CmrBenchError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -85,9 +85,9 @@ def report(run: Any, result: Result, folder: Path) -> None:
 
 def _examples(folder: Path) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     try:
-        found = json.loads((folder / EXAMPLES_FILE).read_text(encoding="utf-8"))
+        found = foreign.read_json(folder / EXAMPLES_FILE, within=folder)
         return {way: list(found[way]) for way in ("i2t", "t2i")}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, CmrBenchError, KeyError, TypeError):
         return {}
 
 
@@ -116,7 +116,8 @@ def _cell(item: Mapping[str, Any], thumbnails: Path, note: str) -> Any:
     if "caption" in item or not thumbnails.is_dir():
         return f"{note} {item.get('caption', item['id'])}".strip()
     file = thumbnails / thumbnail_name(str(item["id"]))
-    return wandb.Image(str(file), caption=f"{note} {item['id']}".strip()) if file.is_file() else None
+    content = read_thumbnail(file)
+    return wandb.Image(str(file), caption=f"{note} {item['id']}".strip()) if content else None
 
 
 def finish(failed: bool) -> None:

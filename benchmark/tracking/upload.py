@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.progress import track
 
 from cmr_bench.results.record import RESULT_FILE, read_result
 from cmr_bench.results.store import stored_configuration
+from cmr_bench.support import foreign
 from cmr_bench.tracking.runs import arguments, finish, keep_identity, labels, read_identity, refused, report
 
 
@@ -75,5 +77,5 @@ def _history(folder: Path) -> list[dict[str, float]]:
     file = folder / "history.csv"
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as stream:
+    with io.StringIO(foreign.read_text(file, foreign.RECORD_BYTES, within=folder), newline="") as stream:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]

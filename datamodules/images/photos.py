@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.views import Origin, Rows, View, ViewSpec
 from cmr_bench.support.checksums import checksums, combined
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 Resize = Literal["squash", "crop"]
@@ -58,6 +59,13 @@ class PhotoFit:
         return fit_photo(photo, self.size, self.resize, self.interpolation, self.crop_fraction, rounded=False)
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return every format of Pillow's but those for which it starts another program or asks the system to draw."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in ("EPS", "WMF"))
+
+
 def read_photo(file: Path, at_least: int = 0) -> Image.Image:
     """Decode a photograph to RGB, upright as its EXIF orientation says.
 
@@ -73,7 +81,8 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
         DataError: If the file is missing, truncated or not a picture.
     """
     try:
-        with Image.open(file) as photo:
+        with Image.open(foreign.checked(file), formats=_formats()) as photo:
+            foreign.check_picture(photo.size, file.stat().st_size)
             if at_least:
                 photo.draft("RGB", (at_least, at_least))
             photo.load()

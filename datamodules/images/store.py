@@ -16,6 +16,7 @@ from cmr_bench.datamodules.images.marks import changed, content_of, is_mark
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Origin, View
 from cmr_bench.support.checksums import checksum, combined
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, did_you_mean
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.places import MANIFEST as MANIFEST
@@ -94,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = foreign.read_json(path, foreign.ANNOTATION_BYTES)
         if values["schema"] > SCHEMA:
             raise DataError(
                 f"{path} has schema {values['schema']}, newer than this program reads ({SCHEMA}); update it"
@@ -216,7 +217,7 @@ class FeatureStore:
 def open_array(path: Path) -> npt.NDArray[Any]:
     """Memory-map an array; one clear line if it is missing or cut short."""
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(foreign.checked(path), mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header can fail in any way
         raise DataError(f"cannot read features {path}: {error}; make them again") from error
     return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, first_line
 
 
@@ -25,6 +27,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
             state: Any = load_file(file)
         else:
+            if zipfile.is_zipfile(foreign.checked(file)):
+                foreign.check_zip(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors, and what matters is the same for all
         raise DataError(

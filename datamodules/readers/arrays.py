@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, did_you_mean, first_line
 
 Side = Literal["image", "text"]
@@ -149,6 +150,7 @@ def _other_half(key: str) -> _Half | None:
 def _headers(file: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the numeric arrays of a file; a file that cannot be read has none."""
     try:
+        foreign.checked(file)
         if file.suffix == ".npz":
             return _npz_headers(file)
         if file.suffix == ".npy":
@@ -177,14 +179,17 @@ def _npz_headers(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _load_part(file: Path, key: str) -> npt.NDArray[Any]:
     try:
+        foreign.checked(file)
         if file.suffix == ".npy":
             mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
             return mapped
         if file.suffix == ".npz":
+            foreign.check_zip(file)
             with np.load(file, allow_pickle=False) as archive:
                 return np.asarray(archive[key])
         from scipy.io import loadmat
 
+        foreign.check_mat(file)
         return np.asarray(loadmat(file, variable_names=[key])[key])
     except Exception as error:
         line = first_line(error)

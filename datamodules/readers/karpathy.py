@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import gzip
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cmr_bench.datamodules.split import Split
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 PARTS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -125,13 +124,11 @@ def load_json(file: Path) -> Any:
         DataError: If it cannot be read or is not JSON.
     """
     try:
-        content = file.read_bytes()
+        content = foreign.checked(file).read_bytes()
         if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
-        return json.loads(content)
-    except RecursionError:
-        raise DataError(f"{file} is not an annotation file: nested too deeply") from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+            content = foreign.gunzip(content, file)
+        return foreign.parse_json(content, file)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {file} as JSON: {' '.join(str(error).split())}") from None
 
 

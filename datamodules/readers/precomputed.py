@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Rows
 from cmr_bench.support.checksums import checksum, combined
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 # the lineage calls validation "dev"; COCO's whole 5K test part is "testall" and its "test" the first 1K of it
@@ -77,7 +78,7 @@ def open_array(file: Path) -> npt.NDArray[Any]:
         DataError: If it is missing, damaged, pickled or of another shape.
     """
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = np.load(foreign.checked(file), mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError, OverflowError, TypeError) as error:
         raise DataError(f"cannot read {file} as a NumPy array: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim not in (2, 3):
@@ -95,7 +96,7 @@ def read_lines(file: Path) -> list[str]:
         DataError: If it is missing, not UTF-8, or has an empty line.
     """
     try:
-        content = file.read_bytes()
+        content = foreign.checked(file).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from None
     lines = []

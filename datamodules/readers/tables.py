@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".json.gz")
@@ -32,7 +32,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
     if reader is None:
         raise DataError(f"{file}: unknown kind of table '{suffix}'; expected one of {', '.join(SUFFIXES)}")
     try:
-        yield from reader(file)
+        yield from reader(foreign.checked(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {' '.join(str(error).split())}") from None
 
@@ -57,9 +57,9 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Row]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}: not JSON: {error}") from None
+                row = foreign.parse_json(line, where)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise DataError(f"{where}: expected an object with the columns as keys")
             yield where, row
