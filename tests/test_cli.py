@@ -201,6 +201,7 @@ class Neither:
 def own(tmp_path: Path) -> Path:
     file = tmp_path / "random.py"
     file.write_text(METHOD)
+    registry.trust(f"{file}:Mine")
     return file
 
 
@@ -231,6 +232,7 @@ def test_a_class_that_is_not_there_or_no_method_is_wrong_usage(own: Path, name: 
 
 def test_an_error_inside_the_file_of_the_user_is_shown_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import no_such_library\n")
+    registry.trust(f"{tmp_path / 'mine.py'}:Mine")
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_library"):
             registry.method(f"{tmp_path / 'mine.py'}:Mine")

@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(
         assert not list(tmp_path.glob("runs/*/*/*"))
         return
     folder = run_folder(tmp_path)
-    assert main(["run", "--resume", str(folder)]) == 0
+    assert main(["run", "--resume", str(folder), "--trust"]) == 0
     assert main([*own, "--runs", "whole"]) == 0
     (whole,) = tmp_path.glob("whole/*/*/*")
     assert read_result(folder / "result.json").metrics == read_result(whole / "result.json").metrics
@@ -134,7 +134,7 @@ def test_a_disk_that_is_really_full(own: list[str], tmp_path: Path, capsys: pyte
         assert not list(disk.rglob("result.json"))
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         folders = [file.parent for file in disk.glob("*/*/*/config.yaml")]
-        assert main(["run", "--resume", str(folders[0])] if folders else own) == 0
+        assert main(["run", "--resume", str(folders[0]), "--trust"] if folders else own) == 0
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -172,10 +172,10 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_two_runs_in_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
     with FileLock(stopped / launch.LOCK):
-        assert main(["run", "--resume", str(stopped)]) == 1
+        assert main(["run", "--resume", str(stopped), "--trust"]) == 1
     assert "is locked by another process" in told(capsys)
     assert all(file.read_bytes() == content for file, content in before.items())
-    assert main(["run", "--resume", str(stopped)]) == 0
+    assert main(["run", "--resume", str(stopped), "--trust"]) == 0
 
 
 class Bomb:
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_is_not_of_this_run(
 ) -> None:
     file = stopped / "checkpoints" / "last.ckpt"
     damage(file, tmp_path / "executed")
-    assert main(["run", "--resume", str(stopped)]) == 1
+    assert main(["run", "--resume", str(stopped), "--trust"]) == 1
     error = told(capsys)
     assert message in error
     assert str(file) in error
@@ -238,15 +238,15 @@ def test_a_checkpoint_that_is_not_of_this_run(
 
 def test_a_damaged_checkpoint_can_be_deleted_as_advised(stopped: Path) -> None:
     (stopped / "checkpoints" / "last.ckpt").unlink()
-    assert main(["run", "--resume", str(stopped)]) == 0
+    assert main(["run", "--resume", str(stopped), "--trust"]) == 0
 
 
 def test_a_result_of_a_future_schema_is_told(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--resume", str(stopped)]) == 0
+    assert main(["run", "--resume", str(stopped), "--trust"]) == 0
     file = stopped / "result.json"
     file.write_text(file.read_text().replace('"schema": 1', '"schema": 99'))
     capsys.readouterr()
-    assert main(["run", "--resume", str(stopped)]) == 1
+    assert main(["run", "--resume", str(stopped), "--trust"]) == 1
     assert "schema 99, newer than" in capsys.readouterr().err
     main(["leaderboard"])
     assert "schema 99, newer than" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cmr_bench import registry
 from cmr_bench.datamodules.doctor.findings import LEVELS, Finding
 from cmr_bench.support.errors import UsageError
 from cmr_bench.support.files import write_atomic
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check a data set and print the findings; return 1 if any is an error."""
+    registry.trust(args.data)
     datamodule = make_datamodule(args.data, args.root, args.set, args.data_options)
     from cmr_bench.datamodules.doctor.examination import check
 

@@ -8,6 +8,7 @@ import shlex
 import time
 from pathlib import Path
 
+from cmr_bench import registry
 from cmr_bench.support.devices import choose_device
 from cmr_bench.support.errors import UsageError
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, not above: help and wrong usage must not wait for torch.
     from cmr_bench.experiment import recipe
 
+    registry.trust(args.data)
     module = recipe.data_module(args.data, args.data_options)
     import torch
 

@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="RUN", type=Path, help="run folder to resume")
     parser.add_argument("--seed", type=int, metavar="INT", help="random seed (default: the recipe's, else 0)")
     parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and exit")
+    parser.add_argument(
+        "--trust", action="store_true", help="run the code of a FILE.py:Class that --config or --resume names"
+    )
     model = parser.add_argument_group("method")
     model.add_argument("--model", metavar="NAME", help="name from `cmr-bench list`, module:Class or FILE.py:Class")
     model.add_argument("--variant", default="", metavar="NAME", help="variant of the recipe, e.g. an ablation")
@@ -111,6 +114,7 @@ def _resolve(args: argparse.Namespace, overrides: list[str]) -> RunConfig:
     if not method:
         names = ", ".join(registry.METHODS)
         raise UsageError(f"--model is missing: pass one of {names}, e.g. `cmr-bench run --model vsepp`")
+    registry.trust(args.model, args.data, *((method, dataset) if args.trust else ()))
     return recipe.resolve(method, dataset, overrides, config=saved, variant=args.variant, seed=args.seed)
 
 
@@ -161,6 +165,8 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
         raise UsageError(f"--resume {folder}: not a run folder, no config.yaml in it")
     foreign.check_folder(folder)
     saved = recipe.read_yaml(folder / "config.yaml")
+    if args.trust:
+        registry.trust(saved.get("method"), saved.get("dataset"))
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     recipe.check_files(config.dataset, config.data)
     return _go(config, folder, args.logger)
@@ -179,7 +185,8 @@ def _go(config: RunConfig, folder: Path, logger: str) -> int:
             result = run(config, folder, logger)
         failed = False
     except KeyboardInterrupt:
-        raise CmrBenchError(f"interrupted; resume with `cmr-bench run --resume {folder}`") from None
+        trust = " --trust" if registry.is_own(config.method) or registry.is_own(config.dataset) else ""
+        raise CmrBenchError(f"interrupted; resume with `cmr-bench run --resume {folder}{trust}`") from None
     finally:
         wandb_runs.finish(failed)
     if launch.rank() == 0:

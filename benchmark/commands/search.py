@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="weights file of the image encoder, if it has moved"
     )
+    parser.add_argument("--trust", action="store_true", help="run the code of a FILE.py:Class that a run folder names")
     parser.add_argument("--shortlist", type=Path, metavar="RUN", help="rank only the top candidates of this faster run")
     parser.add_argument(
         "--shortlist-size", type=int, default=1000, metavar="N", help="number of candidates (default: %(default)s)"

@@ -65,7 +65,7 @@ def collect(runs: Path) -> tuple[list[StoredRun], list[str]]:
 
 def _stored(folder: Path, runs: Path, result: Result, problems: list[str]) -> StoredRun:
     outcomes = None
-    if (folder / RANKS_FILE).is_file():
+    if (folder / RANKS_FILE).exists():
         try:
             outcomes = read_per_query(folder / RANKS_FILE, result.tie_rate)
         except CmrBenchError as error:

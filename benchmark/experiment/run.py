@@ -131,6 +131,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         cost=cost.record(),
         versions=library_versions(),
         device=device,
+        code=registry.checksums(config.method, config.dataset),
         commit=commit(),
         flags=[*evaluation.flags, *data.evaluation.flags],
         skipped={name: len(ids) for name, ids in data.skipped.items()},

@@ -47,6 +47,7 @@ class Result:
         cost: Parameters, seconds of training, encoding and scoring, peak memory in bytes.
         versions: Versions of Python and the libraries.
         device: Device in words.
+        code: SHA-256 of the files that classes outside of the suite came from, by ``FILE.py:Class``.
         commit: Commit of the code, where known.
         flags: ensemble, transductive, uses_test_groups, selected_on_test.
         skipped: Images skipped because a file is missing, by split.
@@ -79,6 +80,7 @@ class Result:
     cost: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     device: str = ""
+    code: dict[str, str] = field(default_factory=dict)
     commit: str = ""
     flags: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)

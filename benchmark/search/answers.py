@@ -95,7 +95,7 @@ class Side:
         from cmr_bench.search.embed import Cache
         from cmr_bench.search.trained import load_run
 
-        self.run: TrainedRun = load_run(folder, device)
+        self.run: TrainedRun = load_run(folder, device, args.trust)
         self.cache: Cache = Cache(self.run.checksum)
         self.weights, self.batch_size, self.workers = weights, args.batch_size, args.workers
 

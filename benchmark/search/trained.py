@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cmr_bench import registry
 from cmr_bench.datamodules import raw
 from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
@@ -82,12 +83,13 @@ _ALTERNATIVE = {
 }
 
 
-def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
+def load_run(folder: Path, device: str = "cpu", trust: bool = False) -> TrainedRun:
     """Load a run from its folder.
 
     Args:
         folder: Run folder with ``config.yaml`` and ``checkpoints/best.ckpt``.
         device: Where the method runs.
+        trust: Run the code of a class outside of the suite that the folder names.
 
     Raises:
         UsageError: If the folder is no run folder.
@@ -103,6 +105,8 @@ def load_run(folder: Path, device: str = "cpu") -> TrainedRun:
         raise DataError(_why_no_weights(folder, checkpoint))
     foreign.check_folder(folder)
     saved = recipe.read_yaml(folder / "config.yaml")
+    if trust:
+        registry.trust(saved.get("method"), saved.get("dataset"))
     config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
     if config.data.get("seed") is None:
         config.data["seed"] = config.seed

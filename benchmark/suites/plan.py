@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cmr_bench import registry
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import essence
 from cmr_bench.experiment.recipe import RunConfig
@@ -79,6 +80,7 @@ def read_suite(name: str) -> dict[str, Any]:
             raise UsageError(f"{where}: an entry of 'runs' needs 'method' and 'data': {entry}")
         _known(entry, _RUN_ENTRIES, where)
         _check_kinds(entry, where)
+        registry.trust(*_listed(entry["method"]), *_listed(entry["data"]))
     read_tables(suite, where)
     return suite
 

@@ -177,7 +177,7 @@ def _launch(job: Job, folder: Path | None, runs: Path, logger: str, threads: int
     # An unfinished run goes on where and how it is computed now.
     write_atomic(folder / "config.yaml", config.to_yaml())
     log = runs / "logs" / f"{folder.parent.parent.name}-{folder.parent.name}-{folder.name}.log"
-    process = start(["run", "--resume", str(folder), "--logger", logger], log, threads)
+    process = start(["run", "--resume", str(folder), "--trust", "--logger", logger], log, threads)
     bar = progress.add_task(f"  {escape(job.title)}", total=1.0, done="")
     return Running(job, folder, log, process, time.monotonic(), bar)
 

@@ -76,10 +76,10 @@ def test_interrupted_run_resumes_to_the_same_weights(
         signal.signal(signal.SIGINT, handler)
     folder = only_run(tmp_path)
     message = capsys.readouterr().err
-    assert f"cmr-bench run --resume {folder.relative_to(tmp_path)}" in message
+    assert f"`cmr-bench run --resume {folder.relative_to(tmp_path)} --trust`" in message
     assert not (folder / "result.json").exists()
     monkeypatch.delenv("STOP")
-    assert main(["run", "--resume", str(folder)]) == 0
+    assert main(["run", "--resume", str(folder), "--trust"]) == 0
     weights = [torch.load(f / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for f in (whole, folder)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     results = [read_result(f / "result.json") for f in (whole, folder)]
@@ -214,7 +214,7 @@ def test_two_processes_resume_to_the_same_weights(own: list[str], tmp_path: Path
     assert start(*own, *ddp, "--runs", "whole") == 0
     assert start(*own, *ddp, STOP="1") == 1
     (whole,), (folder,) = tmp_path.glob("whole/*/*/*"), tmp_path.glob("runs/*/*/*")
-    assert start("run", "--resume", str(folder)) == 0
+    assert start("run", "--resume", str(folder), "--trust") == 0
     # Each process drops units of its own: the losses agree only where each has its random state back.
     rows = [list(csv.DictReader((f / "history.csv").open())) for f in (whole, folder)]
     assert [{**row, "seconds": ""} for row in rows[0]] == [{**row, "seconds": ""} for row in rows[1]]

@@ -158,7 +158,7 @@ def test_resumed_run_stays_one(own: list[str], tmp_path: Path, monkeypatch: pyte
     assert done.returncode == 1, done.stderr
     folder = only_run(tmp_path)
     monkeypatch.delenv("STOP")
-    again = [*program, "run", "--resume", str(folder), "--logger", "wandb"]
+    again = [*program, "run", "--resume", str(folder), "--trust", "--logger", "wandb"]
     done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "wandb" not in done.stdout + done.stderr
