@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from cmr_bench.support.errors import UsageError
+from cmr_bench.support.errors import CmrBenchError, UsageError, first_line
 from cmr_bench.support.places import cache_dir as cache_dir
 
 if TYPE_CHECKING:
@@ -217,6 +221,52 @@ def text_batch(split: Split, rows: Rows, epoch: int | None = None) -> TextBatch:
     return TextBatch(torch.from_numpy(rows.copy()), **split.texts.fetch(rows, epoch))
 
 
-def as_is(batch: Any) -> Any:
-    """Return the batch; the sampler has put it together already."""
+def shared(batch: Any) -> Any:
+    """Return the batch, which the sampler has put together already; of a data worker in memory that the run can see.
+
+    Left to the worker's queue, a batch for which there is no such memory is lost, and the run waits for it for ever.
+
+    Raises:
+        CmrBenchError: If there is no room for it.
+    """
+    if get_worker_info() is None:
+        return batch
+    tensors = list(_tensors(batch))
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        size = sum(tensor.nbytes for tensor in tensors) / 2**20
+        reason = re.sub(r" for file <[^>]*>", "", first_line(error))
+        raise CmrBenchError(
+            f"a data worker has no shared memory for a batch of {size:.1f} MiB, each worker holding two ({_room()}"
+            f"{reason}): pass --data.num_workers 0 or a smaller --data.batch_size, or make room (docker run --shm-size "
+            "2g)"
+        ) from error
     return batch
+
+
+def check_workers(n_workers: int) -> None:
+    """Make sure before training that data workers can be started; raises CmrBenchError where they cannot."""
+    if n_workers == 0:
+        return
+    try:
+        torch.multiprocessing.get_context().SimpleQueue().close()
+    except OSError as error:
+        raise CmrBenchError(
+            f"data workers have no shared memory to start with ({_room()}{error.strerror or error}): pass "
+            "--data.num_workers 0, or make room (docker run --shm-size 2g)"
+        ) from error
+
+
+def _room() -> str:
+    place = Path("/dev/shm")
+    return f"{place} has {shutil.disk_usage(place).total / 2**20:.1f} MiB; " if place.is_dir() else ""
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))

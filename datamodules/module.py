@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cmr_bench.datamodules.images.photos import PhotoFit
     from cmr_bench.datamodules.images.store import FeatureStore
     from cmr_bench.datamodules.texts.words import Vocabulary
-from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
+from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
@@ -251,6 +251,7 @@ class RetrievalDataModule(L.LightningDataModule):
             What the method needs to build its layers.
         """
         self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
+        check_workers(self.num_workers)
         self.photo_fit = photo_fit
         self._read_splits(image_view)
         for split in self.splits.values():
@@ -338,7 +339,7 @@ class RetrievalDataModule(L.LightningDataModule):
         return DataLoader(
             Items(n_items, Fetch(part, what)),
             batch_sampler=sampler,
-            collate_fn=as_is,
+            collate_fn=shared,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             # A resumed run makes its first iterator at another moment than a whole one; drawing the workers' seed from

@@ -19,9 +19,12 @@ import pytest
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import cmr_bench
 from cmr_bench.cli import main
+from cmr_bench.datamodules.batches import Items, shared
+from cmr_bench.datamodules.images.photos import PixelView
 from cmr_bench.datamodules.texts.vectors import text_vectors
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores
@@ -167,6 +170,48 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="CMR_BENCH_CACHE"):
         text_vectors("tfidf", ["a dog"], ["a dog"], dim=2, seed=0, cache=tmp_path / "file")
+
+
+def test_data_workers_without_shared_memory(
+    own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(tensor: Tensor) -> Tensor:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    assert main([*own, "--data.num_workers", "2"]) == 1
+    error = told(capsys)
+    assert error.startswith("cmr-bench run: a data worker has no shared memory for a batch of ")
+    assert "unable to allocate shared memory(shm): No space left on device (28)" in error
+    assert "--data.num_workers 0" in error
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize("size", ["4k", "64k"])
+def test_a_small_shared_memory(size: str, own: list[str], tmp_path: Path) -> None:
+    words = " ".join([sys.executable, "-m", "cmr_bench.cli", *own, "--data.num_workers", "2", "--data.n", "2000"])
+    words = words.replace("--data.batch_size 60", "--data.batch_size 1000")
+    script = f"mount -t tmpfs -o size={size} tmpfs /dev/shm || exit 77; exec {words}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("a file system can be mounted by root only")
+    assert done.returncode == 1
+    assert "shared memory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_error_of_a_data_worker_is_its_own_line(tmp_path: Path, write_photo: Callable[..., Path]) -> None:
+    files = [write_photo(tmp_path / f"{row}.jpg", row) for row in range(4)]
+    files[2].write_bytes(files[2].read_bytes()[:200])
+    view = PixelView(files, 16, augment=False, seed=0)
+    loader = DataLoader(Items(4, lambda rows: view.fetch(np.asarray(rows))), 2, num_workers=1, collate_fn=shared)
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert str(caught.value).startswith(f"cannot decode photo {files[2]}")
 
 
 def test_two_runs_in_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -17,7 +18,11 @@ class CmrBenchError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        lines = message.strip().splitlines()
+        if len(lines) > 1 and re.match(r"Caught \w+ in DataLoader worker process", lines[0]):
+            # What torch makes of the error of a data worker: its traceback, which ends with the message.
+            lines = [lines[-1].partition(": ")[2]]
+        super().__init__(" ".join(line.strip() for line in lines))
 
 
 class UsageError(CmrBenchError):
