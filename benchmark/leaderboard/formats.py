@@ -173,12 +173,20 @@ def _csv(boards: Sequence[Board]) -> str:
     for board in boards:
         for row in board.rows:
             cells = [
-                clean(value) if isinstance(value := tell(board.section, row), str) else value for tell in about.values()
+                _cell(clean(value)) if isinstance(value := tell(board.section, row), str) else value
+                for tell in about.values()
             ]
             for name in names:
                 cells += [tell(row, name) if name in board.names else "" for tell in figures.values()]
             writer.writerow(cells)
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Return text that a spreadsheet does not take for a formula, whatever name a run has; numbers stay as they are."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")) or re.fullmatch(r"[+-]?\d[\d.]*(;[+-]?\d[\d.]*)*", text):
+        return text
+    return f"'{text}"
 
 
 def _or_blank(value: float | bool | None) -> float | str:

@@ -397,6 +397,17 @@ def test_csv_holds_every_value_unrounded(board: list[Section]) -> None:
     assert {row["seeds"] for row in rows if row["method"] == "vsepp" and row["data"] == "flickr8k"} == {"0;1;2"}
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(A1)", "\t=1", "=", "-"])
+def test_no_cell_of_the_csv_is_a_formula(name: str) -> None:
+    result = a_result(method=name, variant=name, seed=-1)
+    (row,) = csv.DictReader(io.StringIO(render("csv", sections([result]), ["all"])))
+    for cell in row.values():
+        assert not cell.startswith(("=", "+", "@", "\t"))
+        assert not cell.startswith("-") or float(cell) < 0
+    assert row["method"].removeprefix("'") == name.strip()
+    assert row["seeds"] == "-1"
+
+
 def test_markdown_rows_have_the_cells_of_their_head_whatever_the_names(board: list[Section]) -> None:
     text = render("markdown", board)
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
