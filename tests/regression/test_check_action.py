@@ -79,6 +79,7 @@ def run_step(
         ({}, {"suite": "ci", "expected": None, "runs": Path("runs"), "jobs": 2, "fail_on_rise": False}),
         ({"suite": "my suite.yaml", "expected": "a b.yaml", "args": "--fail-on-rise  --seed 3"},
          {"suite": "my suite.yaml", "expected": Path("a b.yaml"), "fail_on_rise": True, "seed": 3}),
+        ({"args": "--fail-on-rise\n--seed 3\n\n  --again\n"}, {"fail_on_rise": True, "seed": 3, "again": True}),
         ({"suite": "$(touch broken)`touch broken`;touch broken", "runs": "x"},
          {"suite": "$(touch broken)`touch broken`;touch broken", "runs": Path("x")}),
     ],
