@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -148,6 +150,19 @@ class RetrievalDataModule(L.LightningDataModule):
             return np.fromiter((not f.is_file() for f in files), dtype=bool, count=len(files))
         return store.missing(self.feature_store(), split)
 
+    def given(self) -> str:
+        """Return the options that say what is read as words for a command, each with a blank before it.
+
+        A command that a message offers should read what this one reads.
+        """
+        common = inspect.signature(RetrievalDataModule.__init__).parameters
+        words = [] if self.root is None else ["--data.root", str(self.root)]
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            value = getattr(self, name, None)
+            if name not in common and value not in (None, parameter.default) and isinstance(value, str | int | float):
+                words += [f"--data.{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        return f" {shlex.join(words)}" if words else ""
+
     def feature_store(self) -> FeatureStore:
         """Open the stored image features that ``image_features`` names."""
         from cmr_bench.datamodules.images import store
@@ -155,11 +170,11 @@ class RetrievalDataModule(L.LightningDataModule):
         if self.image_features is None:
             raise UsageError(
                 f"{self.data_name} has no image features: extract them with "
-                f"`cmr-bench data features {self.data_name} --encoder torchvision:resnet152`, "
+                f"`cmr-bench data features {self.data_name}{self.given()} --encoder torchvision:resnet152`, "
                 "then pass --data.image_features NAME"
             )
         places = [*self.store_places(), *self.earlier_store_places()]
-        return store.open_store(self.image_features, self.data_name, self.root, places)
+        return store.open_store(self.image_features, self.data_name, self.root, places, self.given())
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return the images of ``split`` as ``kind``; by default from the photographs or from stored features."""
@@ -180,8 +195,8 @@ class RetrievalDataModule(L.LightningDataModule):
         if view.spec.kind != kind:
             raise UsageError(
                 f"the method reads images as '{kind}' but '{self.image_features}' is '{view.spec.kind}' "
-                f"{view.spec.shape}; extract others: `cmr-bench data features {self.data_name} --encoder ... --layer "
-                f"{'grid' if kind == 'regions' else 'pool'}`"
+                f"{view.spec.shape}; extract others: `cmr-bench data features {self.data_name}{self.given()} "
+                f"--encoder timm:tf_efficientnet_lite0 --layer {'grid' if kind == 'regions' else 'pool'}`"
             )
         return view
 

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data features`."""
     parser.epilog = _EPILOG
     parser.add_argument("data", metavar="DATA", help="name of a data set from `cmr-bench list`")
+    parser.add_argument("--root", metavar="DIR", help="folder with one folder per data set (default: CMR_BENCH_DATA)")
     parser.add_argument(
         "--encoder", required=True, metavar="NAME", help="timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"
     )
@@ -69,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract the features and print how to use them."""
+    if args.root is not None:
+        args.data_options = [f"--data.root={args.root}", *args.data_options]
     for option in ("batch_size", "workers"):
         if getattr(args, option) < 1:
             raise UsageError(f"--{option.replace('_', '-')} must be at least 1")

@@ -176,7 +176,8 @@ def _show(args: argparse.Namespace, answers: Sequence[Answer], notes: Sequence[s
 
     console = Console()
     for answer in answers:
-        table = Table(title=Text(printable(answer.query)), caption=Text(", ".join(notes)), title_justify="left")
+        remarks = Text(printable(", ".join(notes)))
+        table = Table(title=Text(printable(answer.query)), caption=remarks, title_justify="left")
         table.caption_justify = "left"
         table.add_column("", justify="right")
         table.add_column("score", justify="right", no_wrap=True)

@@ -173,7 +173,10 @@ def notes_on(
     kind = "sentences" if texts is not None else "photographs"
     notes = [f"{len(found.rows):,} {kind}"]
     if found.skipped:
-        notes.append(f"{len(found.skipped):,} could not be read")
+        rows = [row for row, _ in found.skipped[:3]]
+        names = [short_name(str(files[row]), args.images) if texts is None else repr(texts[row][:40]) for row in rows]
+        more = ", ..." if len(found.skipped) > len(names) else ""
+        notes.append(f"{len(found.skipped):,} could not be read ({', '.join(names)}{more})")
     if args.shortlist is not None:
         notes.append(f"top {args.shortlist_size:,} of {args.shortlist} re-ranked")
     elif len(found.rows) > _MANY:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,8 @@ def _read(item: tuple[str, str, Path]) -> _Photo:
         except DataError as error:
             return _Photo(name, split, checksum, str(error.__cause__ or error))
         except Exception as error:  # Pillow's plugins raise anything on damaged files
-            return _Photo(name, split, checksum, str(error) or type(error).__name__)
+            problem = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error)) or type(error).__name__
+            return _Photo(name, split, checksum, problem)
     return _Photo(name, split, checksum, None)
 
 

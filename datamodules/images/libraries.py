@@ -81,7 +81,8 @@ def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
             raise DataError(f"cannot load {encoder}: {first_line(error)[:200]}") from error
         raise DataError(
             f"cannot download the pretrained weights of {encoder} ({first_line(error)[:160]}); "
-            "without network, pass a local file: --weights FILE (safetensors or .pth)"
+            "without network, pass a local file (safetensors or .pth): --weights FILE of `data features` and `search`, "
+            "--model.cnn_weights FILE of `run`"
         ) from error
 
 

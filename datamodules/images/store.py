@@ -224,7 +224,11 @@ def open_array(path: Path) -> npt.NDArray[Any]:
 
 
 def open_store(
-    name: str, data: str, root: str | Path | None = None, folders: Sequence[Path] | None = None
+    name: str,
+    data: str,
+    root: str | Path | None = None,
+    folders: Sequence[Path] | None = None,
+    given: str = "",
 ) -> FeatureStore:
     """Open stored features by name, looked for beside the data and in the cache, or by folder.
 
@@ -233,6 +237,7 @@ def open_store(
         data: Name of the data set.
         root: Value of ``--data.root``; None falls back on ``CMR_BENCH_DATA``.
         folders: Where to look; None takes those of the data set's name.
+        given: Options of the data set, for the command that the error offers.
 
     Returns:
         The store.
@@ -242,8 +247,7 @@ def open_store(
     """
     looked_in = store_folders(data, root) if folders is None else folders
     places = [place / name for place in looked_in]
-    given = Path(name).expanduser()
-    for folder in [*places, given]:
+    for folder in [*places, Path(name).expanduser()]:
         if (folder / MANIFEST).is_file():
             return FeatureStore(folder)
     there = list(dict.fromkeys(folder.name for folder in stores_in(looked_in)))
@@ -251,7 +255,8 @@ def open_store(
     found = f"there are {', '.join(there)}" if there else "there are none"
     raise DataError(
         f"no features '{name}' for {data}: looked in {looked}; {found}."
-        f"{did_you_mean(name, there)} Make some with `cmr-bench data features {data} --encoder torchvision:resnet152`"
+        f"{did_you_mean(name, there)} Make some with `cmr-bench data features {data}{given} --encoder "
+        "torchvision:resnet152`"
     )
 
 

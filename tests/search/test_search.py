@@ -300,7 +300,8 @@ def test_broken_photographs_are_counted_and_left_out(
         assert [Path(entry["file"]).name for entry in found["skipped"]] == ["cut.png", "gone.png", "text.jpg"]
         assert all(entry["reason"] for entry in found["skipped"])
     assert main(["search", str(runs("vsepp")), "a red circle", "--images", str(folder)]) == 0
-    assert "3 could not be read" in " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 could not be read (cut.png, gone.png, text.jpg)" in told
     (folder / "below" / "good.PNG").unlink()
     assert main(["search", str(runs("vsepp")), "a red circle", "--images", str(folder)]) == 1
     assert "none of the 3 photographs" in capsys.readouterr().err
