@@ -19,13 +19,13 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.commands.evaluate import _array
 from cmr_bench.datamodules.custom import Custom
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.datamodules.images.store import FeatureStore
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.pascal import Pascal
 from cmr_bench.datamodules.wikipedia import Wikipedia
+from cmr_bench.evaluation.brought import read_array
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.recipe import RunConfig
@@ -252,7 +252,7 @@ READERS = {
         500,
     ),
     "checkpoint": Reader(write_checkpoint, read_checkpoint, {}, 300),
-    "array": Reader(write_arrays, lambda root: _array(root / "scores.npy", "--similarity"), {"*": header}, 300),
+    "array": Reader(write_arrays, lambda root: read_array(root / "scores.npy", "--similarity"), {"*": header}, 300),
 }
 
 

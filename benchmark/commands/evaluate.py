@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,24 @@ from cmr_bench.support.errors import DataError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cmr_bench.evaluation.brought import Brought
     from cmr_bench.evaluation.protocol import Evaluation
     from cmr_bench.evaluation.scores import ScoreSource
 
 _EXAMPLES = """\
 files are NumPy arrays (.npy), read memory-mapped:
-  I (n_images, d)   T (n_texts, d)   S (n_images, n_texts), higher is closer
-  M (n_texts,) row of each text's image   L (n_images,) or multi-hot (n_images, n_classes)
+  I (n_images, d)   T (n_texts, d)   S (n_images, n_texts), higher is closer; -inf outside of a short list
+  M (n_texts,) row of each text's image, or its id   L (n_images,) numbers or names, or multi-hot (n_images, n_classes)
+  IDS one a line, or an array of numbers or texts
+
+An image without a text stands in the gallery and asks nothing. Rows of images that are repeated for their texts are
+taken once.
 
 examples:
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy --folds 5 --json scores.json
   cmr-bench eval --similarity S.npy --image-of-text M.npy --labels L.npy --bootstrap 1000
   cmr-bench eval --similarity S.npy --image-of-text M.npy --name mymodel --data flickr30k
+  cmr-bench eval --run runs/flickr8k/vsepp/RUN --export DIR       the files of a run, for other programs to score
 """
 
 
@@ -38,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scored.add_argument("--similarity", type=Path, metavar="S.npy", help="similarity matrix, images x texts")
     scored.add_argument("--no-normalize", action="store_true", help="use the inner product instead of the cosine")
     truth = parser.add_argument_group("ground truth")
-    truth.add_argument(
-        "--image-of-text", type=Path, metavar="M.npy", required=True, help="row of the image that each text belongs to"
-    )
+    truth.add_argument("--image-of-text", type=Path, metavar="M.npy", help="row or id of the image of each text")
     truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; reports mAP too")
+    truth.add_argument("--image-ids", type=Path, metavar="IDS", help="image ids that --image-of-text refers to")
+    truth.add_argument("--text-ids", type=Path, metavar="IDS", help="text ids that --text-queries refers to")
+    truth.add_argument("--queries", type=Path, metavar="IDS", help="use only these images, and their texts, as queries")
+    truth.add_argument("--text-queries", type=Path, metavar="IDS", help="use only these texts as queries")
     protocol = parser.add_argument_group("protocol")
     protocol.add_argument(
         "--folds", type=int, metavar="N", help="also report the mean over N folds in file order (COCO: 5)"
@@ -53,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--postprocess", choices=("csls", "inverted_softmax"), help="hubness correction; transductive"
     )
     protocol.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)")
+    stored = parser.add_argument_group("export of a trained run")
+    stored.add_argument("--run", type=Path, metavar="RUN", help="run folder, whose test split is encoded again")
+    stored.add_argument("--export", type=Path, metavar="DIR", help="write its embeddings or scores there, with ids")
+    stored.add_argument("--trust", action="store_true", help="run the code of a FILE.py:Class that the folder names")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="OUT", help="write all metrics, unrounded, as JSON")
     output.add_argument("--name", help="add the result to the leaderboard under this name; needs --data")
@@ -76,22 +90,56 @@ def run(args: argparse.Namespace) -> int:
         DataError: for files that are missing or malformed.
     """
     _check_options(args)
+    if args.run is not None:
+        return _export(args)
     from cmr_bench.evaluation.protocol import Protocol, evaluate
 
     protocol = Protocol(folds=args.folds, bootstrap=args.bootstrap, postprocess=args.postprocess, seed=args.seed)
-    image_of_text = _array(args.image_of_text, "--image-of-text")
-    labels = None if args.labels is None else _array(args.labels, "--labels")
-    result = evaluate(_source(args), image_of_text, labels, protocol=protocol)
+    brought = _bring(args)
+    result = evaluate(_source(args, brought), brought.image_of_text, brought.labels, protocol=protocol)
     result.flags = (*result.flags, *args.flag)
-    _show(result)
+    told = [*brought.notes]
+    # What is written comes first: a terminal may not be able to show a table.
     if args.json is not None:
         from cmr_bench.support.files import write_atomic
 
         write_atomic(args.json, json.dumps(report(result), indent=2, allow_nan=False) + "\n")
-        print(f"written: {args.json}")
+        told.append(f"written: {args.json}")
     if args.name is not None:
-        print(f"stored: {_store(args, result, image_of_text, labels)}")
+        told.append(f"stored: {_store(args, result, brought.image_of_text, brought.labels)}")
+    _show(result)
+    for line in told:
+        print(line)
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from cmr_bench.search.export import export
+
+    words = export(args.run, args.export, trust=args.trust)
+    print(f"written: {args.export}\nscore it with: {shlex.join(words)}")
+    return 0
+
+
+def _bring(args: argparse.Namespace) -> Brought:
+    from cmr_bench.evaluation import brought as given
+
+    matrix = args.similarity is not None
+    found = given.Brought(
+        images=given.read_array(*((args.similarity, "--similarity") if matrix else (args.images, "--images"))),
+        texts=None if matrix else given.read_array(args.texts, "--texts"),
+        image_of_text=given.read_array(args.image_of_text, "--image-of-text", "biufUS"),
+    )
+    if found.images.ndim != 2 or (found.texts is not None and found.texts.ndim != 2):
+        return found
+    if args.image_ids is not None:
+        found = replace(found, image_ids=given.read_names(args.image_ids, "--image-ids"))
+    if args.text_ids is not None:
+        found = replace(found, text_ids=given.read_names(args.text_ids, "--text-ids"))
+    if args.labels is not None:
+        found = replace(found, labels=given.as_labels(given.read_array(args.labels, "--labels", "biufUS")))
+    given.check_way_round(found)
+    return given.collapsed(given.with_ids(found))
 
 
 def report(result: Evaluation) -> dict[str, Any]:
@@ -110,6 +158,13 @@ def report(result: Evaluation) -> dict[str, Any]:
 
 
 def _check_options(args: argparse.Namespace) -> None:
+    if args.run is not None or args.export is not None:
+        given = [name for name in ("images", "texts", "similarity", "image_of_text", "name") if getattr(args, name)]
+        if args.run is None or args.export is None or given:
+            raise UsageError("--run RUN and --export DIR go together, and with nothing else to score")
+        return
+    if args.image_of_text is None:
+        raise UsageError("--image-of-text M.npy is missing: the row of each text's image")
     embeddings = (args.images is not None) + (args.texts is not None)
     if embeddings == 1:
         raise UsageError("--images and --texts must be passed together")
@@ -127,42 +182,31 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--data takes the short name of a data set, such as flickr30k, not '{args.data}'")
 
 
-def _array(path: Path, option: str) -> NDArray[Any]:
-    """Open an array of numbers memory-mapped, without unpickling anything."""
-    import numpy as np
-
-    if not path.is_file():
-        raise DataError(f"{option}: no file {path}")
-    try:
-        values = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header can fail in any way
-        raise DataError(f"{option}: {path} is not a NumPy array of numbers (.npy): {_line(error)}") from error
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{option}: {path} contains {values.dtype}, not numbers")
-    return values
-
-
-def _source(args: argparse.Namespace) -> ScoreSource:
+def _source(args: argparse.Namespace, brought: Brought) -> ScoreSource:
     from cmr_bench.evaluation.scores import EmbeddingScores, MatrixScores
 
-    if args.similarity is None:
-        images, texts = _array(args.images, "--images"), _array(args.texts, "--texts")
-        return EmbeddingScores(images, texts, normalize=not args.no_normalize)
-    similarity = _array(args.similarity, "--similarity")
-    scores = MatrixScores(similarity)
-    _check_finite(similarity, args.similarity)
+    if brought.texts is not None:
+        return EmbeddingScores(brought.images, brought.texts, normalize=not args.no_normalize)
+    scores = MatrixScores(brought.images)
+    if _check_scores(brought.images, args.similarity) and args.postprocess:
+        raise UsageError(f"--postprocess needs every score, and {args.similarity} has -inf outside of its short lists")
     return scores
 
 
-def _check_finite(similarity: NDArray[Any], path: Path) -> None:
+def _check_scores(similarity: NDArray[Any], path: Path) -> bool:
+    """Refuse NaN and +inf; tell whether there is -inf, which stands for what a short list leaves out."""
     import numpy as np
 
+    short = False
     rows = max(1, 2**24 // max(1, similarity.shape[1]))
     for start in range(0, len(similarity), rows):
-        bad = np.argwhere(~np.isfinite(similarity[start : start + rows]))
+        part = similarity[start : start + rows]
+        bad = np.argwhere(np.isnan(part) | np.isposinf(part))
         if len(bad):
             image, text = int(bad[0][0]) + start, int(bad[0][1])
             raise DataError(f"--similarity: {path} has {similarity[image, text]} for image {image} and text {text}")
+        short = short or bool(np.isneginf(part).any())
+    return short
 
 
 def _protocol(result: Evaluation) -> dict[str, Any]:
@@ -256,7 +300,3 @@ def _caption(result: Evaluation) -> str:
     parts = [f"{100 * result.tie_rate:.3g} % of queries tied"]
     parts += [f"{count} {way} queries have no relevant item" for way, count in result.excluded.items() if count]
     return "; ".join([*parts, *result.flags])
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from cmr_bench import registry
 from cmr_bench.datamodules import raw
 from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
-from cmr_bench.datamodules.views import Origin, View, ViewSpec
+from cmr_bench.datamodules.views import DataSpec, Origin, View, ViewSpec
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.trainer import quiet
@@ -95,6 +95,36 @@ def load_run(folder: Path, device: str = "cpu", trust: bool = False) -> TrainedR
         UsageError: If the folder is no run folder.
         DataError: If it holds no weights, or what the method reads cannot be made.
     """
+    config, trained, checkpoint = configuration(folder, trust)
+    with quiet():
+        module, data, _ = recipe.instantiate(config)
+        assert isinstance(module, RetrievalModule)
+        inputs = _inputs(folder, module, data)
+        load_weights(module, inputs.spec, checkpoint, trained, inputs.content)
+    return TrainedRun(
+        folder,
+        config.method_label,
+        config.data_label,
+        module.eval().to(device),
+        inputs,
+        _checksum([checkpoint, folder / raw.INPUTS_FILE]),
+    )
+
+
+def configuration(folder: Path, trust: bool = False) -> tuple[recipe.RunConfig, recipe.RunConfig, Path]:
+    """Read the configuration of a trained run.
+
+    Args:
+        folder: Run folder.
+        trust: Run the code of a class outside of the suite that the folder names.
+
+    Returns:
+        The configuration to load it with, the one that it was trained with, and the file of the weights that it chose.
+
+    Raises:
+        UsageError: If the folder is no run folder.
+        DataError: If it holds no weights.
+    """
     if not (folder / "config.yaml").is_file():
         what = "has no config.yaml" if folder.is_dir() else "is not there"
         raise UsageError(
@@ -114,28 +144,35 @@ def load_run(folder: Path, device: str = "cpu", trust: bool = False) -> TrainedR
     if config.model.get("image_view") == "pixels" and "cnn_weights" in config.model:
         # The checkpoint holds the network that reads pixels, so the file that it began with is not needed.
         config.model["cnn_weights"] = "random"
-    with quiet():
-        module, data, _ = recipe.instantiate(config)
-        assert isinstance(module, RetrievalModule)
-        inputs = _inputs(folder, module, data)
-        reader = Checkpoints(trained, inputs.content, "train the run again")
-        try:
-            stored = reader.load_checkpoint(checkpoint)
-            module.build(inputs.spec)
-            module.load_state(stored["state_dict"])
-        except CmrBenchError:
-            raise
-        except Exception as error:  # a damaged file and foreign weights have errors of many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"cannot load the weights {checkpoint}: {reason}; repeat the run") from error
-    return TrainedRun(
-        folder,
-        config.method_label,
-        config.data_label,
-        module.eval().to(device),
-        inputs,
-        _checksum([checkpoint, folder / raw.INPUTS_FILE]),
-    )
+    return config, trained, checkpoint
+
+
+def load_weights(
+    module: RetrievalModule, spec: DataSpec, checkpoint: Path, trained: recipe.RunConfig, content: Mapping[str, str]
+) -> None:
+    """Build a method and load the weights of a run.
+
+    Args:
+        module: The method.
+        spec: What it knows of its data.
+        checkpoint: File of the weights.
+        trained: Configuration that the run was trained with.
+        content: Checksums of what it reads now.
+
+    Raises:
+        DataError: If the weights are damaged or not its own.
+    """
+    reader = Checkpoints(trained, content, "train the run again")
+    try:
+        foreign.check_zip(checkpoint)
+        stored = reader.load_checkpoint(checkpoint)
+        module.build(spec)
+        module.load_state(stored["state_dict"])
+    except CmrBenchError:
+        raise
+    except Exception as error:  # a damaged file and foreign weights have errors of many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"cannot load the weights {checkpoint}: {reason}; repeat the run") from error
 
 
 def _why_no_weights(folder: Path, checkpoint: Path) -> str:

@@ -108,7 +108,8 @@ def test_intervals_and_flags_reach_the_leaderboard(files: Path) -> None:
         ("--similarity T.npy --image-of-text M.npy", 1, "image_of_text needs one entry for each of 8 texts"),
         ("--similarity M.npy --image-of-text M.npy", 1, "has 2 axes"),
         ("--images I.npy --texts S.npy --image-of-text M.npy", 1, "one common space"),
-        ("--similarity S.npy --image-of-text L.npy", 1, "one entry for each of 55 texts"),
+        ("--similarity S.npy --image-of-text L.npy", 1, "--image-of-text is for 20 texts: the matrix is texts by"),
+        ("--similarity S.npy --image-of-text bad/long.npy", 1, "one entry for each of 55 texts"),
         ("--similarity S.npy --image-of-text M.npy --labels M.npy", 1, "labels are (20,) or multi-hot"),
         ("--similarity bad/objects.npy --image-of-text M.npy", 1, "not a NumPy array of numbers"),
         ("--similarity bad/text.npy --image-of-text M.npy", 1, "not a NumPy array of numbers"),
@@ -146,6 +147,7 @@ def test_bad_input_is_one_line(
     wrong[7, 0] = np.nan
     np.save(bad / "nan.npy", wrong)
     np.save(bad / "alone.npy", np.minimum(arrays["M"], 18))
+    np.save(bad / "long.npy", np.append(arrays["M"], 0))
     np.save(bad / "outside.npy", arrays["M"] + 1)
     np.save(bad / "twos.npy", np.full((20, 3), 2))
     np.save(bad / "nanlabels.npy", np.full(20, np.nan))
