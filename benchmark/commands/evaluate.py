@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from cmr_bench.support.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from cmr_bench.evaluation.brought import Brought
     from cmr_bench.evaluation.protocol import Evaluation
+    from cmr_bench.evaluation.queries import Queries
     from cmr_bench.evaluation.scores import ScoreSource
 
 _EXAMPLES = """\
@@ -96,9 +98,11 @@ def run(args: argparse.Namespace) -> int:
 
     protocol = Protocol(folds=args.folds, bootstrap=args.bootstrap, postprocess=args.postprocess, seed=args.seed)
     brought = _bring(args)
-    result = evaluate(_source(args, brought), brought.image_of_text, brought.labels, protocol=protocol)
+    scores = _source(args, brought)
+    who = _queries(args, brought)
+    result = evaluate(scores, brought.image_of_text, brought.labels, protocol=protocol, queries=who)
     result.flags = (*result.flags, *args.flag)
-    told = [*brought.notes]
+    told = [*brought.notes, *_asking(result, who)]
     # What is written comes first: a terminal may not be able to show a table.
     if args.json is not None:
         from cmr_bench.support.files import write_atomic
@@ -106,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.json, json.dumps(report(result), indent=2, allow_nan=False) + "\n")
         told.append(f"written: {args.json}")
     if args.name is not None:
-        told.append(f"stored: {_store(args, result, brought.image_of_text, brought.labels)}")
+        told.append(f"stored: {_store(args, result, brought, who)}")
     _show(result)
     for line in told:
         print(line)
@@ -148,6 +152,7 @@ def report(result: Evaluation) -> dict[str, Any]:
         **result.metrics,
         "n_images": result.n_images,
         "n_texts": result.n_texts,
+        "queries": {"i2t": result.n_queries[0], "t2i": result.n_queries[1]},
         "tie_rate": result.tie_rate,
         "flags": list(result.flags),
         "protocol": _protocol(result),
@@ -155,6 +160,33 @@ def report(result: Evaluation) -> dict[str, Any]:
         "intervals": {key: list(interval) for key, interval in result.intervals.items()},
         "curves": result.curves,
     }
+
+
+def _queries(args: argparse.Namespace, brought: Brought) -> Queries | None:
+    from cmr_bench.evaluation.brought import asked, read_names
+    from cmr_bench.evaluation.queries import queries
+    from cmr_bench.evaluation.ranks import links
+
+    n_images, n_texts = len(brought.images), brought.n_texts
+    owner = links(brought.image_of_text, n_images, n_texts, distractors=True)
+    chosen: dict[str, NDArray[np.bool_]] = {}
+    for what, file, option, ids, size in (
+        ("image", args.queries, "--queries", brought.image_ids, n_images),
+        ("text", args.text_queries, "--text-queries", brought.text_ids, n_texts),
+    ):
+        if file is not None:
+            chosen[f"{what}s"] = asked(read_names(file, option), ids, size, what, option)
+    return queries(owner, n_images, **chosen)
+
+
+def _asking(result: Evaluation, who: Queries | None) -> list[str]:
+    if who is None:
+        return []
+    images, texts = result.n_queries
+    return [
+        f"{images:,} of {result.n_images:,} images and {texts:,} of {result.n_texts:,} texts ask; the others, such as "
+        "images without a text, are only found"
+    ]
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -222,9 +254,7 @@ def _protocol(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _store(
-    args: argparse.Namespace, result: Evaluation, image_of_text: NDArray[Any], labels: NDArray[Any] | None
-) -> Path:
+def _store(args: argparse.Namespace, result: Evaluation, brought: Brought, who: Queries | None) -> Path:
     from cmr_bench.results.store import store_external
 
     return store_external(
@@ -235,7 +265,7 @@ def _store(
         units=result.units,
         protocol=_protocol(result),
         split_sizes={"test": [result.n_images, result.n_texts]},
-        fingerprint=_fingerprint(image_of_text, labels),
+        fingerprint=_fingerprint(brought.image_of_text, brought.labels, who),
         intervals=result.intervals,
         tie_rate=result.tie_rate,
         flags=result.flags,
@@ -243,13 +273,15 @@ def _store(
     )
 
 
-def _fingerprint(image_of_text: NDArray[Any], labels: NDArray[Any] | None) -> str:
-    """Digest what is known of the split: which texts belong to which image, and the labels."""
+def _fingerprint(image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None) -> str:
+    """Digest what is known of the split: which texts belong to which image, the labels, and who asks."""
     import numpy as np
 
     digest = hashlib.sha256(np.asarray(image_of_text, dtype="<i8").tobytes())
     if labels is not None:
         digest.update(np.asarray(labels, dtype="<i8").tobytes())
+    if who is not None:
+        digest.update(who.images.tobytes() + who.texts.tobytes())
     return f"links:{digest.hexdigest()[:16]}"
 
 

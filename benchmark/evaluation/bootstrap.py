@@ -107,13 +107,17 @@ class Resamples:
         while len(candidates) > _POINTS:
             looked_at = np.linspace(0, len(candidates) - 1, _POINTS).astype(np.int64)
             ends = np.unique(self._reach_middle(candidates[looked_at], place, image))
+            ends = ends[ends < len(looked_at)]
             starts = np.concatenate([[-1], looked_at])
             near = np.concatenate([np.arange(starts[end] + 1, looked_at[end] + 1) for end in ends])
             if len(near) > len(candidates) // 2:
                 break
             candidates = candidates[near]
-        lower, upper = candidates[self._reach_middle(candidates, place, image)]
-        return np.asarray((distinct[lower] + distinct[upper]) / 2)
+        lower, upper = self._reach_middle(candidates, place, image)
+        # Images without a query may be all that a resample has; it reaches no middle.
+        none = upper == len(candidates)
+        lower, upper = (candidates[np.where(none, 0, middle)] for middle in (lower, upper))
+        return np.where(none, np.nan, (distinct[lower] + distinct[upper]) / 2)
 
     def _reach_middle(
         self, points: NDArray[np.int64], place: NDArray[np.int64], image: NDArray[np.int64]

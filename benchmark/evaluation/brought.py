@@ -145,10 +145,11 @@ def with_ids(brought: Brought) -> Brought:
     if not len(brought.image_ids):
         if links.dtype.kind in "US":
             raise DataError("--image-of-text holds texts: say what the rows of the images are called, --image-ids FILE")
-        outside = np.flatnonzero(links >= n_images) if links.dtype.kind in "iu" else ()
+        outside = np.flatnonzero(links >= n_images) if links.dtype.kind in "iu" and links.ndim == 1 else np.zeros(0)
         if len(outside):
+            text = int(outside[0])
             raise DataError(
-                f"text {outside[0]} belongs to image {links[outside[0]]}, but images are numbered 0 to {n_images - 1}; "
+                f"text {text} belongs to image {links[text]}, but images are numbered 0 to {n_images - 1}; "
                 "where these are ids, say what the rows of the images are called: --image-ids FILE"
             )
         return replace(brought, image_of_text=links)

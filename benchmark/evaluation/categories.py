@@ -86,6 +86,7 @@ def category_scores(
     image_of_text: ArrayLike,
     labels: ArrayLike | Labels,
     *,
+    asking: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
     block: int = 2**22,
     sharing: Sharing | None = None,
 ) -> tuple[CategoryScores, CategoryScores]:
@@ -95,6 +96,8 @@ def category_scores(
         scores: what is scored.
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: of the images, as for :class:`Labels`.
+        asking: the images (n_images,) and texts (n_texts,) that ask; all of them where not given, each image then with
+            a text.
         block: most scores to hold at a time; a single query always fits.
         sharing: how queries are spread over processes; if omitted, this one scores them all.
 
@@ -104,7 +107,7 @@ def category_scores(
     Raises:
         DataError: for malformed links, labels or scores, and where no query has a relevant item.
     """
-    owner = links(image_of_text, scores.n_images, scores.n_texts)
+    owner = links(image_of_text, scores.n_images, scores.n_texts, distractors=asking is not None)
     classes = labels if isinstance(labels, Labels) else Labels(labels, scores.n_images)
     images = np.arange(scores.n_images)
 
@@ -115,9 +118,10 @@ def category_scores(
         return checked_block(scores, slice(0, scores.n_images), part).T
 
     shared = sharing or Sharing()
+    of_images, of_texts = (slice(None), slice(None)) if asking is None else asking
     return (
-        _direction(rows, classes, images, owner, block, shared),
-        _direction(columns, classes, owner, images, block, shared),
+        _direction(rows, classes, images, owner, of_images, block, shared),
+        _direction(columns, classes, owner, images, of_texts, block, shared),
     )
 
 
@@ -126,6 +130,7 @@ def _direction(
     labels: Labels,
     queries: NDArray[np.int64],
     gallery: NDArray[np.int64],
+    asking: slice | NDArray[np.bool_],
     block: int,
     sharing: Sharing,
 ) -> CategoryScores:
@@ -152,10 +157,10 @@ def _direction(
         return (*values.values(), curves, tied)
 
     *found, curves, tied = sharing.total(fill_mine)
-    values = dict(zip(PER_QUERY, found, strict=True))
+    values = {name: one[asking] for name, one in zip(PER_QUERY, found, strict=True)}
     if np.isnan(values["map"]).all():
         raise DataError("split without positives: no query shares a label with any item of the gallery")
-    return CategoryScores(values, np.nanmean(curves, axis=0), tied.astype(np.bool_))
+    return CategoryScores(values, np.nanmean(curves[asking], axis=0), tied[asking].astype(np.bool_))
 
 
 def _shares(part: slice, scored: NDArray[np.floating], workers: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:

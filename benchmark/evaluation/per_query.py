@@ -98,7 +98,7 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
     try:
         arrays: dict[str, NDArray[Any]] = dict(foreign.read_npz(path, within=path.parent))
         owner = arrays.pop("image_of_text").astype(np.int64)
-        found = {
+        found: dict[str, Floats] = {
             name: arrays[name].astype(np.float64) for name in ("i2t", "t2i", "i2t_map", "t2i_map") if name in arrays
         }
         counts = {

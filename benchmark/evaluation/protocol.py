@@ -15,6 +15,7 @@ from cmr_bench.evaluation.categories import CategoryScores, Labels, category_sco
 from cmr_bench.evaluation.definitions import definition, unit
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.postprocess import postprocess
+from cmr_bench.evaluation.queries import Queries
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
 from cmr_bench.evaluation.sharing import Sharing
@@ -63,7 +64,8 @@ class Evaluation:
     """Everything measured in one evaluation, unrounded.
 
     ``metrics`` by name, with ``units`` and ``definitions`` for each; ``tie_rate`` is the share of queries whose match
-    shares its score with another item; ``intervals`` are bootstrap percentiles (low, high); ``curves`` hold the
+    shares its score with another item; ``n_queries`` are
+    the images and texts that ask; ``intervals`` are bootstrap percentiles (low, high); ``curves`` hold the
     precision-recall curves; ``excluded`` counts the category queries without a relevant item, per direction; ``flags``
     say what a reader must know (``transductive``). ``ranks`` and ``categories`` keep the values of every query, for
     paired tests.
@@ -74,6 +76,7 @@ class Evaluation:
     n_images: int
     n_texts: int
     protocol: Protocol
+    n_queries: tuple[int, int] = (0, 0)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
     excluded: dict[str, int] = field(default_factory=dict)
@@ -108,6 +111,7 @@ def evaluate(
     labels: ArrayLike | None = None,
     *,
     protocol: Protocol | None = None,
+    queries: Queries | None = None,
     sharing: Sharing | None = None,
 ) -> Evaluation:
     """Score a split under a protocol.
@@ -117,6 +121,7 @@ def evaluate(
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: category labels of the images, ``(n_images,)`` or multi-hot ``(n_images, n_classes)``.
         protocol: what is scored; the default is both kinds of retrieval, as far as there are labels.
+        queries: who asks; left out, everybody does, and every image has a text.
         sharing: how the work is spread over processes, every one of which gets the whole evaluation.
 
     Raises:
@@ -124,7 +129,7 @@ def evaluate(
         UsageError: for folds that do not divide the images, an unknown post-processing.
     """
     protocol = Protocol() if protocol is None else protocol
-    owner = links(image_of_text, scores.n_images, scores.n_texts)
+    owner = links(image_of_text, scores.n_images, scores.n_texts, distractors=queries is not None)
     classes = None if labels is None or protocol.category is False else Labels(labels, scores.n_images)
     if protocol.category and classes is None:
         raise DataError("category retrieval needs labels of the images, and this data has none: pass labels")
@@ -137,16 +142,22 @@ def evaluate(
     if protocol.postprocess:
         scores = postprocess(protocol.postprocess, scores)
 
+    asked = owner if queries is None else queries.links(owner)
     result = Evaluation({}, 0.0, scores.n_images, scores.n_texts, protocol)
+    result.n_queries = (scores.n_images if queries is None else int(queries.images.sum()), len(asked))
     result.flags = ("transductive",) if protocol.postprocess else ()
     if protocol.instance:
-        result.ranks = retrieval_ranks(scores, owner, folds=protocol.folds, sharing=sharing)
-        result.tie_rate = result.ranks.tie_rate
-        result.metrics |= instance_metrics(result.ranks, owner)
-    if classes is not None:
-        result.categories = dict(
-            zip(("i2t", "t2i"), category_scores(scores, owner, classes, sharing=sharing), strict=True)
+        result.ranks = retrieval_ranks(
+            scores, owner, folds=protocol.folds, distractors=queries is not None, sharing=sharing
         )
+        if queries is not None:
+            result.ranks = queries.ranks(result.ranks)
+        result.tie_rate = result.ranks.tie_rate
+        result.metrics |= instance_metrics(result.ranks, asked)
+    if classes is not None:
+        asking = None if queries is None else (queries.images, queries.texts)
+        found = category_scores(scores, owner, classes, asking=asking, sharing=sharing)
+        result.categories = dict(zip(("i2t", "t2i"), found, strict=True))
         result.metrics |= category_metrics(result.categories)
         result.excluded = {direction: found.excluded for direction, found in result.categories.items()}
         result.curves = {"recall": metrics.RECALL_LEVELS.tolist()}
@@ -154,7 +165,7 @@ def evaluate(
         if not protocol.instance:
             result.tie_rate = float(np.mean(np.concatenate([found.tied for found in result.categories.values()])))
     if protocol.bootstrap:
-        result.intervals = _intervals(result, owner)
+        result.intervals = _intervals(result, asked)
     return result
 
 
@@ -207,7 +218,7 @@ def _intervals(result: Evaluation, image_of_text: NDArray[np.int64]) -> dict[str
     """Percentile intervals of every metric over resampled images, whose texts stay with them."""
     protocol = result.protocol
     draws: dict[str, Floats] = {}
-    whole = Resamples(result.n_images, image_of_text, protocol.bootstrap, protocol.seed)
+    whole = Resamples(result.n_queries[0], image_of_text, protocol.bootstrap, protocol.seed)
     if result.ranks is not None:
         draws |= _rank_draws(whole, result.ranks.images, result.ranks.texts)
         draws |= _fold_draws(result.ranks, image_of_text, protocol)

@@ -81,12 +81,12 @@ class Ranks:
         return float(tied / (len(self.images) + len(self.texts)))
 
 
-def links(image_of_text: ArrayLike, n_images: int, n_texts: int) -> NDArray[np.int64]:
+def links(image_of_text: ArrayLike, n_images: int, n_texts: int, distractors: bool = False) -> NDArray[np.int64]:
     """Check the map from texts to images and return it as ``(n_texts,)`` int64.
 
     Raises:
-        DataError: if it has the wrong length, is not whole numbers, names an image that is not there, or leaves an
-            image without a text.
+        DataError: if it has the wrong length, is not whole numbers, names an image that is not there, or, unless there
+            may be ``distractors``, leaves an image without a text.
     """
     given = as_numpy(image_of_text)
     if given.shape != (n_texts,):
@@ -102,7 +102,7 @@ def links(image_of_text: ArrayLike, n_images: int, n_texts: int) -> NDArray[np.i
         text = int(outside[0])
         raise DataError(f"text {text} belongs to image {index[text]}, but images are numbered 0 to {n_images - 1}")
     alone = np.flatnonzero(np.bincount(index, minlength=n_images) == 0)
-    if len(alone):
+    if len(alone) and not distractors:
         raise DataError(
             f"split without positives: image {alone[0]} has no text ({len(alone)} of {n_images} images have none)"
         )
@@ -114,6 +114,7 @@ def retrieval_ranks(
     image_of_text: ArrayLike,
     *,
     folds: int | None = None,
+    distractors: bool = False,
     image_block: int = 1024,
     text_block: int = 8192,
     sharing: Sharing | None = None,
@@ -128,6 +129,8 @@ def retrieval_ranks(
         scores: what is scored.
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to; any number of texts per image, any order.
         folds: if given, rank also within that many equal folds of consecutive images, texts following their image.
+        distractors: whether there may be images without a text, which are found by texts; their own entries in the
+            ranks count no match.
         image_block: most images in a tile.
         text_block: most texts in a tile.
         sharing: how tiles are spread over processes, all of which get the ranks; left out, this one computes them all.
@@ -136,7 +139,7 @@ def retrieval_ranks(
         DataError: for an image without a text, links out of range and NaN scores.
         UsageError: if the images do not divide into the folds.
     """
-    image_index = links(image_of_text, scores.n_images, scores.n_texts)
+    image_index = links(image_of_text, scores.n_images, scores.n_texts, distractors)
     order = np.argsort(image_index, kind="stable")
     n_folds = 1 if folds is None else folds
     fold_of_image = folds_of_images(scores.n_images, n_folds)
@@ -224,8 +227,10 @@ def _count(compute: Compute, owner: NDArray[np.int64], grid: _Grid, sharing: Sha
     diagonal = _Diagonal(compute, owner, grid)
     (match,) = sharing.total(lambda: (diagonal.matches(sharing),))
     first_text = np.flatnonzero(np.diff(owner, prepend=-1))
-    best = np.maximum.reduceat(match, first_text)
-    as_good = np.add.reduceat(match == best[owner], first_text, dtype=np.int64)
+    n_images = grid.images[-1].stop
+    best, as_good = np.full(n_images, np.inf), np.zeros(n_images, dtype=np.int64)
+    best[owner[first_text]] = np.maximum.reduceat(match, first_text)
+    as_good[owner[first_text]] = np.add.reduceat(match == best[owner], first_text, dtype=np.int64)
 
     def count() -> tuple[NDArray[np.int64], ...]:
         images, images_in_fold = np.zeros((2, 2, len(best)), dtype=np.int64)
