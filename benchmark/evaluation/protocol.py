@@ -157,16 +157,20 @@ def evaluate(
     if classes is not None:
         asking = None if queries is None else (queries.images, queries.texts)
         found = category_scores(scores, owner, classes, asking=asking, sharing=sharing)
-        result.categories = dict(zip(("i2t", "t2i"), found, strict=True))
-        result.metrics |= category_metrics(result.categories)
-        result.excluded = {direction: found.excluded for direction, found in result.categories.items()}
-        result.curves = {"recall": metrics.RECALL_LEVELS.tolist()}
-        result.curves |= {f"{name}_precision": found.precision.tolist() for name, found in result.categories.items()}
+        _add_categories(result, dict(zip(("i2t", "t2i"), found, strict=True)))
         if not protocol.instance:
             result.tie_rate = float(np.mean(np.concatenate([found.tied for found in result.categories.values()])))
     if protocol.bootstrap:
         result.intervals = _intervals(result, asked)
     return result
+
+
+def _add_categories(result: Evaluation, categories: dict[str, CategoryScores]) -> None:
+    result.categories = categories
+    result.metrics |= category_metrics(categories)
+    result.excluded = {direction: found.excluded for direction, found in categories.items()}
+    result.curves = {"recall": metrics.RECALL_LEVELS.tolist()}
+    result.curves |= {f"{name}_precision": found.precision.tolist() for name, found in categories.items()}
 
 
 def instance_metrics(ranks: Ranks, image_of_text: NDArray[np.int64]) -> dict[str, float]:
