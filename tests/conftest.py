@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import cmr_bench  # noqa: F401  (prepares torchvision before anything imports lightning)
 from cmr_bench.support.errors import CmrBenchError
+from tests.file_host import host as host
 from tests.support import layouts, networks, runs
 
 # A busy machine is no failure.

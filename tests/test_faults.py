@@ -183,7 +183,7 @@ def test_data_workers_without_shared_memory(
     monkeypatch.setattr(Tensor, "share_memory_", full)
     assert main([*own, "--data.num_workers", "2"]) == 1
     error = told(capsys)
-    assert error.startswith("cmr-bench run: a data worker has no shared memory for a batch of ")
+    assert error.startswith("cmr-bench run: error: a data worker has no shared memory for a batch of ")
     assert "unable to allocate shared memory(shm): No space left on device (28)" in error
     assert "--data.num_workers 0" in error
 
