@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "cmr_bench.commands.data_features",
         "extract image features of a data set by a pretrained encoder",
     ),
+    "data get": ("cmr_bench.commands.data_get", "download a data set, where its host and licence allow it"),
+    "data import": ("cmr_bench.commands.data_import", "convert a data set of any layout to Karpathy's JSON"),
     "search": ("cmr_bench.commands.search", "search your own images or captions with a trained run"),
     "list": ("cmr_bench.commands.list", "list the methods and data sets"),
 }
