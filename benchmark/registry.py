@@ -271,8 +271,8 @@ def _load(target: str) -> type:
     module, _, name = target.rpartition(":")
     if not module.startswith("cmr_bench.") and _place(target) not in _trusted:
         raise UsageError(
-            f"{target} is code from outside of the suite that a stored configuration names; it is run only where you "
-            "name it (run --model, --data) or pass --trust"
+            f"{target} is code from outside the package, named by a stored configuration: it runs only if you name it "
+            "(run --model, --data) or pass --trust"
         )
     loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
     found = getattr(loaded, name, None)

@@ -13,8 +13,8 @@ from hypothesis import settings
 
 import cmr_bench  # noqa: F401  (prepares torchvision before anything imports lightning)
 from cmr_bench.support.errors import CmrBenchError
-from tests.file_host import host as host
 from tests.support import layouts, networks, runs
+from tests.support.host import host as host
 
 # A busy machine is no failure.
 settings.register_profile("untimed", deadline=None)

@@ -80,7 +80,7 @@ def test_reading_a_run_folder_executes_nothing(
         return
     assert code == 2
     (line,) = told.splitlines()
-    assert "is code from outside of the suite" in line
+    assert "is code from outside the package" in line
     assert "--trust" in line
 
 

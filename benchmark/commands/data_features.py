@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data features`."""
     parser.epilog = _EPILOG
     parser.add_argument("data", metavar="DATA", help="name of a data set from `cmr-bench list`")
-    parser.add_argument("--root", metavar="DIR", help="folder with one folder per data set (default: CMR_BENCH_DATA)")
+    parser.add_argument(
+        "--root", metavar="DIR", help="folder that contains one folder per data set (default: $CMR_BENCH_DATA)"
+    )
     parser.add_argument(
         "--encoder", required=True, metavar="NAME", help="timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"
     )

@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cmr_bench.datamodules.acquire.sources import SOURCES
+from cmr_bench.support import environment
 from cmr_bench.support.download import Progress
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
-from cmr_bench.support.places import DATA_VARIABLE, data_root
+from cmr_bench.support.places import data_root
 
 _EPILOG = """\
-What comes is checked by its checksum, or where the host publishes none by the one that it had the first time
-(downloads.json). A download that broke off is resumed by the same command.
+Checksums are verified; where the host publishes none, against that of the first download (downloads.json). The same
+command resumes an interrupted download.
 
 examples:
-  cmr-bench data get flickr8k --root DATA            sentences and splits; says whom to ask for the photographs
+  cmr-bench data get flickr8k --root DATA            captions and splits; says whom to ask for the images
   cmr-bench data get mscoco --root DATA --only photos
 """
 
@@ -25,10 +26,12 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data get`."""
     parser.epilog = _EPILOG
-    parser.add_argument("data", metavar="DATA", help=f"data set: {', '.join(SOURCES)}")
-    parser.add_argument("--root", metavar="DIR", help="folder with one folder per data set (default: CMR_BENCH_DATA)")
-    parser.add_argument("--only", choices=("annotations", "photos"), help="get this part only")
-    parser.add_argument("--keep-archives", action="store_true", help="leave the archives beside what was in them")
+    parser.add_argument("data", metavar="DATA", help=f"name of a data set: {', '.join(SOURCES)}")
+    parser.add_argument(
+        "--root", metavar="DIR", help="folder that contains one folder per data set (default: $CMR_BENCH_DATA)"
+    )
+    parser.add_argument("--only", choices=("annotations", "photos"), help="download only this part")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the archives after unpacking")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.data} cannot be downloaded: {source.ask}")
     root = data_root(args.root)
     if root is None:
-        raise UsageError(f"pass --root DIR or set {DATA_VARIABLE}: the data set goes to DIR/{args.data}")
+        raise UsageError(f"pass --root DIR or set {environment.DATA}: the data set goes to DIR/{args.data}")
     folder: Path = root / args.data
     for archive in chosen:
         size = f", {archive.size / 1e6:,.0f} MB" if archive.size else ""

@@ -10,8 +10,8 @@ from cmr_bench import registry
 from cmr_bench.support.errors import UsageError
 
 _EPILOG = """\
-LAYOUT is the data set whose reader reads SRC: custom for tables and JSON of any kind, or a name of `cmr-bench list`.
-Options of the data set follow as for run (--data.image_column file). DEST gets dataset.json and images/.
+LAYOUT is the data set that can read SRC: custom for tables and JSON files, or a name from `cmr-bench list`. Its options
+are those of run (--data.image_column file). DEST gets dataset.json and images/.
 
 examples:
   cmr-bench data import custom my_photos DEST --data.separator ';'
@@ -22,14 +22,14 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench data import`."""
     parser.epilog = _EPILOG
-    parser.add_argument("layout", metavar="LAYOUT", help="data set whose reader reads SRC, e.g. custom")
-    parser.add_argument("source", metavar="SRC", type=Path, help="folder with the files")
+    parser.add_argument("layout", metavar="LAYOUT", help="data set that can read SRC, e.g. custom")
+    parser.add_argument("source", metavar="SRC", type=Path, help="folder to read")
     parser.add_argument("dest", metavar="DEST", type=Path, help="folder to write")
     parser.add_argument(
         "--photos",
         choices=("copy", "link", "none"),
         default="copy",
-        help="copy the photographs, link to them, or write the annotations only (default: %(default)s)",
+        help="copy or hard-link the images, or write annotations only (default: %(default)s)",
     )
 
 
@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     written = write_karpathy(module.data_name, module.read(), args.dest, args.photos)
     print(
-        f"written: {args.dest / ANNOTATIONS}, {written.n_images:,} images with {written.n_texts:,} sentences, "
-        f"{written.n_photos:,} photographs"
+        f"written: {args.dest / ANNOTATIONS}, {written.n_images:,} images with {written.n_texts:,} captions, "
+        f"{written.n_photos:,} image files"
     )
     if written.missing:
-        print(f"{len(written.missing):,} images have no photograph, e.g. {written.missing[0]}")
+        print(f"{len(written.missing):,} images have no file, e.g. {written.missing[0]}")
     words = ["--data", "custom", "--data.root", str(args.dest), "--data.file", ANNOTATIONS, "--data.images", PHOTOS]
     words += ["--data.label_separator", written.separator] if written.separator else []
     print(f"use it with: cmr-bench run --model vsepp {shlex.join(words)}")

@@ -27,14 +27,13 @@ files are NumPy arrays (.npy), read memory-mapped:
   M (n_texts,) row of each text's image, or its id   L (n_images,) numbers or names, or multi-hot (n_images, n_classes)
   IDS one a line, or an array of numbers or texts
 
-An image without a text stands in the gallery and asks nothing. Rows of images that are repeated for their texts are
-taken once.
+An image without a text stays in the gallery but is no query. Image rows that are repeated once per text are merged.
 
 examples:
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy --folds 5 --json scores.json
   cmr-bench eval --similarity S.npy --image-of-text M.npy --labels L.npy --bootstrap 1000
   cmr-bench eval --similarity S.npy --image-of-text M.npy --name mymodel --data flickr30k
-  cmr-bench eval --run runs/flickr8k/vsepp/RUN --export DIR       the files of a run, for other programs to score
+  cmr-bench eval --run runs/flickr8k/vsepp/RUN --export DIR       embeddings or scores of a run, for other programs
 """
 
 
@@ -184,8 +183,8 @@ def _asking(result: Evaluation, who: Queries | None) -> list[str]:
         return []
     images, texts = result.n_queries
     return [
-        f"{images:,} of {result.n_images:,} images and {texts:,} of {result.n_texts:,} texts ask; the others, such as "
-        "images without a text, are only found"
+        f"{images:,} of {result.n_images:,} images and {texts:,} of {result.n_texts:,} texts are queries; the others, "
+        "such as images without a text, are in the gallery only"
     ]
 
 
@@ -193,7 +192,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.run is not None or args.export is not None:
         given = [name for name in ("images", "texts", "similarity", "image_of_text", "name") if getattr(args, name)]
         if args.run is None or args.export is None or given:
-            raise UsageError("--run RUN and --export DIR go together, and with nothing else to score")
+            raise UsageError("--run RUN and --export DIR need each other, and take no other input")
         return
     if args.image_of_text is None:
         raise UsageError("--image-of-text M.npy is missing: the row of each text's image")
@@ -221,7 +220,7 @@ def _source(args: argparse.Namespace, brought: Brought) -> ScoreSource:
         return EmbeddingScores(brought.images, brought.texts, normalize=not args.no_normalize)
     scores = MatrixScores(brought.images)
     if _check_scores(brought.images, args.similarity) and args.postprocess:
-        raise UsageError(f"--postprocess needs every score, and {args.similarity} has -inf outside of its short lists")
+        raise UsageError(f"--postprocess needs every score, and {args.similarity} has -inf outside its shortlists")
     return scores
 
 

@@ -144,13 +144,13 @@ def with_ids(brought: Brought) -> Brought:
     links = _column(brought.image_of_text)
     if not len(brought.image_ids):
         if links.dtype.kind in "US":
-            raise DataError("--image-of-text holds texts: say what the rows of the images are called, --image-ids FILE")
+            raise DataError("--image-of-text contains ids: pass the ids of the rows, --image-ids FILE")
         outside = np.flatnonzero(links >= n_images) if links.dtype.kind in "iu" and links.ndim == 1 else np.zeros(0)
         if len(outside):
             text = int(outside[0])
             raise DataError(
                 f"text {text} belongs to image {links[text]}, but images are numbered 0 to {n_images - 1}; "
-                "where these are ids, say what the rows of the images are called: --image-ids FILE"
+                "if these are ids, pass the ids of the rows: --image-ids FILE"
             )
         return replace(brought, image_of_text=links)
     first = rows_of(brought.image_ids, brought.image_ids, "image", "--image-ids")
@@ -187,8 +187,8 @@ def collapsed(brought: Brought) -> Brought:
         if not _same_rows(brought.images, first[owner]):
             raise DataError(
                 f"{n_rows} rows of images for {n_rows} texts, and --image-of-text numbers {n_named} images, so that a "
-                "row should be repeated for the texts of its image; but such rows differ: pass one row for each image, "
-                "or --image-ids where images without a text are among them"
+                "row should be repeated for the texts of its image, but such rows differ: pass one row per image, or "
+                "--image-ids if some images have no text"
             )
         return _taken(brought, first, owner)
     if n_named < n_rows and _same_rows(brought.images, owner):
@@ -203,7 +203,7 @@ def collapsed(brought: Brought) -> Brought:
 def _taken(brought: Brought, rows: NDArray[np.int64], image_of_text: NDArray[np.int64]) -> Brought:
     n_rows = len(brought.images)
     labels, ids = brought.labels, brought.image_ids
-    note = f"{n_rows} rows of images repeat those of {len(rows)} images for their texts: each image is taken once"
+    note = f"{n_rows} image rows repeat those of {len(rows)} images, one per text: each image is used once"
     return replace(
         brought,
         images=brought.images[rows],
@@ -250,11 +250,11 @@ def check_way_round(brought: Brought) -> None:
     if brought.texts is None:
         raise DataError(
             f"--similarity has {n_images} rows and {n_texts} columns, and --image-of-text is for {n_links} texts: the "
-            "matrix is texts by images. Turn it: numpy.save(FILE, numpy.load(FILE).T)"
+            "matrix is texts x images. Transpose it: numpy.save(FILE, numpy.load(FILE).T)"
         )
     raise DataError(
         f"--images has {n_images} rows and --texts {n_texts}, and --image-of-text is for {n_links} texts: the two "
-        "files stand in each other's place"
+        "files are swapped"
     )
 
 
@@ -265,7 +265,7 @@ def asked(names: NDArray[np.str_], ids: NDArray[np.str_], n_items: int, what: st
         DataError: If the list is empty, or names what is not there.
     """
     if not len(names):
-        raise DataError(f"{option} is empty: it lists the {what}s that ask")
+        raise DataError(f"{option} is empty: it lists the {what}s that are queries")
     known = ids if len(ids) else np.arange(n_items).astype(np.str_)
     chosen = np.zeros(n_items, dtype=bool)
     chosen[rows_of(names, known, what, option)] = True

@@ -37,7 +37,7 @@ class Queries:
         """
         fold = None if ranks.fold_of_image is None else ranks.fold_of_image[self.images]
         if fold is not None and ranks.fold_of_image is not None and set(fold) != set(ranks.fold_of_image):
-            raise UsageError("a fold has no query: pass fewer --folds")
+            raise UsageError("a fold has no queries: pass fewer --folds")
         return Ranks(
             images=ranks.images.take(self.images),
             texts=ranks.texts.take(self.texts),
@@ -65,5 +65,5 @@ def queries(
     asking &= True if images is None else images
     asking_texts = asking[image_of_text] & (True if texts is None else texts)
     if not asking_texts.any():
-        raise DataError("nobody asks: none of the images that were chosen has a text that was chosen")
+        raise DataError("no queries: none of the chosen images has a chosen text")
     return None if asking.all() and asking_texts.all() else Queries(asking, asking_texts)

@@ -77,7 +77,7 @@ def download(url: str, file: Path, checksum: str = "", progress: Progress | None
             if left == 0:
                 raise CmrBenchError(
                     f"{url} cannot be downloaded ({first_line(error)}); {_size(part):,} bytes are kept: the same "
-                    "command goes on from there"
+                    "command resumes there"
                 ) from error
             time.sleep(pause * 2 ** (_ATTEMPTS - 1 - left))
         except OSError as error:

@@ -68,7 +68,7 @@ def test_rows_repeated_for_their_texts_are_taken_once(
     np.save("L3.npy", files["L"][owner][order])
     words = ["--images", "I3.npy", "--texts", "T3.npy"] if kind == "embeddings" else ["--similarity", "S3.npy"]
     found = scored(*words, "--image-of-text", "M3.npy", "--labels", "L3.npy")
-    assert "36 rows of images repeat those of 12 images" in " ".join(capsys.readouterr().out.split())
+    assert "36 image rows repeat those of 12 images" in " ".join(capsys.readouterr().out.split())
     plain = ["--images", "I.npy", "--texts", "T.npy"] if kind == "embeddings" else ["--similarity", "S.npy"]
     expected = scored(*plain, "--image-of-text", "M.npy", "--labels", "L.npy")
     assert found["n_images"] == 12
@@ -98,7 +98,7 @@ def test_images_without_a_text_are_found_and_ask_nothing(files: Arrays, capsys: 
     np.save("S5.npy", np.concatenate([more[:2], files["S"], more[2:]]))
     np.save("M5.npy", files["M"] + 2)
     found = scored("--similarity", "S5.npy", "--image-of-text", "M5.npy", "--bootstrap", "20")
-    assert "12 of 17 images and 36 of 36 texts ask" in " ".join(capsys.readouterr().out.split())
+    assert "12 of 17 images and 36 of 36 texts are queries" in " ".join(capsys.readouterr().out.split())
     expected = scored("--similarity", "S.npy", "--image-of-text", "M.npy", "--bootstrap", "20")
     assert found["queries"] == {"i2t": 12, "t2i": 36}
     for name in ("i2t_r1", "i2t_r10", "i2t_medr", "i2t_meanr"):
@@ -124,7 +124,7 @@ def test_minus_infinity_is_an_order_like_any_other(files: Arrays, capsys: pytest
     assert one == other
     assert one["tie_rate"] > 0
     words = ("--similarity", "short.npy", "--image-of-text", "M.npy", "--postprocess", "csls")
-    assert "has -inf outside of its short lists" in refused(capsys, *words)
+    assert "has -inf outside its shortlists" in refused(capsys, *words)
     for bad in (np.nan, np.inf):
         short[2, 3] = bad
         np.save("bad.npy", short)
@@ -149,9 +149,7 @@ def test_links_by_id(kind: str, files: Arrays) -> None:
 def test_ids_that_are_wrong(files: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("links.npy", files["M"] + 500)
     words = ["--similarity", "S.npy", "--image-of-text", "links.npy"]
-    assert "where these are ids, say what the rows of the images are called: --image-ids FILE" in refused(
-        capsys, *words
-    )
+    assert "if these are ids, pass the ids of the rows: --image-ids FILE" in refused(capsys, *words)
     Path("ids.txt").write_text("".join(f"{500 + one}\n" for one in range(11)))
     assert "--image-ids has 11 ids for 12 images" in refused(capsys, *words, "--image-ids", "ids.txt")
     Path("ids.txt").write_text("".join(f"{501 + one}\n" for one in range(12)))
@@ -213,9 +211,9 @@ def test_a_transposed_matrix_is_named_as_such(files: Arrays, capsys: pytest.Capt
     np.save("ST.npy", files["S"].T)
     told = refused(capsys, "--similarity", "ST.npy", "--image-of-text", "M.npy")
     assert "36 rows and 12 columns" in told
-    assert "texts by images" in told
+    assert "texts x images" in told
     told = refused(capsys, "--images", "T.npy", "--texts", "I.npy", "--image-of-text", "M.npy")
-    assert "stand in each other's place" in told
+    assert "are swapped" in told
 
 
 def test_the_report_is_written_where_the_table_cannot_be_shown(files: Arrays, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +250,7 @@ def test_exported_files_give_the_scores_of_the_run(
 
 
 def test_export_goes_with_a_run_alone(files: Arrays, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--run RUN and --export DIR go together" in refused(capsys, "--run", "x")
-    assert "go together" in refused(capsys, "--export", "x")
-    assert "go together" in refused(capsys, "--run", "x", "--export", "y", "--similarity", "S.npy")
+    assert "--run RUN and --export DIR need each other" in refused(capsys, "--run", "x")
+    assert "need each other" in refused(capsys, "--export", "x")
+    assert "need each other" in refused(capsys, "--run", "x", "--export", "y", "--similarity", "S.npy")
     assert "no run in x" in refused(capsys, "--run", "x", "--export", "y")

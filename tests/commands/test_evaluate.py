@@ -108,7 +108,7 @@ def test_intervals_and_flags_reach_the_leaderboard(files: Path) -> None:
         ("--similarity T.npy --image-of-text M.npy", 1, "image_of_text needs one entry for each of 8 texts"),
         ("--similarity M.npy --image-of-text M.npy", 1, "has 2 axes"),
         ("--images I.npy --texts S.npy --image-of-text M.npy", 1, "one common space"),
-        ("--similarity S.npy --image-of-text L.npy", 1, "--image-of-text is for 20 texts: the matrix is texts by"),
+        ("--similarity S.npy --image-of-text L.npy", 1, "--image-of-text is for 20 texts: the matrix is texts x"),
         ("--similarity S.npy --image-of-text bad/long.npy", 1, "one entry for each of 55 texts"),
         ("--similarity S.npy --image-of-text M.npy --labels M.npy", 1, "labels are (20,) or multi-hot"),
         ("--similarity bad/objects.npy --image-of-text M.npy", 1, "not a NumPy array of numbers"),

@@ -89,12 +89,12 @@ def test_labels_and_folds_with_queries() -> None:
     hits = [np.argmax(similarity[3 * (owner[t] // 3) : 3 * (owner[t] // 3) + 3, t]) == owner[t] % 3 for t in range(8)]
     assert found.metrics["fold2_t2i_r1"] == 100 * np.mean(hits)
     none = queries(owner, 6, images=np.array([True, True, True, False, False, False]))
-    with pytest.raises(UsageError, match="a fold has no query"):
+    with pytest.raises(UsageError, match="a fold has no queries"):
         evaluate(MatrixScores(similarity), owner, protocol=Protocol(folds=2), queries=none)
 
 
 def test_without_queries_every_image_needs_a_text() -> None:
     with pytest.raises(DataError, match="split without positives: image 1 has no text"):
         evaluate(MatrixScores(np.eye(3)), np.array([0, 2, 2]))
-    with pytest.raises(DataError, match="nobody asks"):
+    with pytest.raises(DataError, match="no queries"):
         queries(np.array([0, 2]), 3, images=np.array([False, True, False]))

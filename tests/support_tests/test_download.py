@@ -12,7 +12,7 @@ import pytest
 from cmr_bench.support import download as module
 from cmr_bench.support.download import download
 from cmr_bench.support.errors import CmrBenchError, DataError
-from tests.file_host import CONTENT, Host
+from tests.support.host import CONTENT, Host
 
 
 def get(host: Host, folder: Path, checksum: str = "") -> str:
@@ -38,7 +38,7 @@ def test_a_broken_connection_goes_on_where_it_broke(host: Host, tmp_path: Path) 
 
 def test_the_next_command_goes_on_where_the_last_stopped(host: Host, tmp_path: Path) -> None:
     host.break_after = [120_000, 0, 0, 0, 0, 0]
-    with pytest.raises(CmrBenchError, match=r"120,000 bytes are kept: the same command goes on") as error:
+    with pytest.raises(CmrBenchError, match=r"120,000 bytes are kept: the same command resumes") as error:
         get(host, tmp_path)
     assert error.value.exit_code == 1
     assert not (tmp_path / "data.zip").exists()

@@ -19,7 +19,7 @@ from cmr_bench.datamodules.acquire.sources import SOURCES, Archive, Source
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.registry import DATASETS
 from cmr_bench.support.errors import DataError
-from tests.file_host import Host
+from tests.support.host import Host
 
 
 def zipped(files: dict[str, bytes | str], link: str = "") -> bytes:

@@ -64,7 +64,7 @@ def test_a_table_is_written_and_read_back(
     dest = tmp_path / "out"
     assert cli.main(["data", "import", "custom", str(table), str(dest), "--photos", photos, *options]) == 0
     told = capsys.readouterr().out
-    assert "4 images with 10 sentences, 4 photographs" in told
+    assert "4 images with 10 captions, 4 image files" in told
     before = recipe.data_module("custom", ["--data.root", str(table), *options]).read()
     assert facts(read_back(dest)) == facts(before)
     linked = (dest / "images" / "sub folder" / "ü 0.jpg").stat().st_nlink
