@@ -18,11 +18,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
-from cmr_bench.support.errors import UsageError, did_you_mean
-from cmr_bench.support.places import data_root, locate, without_folders
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
-from cmr_bench.support.places import data_root, locate
+from cmr_bench.support.places import data_root, locate, without_folders
 
 FIDELITIES = ("paper", "code", "reconstruction")
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cmr_bench.datamodules.views import Origin, Rows, View, ViewSpec
-from cmr_bench.support.checksums import checksums, combined
 from cmr_bench.support import foreign
+from cmr_bench.support.checksums import checksums, combined
 from cmr_bench.support.errors import DataError
 
 Resize = Literal["squash", "crop"]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from cmr_bench.datamodules.images.marks import changed, content_of, is_mark
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Origin, View
-from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support import foreign
+from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import DataError, did_you_mean
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.places import MANIFEST as MANIFEST

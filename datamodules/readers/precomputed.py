@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Rows
-from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support import foreign
+from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import DataError
 
 # the lineage calls validation "dev"; COCO's whole 5K test part is "testall" and its "test" the first 1K of it
