@@ -25,7 +25,7 @@ from cmr_bench.regression.expected import (
 )
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result
 from cmr_bench.suites.plan import Job
-from cmr_bench.suites.stored import Stored, same_run
+from cmr_bench.suites.stored import Stored
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 

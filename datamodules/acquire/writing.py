@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from cmr_bench.datamodules.readers.karpathy import relative_path
 from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.datamodules.texts.words import tokenize
+from cmr_bench.datamodules.texts.splitting import tokenize
 from cmr_bench.support.errors import CmrBenchError, DataError
 from cmr_bench.support.files import write_atomic
 

@@ -7,8 +7,21 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
+import regex
+
 WordSplit = Literal["words", "treebank"]
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_ASCII_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+# Scripts written without blanks between words. Their prolonged-sound and iteration marks are common to several scripts,
+# so that Script_Extensions has to be asked for Chinese and Japanese.
+_UNSPACED = r"[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+# Variation selectors only choose a glyph, as for emoji.
+_MARK = r"[[\p{Mn}\p{Mc}]--[\uFE00-\uFE0F\U000E0100-\U000E01EF]]"
+# Joiners shape letters of Indic and Arabic words; elsewhere they glue pictures together.
+_JOINER = r"(?<=[[\p{L}\p{Mn}\p{Mc}]--[\p{Latin}\p{Greek}\p{Cyrillic}]])[\u200C\u200D](?=\p{L})"
+_SPACED = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}]"
+_RUN = rf"{_SPACED}(?:{_SPACED}|{_MARK}|{_JOINER})*+"
+_WORD = regex.compile(rf"[[\p{{L}}\p{{N}}]&&{_UNSPACED}]{_MARK}*+|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
 START, END = "<start>", "<end>"
 # What the Penn Treebank sets apart, in the order in which it is looked for.
 _APART = tuple(
@@ -36,11 +49,17 @@ def _plain(text: str) -> str:
 def tokenize(text: str) -> list[str]:
     """Split a text into lower-case words.
 
-    A word is a run of letters and digits of any script; apostrophes inside it stay (``dog's``), every other sign,
-    the hyphen and the underscore included, separates words. Compatibility forms are unified first (Unicode NFKC,
-    curly apostrophes become straight), so the same sentence typed in two ways gives the same words.
+    A word is a run of letters and digits of any script with their combining marks, such as the vowel signs of Hindi and
+    Tamil; apostrophes inside it stay (``dog's``), every other sign, the hyphen and the underscore included, separates
+    words. Chinese, Japanese, Thai, Lao, Khmer and Burmese set no blanks between words: each of their characters, with
+    its marks, is a word, as in BERT's tokenizer for Chinese. Compatibility forms are unified first (Unicode NFKC, curly
+    apostrophes become straight), so the same sentence typed in two ways gives the same words.
     """
-    return _WORD.findall(_plain(text))
+    plain = _plain(text)
+    if plain.isascii():
+        return _ASCII_WORD.findall(plain)
+    words: list[str] = _WORD.findall(plain)
+    return words
 
 
 def treebank(text: str) -> list[str]:

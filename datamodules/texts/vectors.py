@@ -205,5 +205,5 @@ def _software(name: str) -> str:
 
     if name in FITTED:
         package = "gensim" if name == "doc2vec" else "scikit-learn"
-        return f"2 {package} {version(package)}"
+        return f"3 {package} {version(package)}"
     return f"3 {model_checksum(name.removeprefix('hf:'))}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import regex
 import torch
 from torch import Tensor
 
@@ -132,6 +133,11 @@ class TokenView(View):
         self.vocabulary, self.max_words = vocabulary, max_words
         self.ids = _Ragged(vocabulary.encode(caption, max_words) for caption in captions)
         self.spec = ViewSpec("tokens", (self.ids.longest,), "words", len(vocabulary))
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the words, after cutting, that the vocabulary does not have, 0..1."""
+        return float(np.mean(self.ids.flat == UNKNOWN)) if len(self.ids.flat) else 0.0
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cmr_bench.datamodules.texts import fitting, splitting, vectors, words
@@ -32,10 +34,48 @@ CAPTIONS = ["A dog's ball, two-tone.", "a DOG runs", "the cat sits on a mat", "�
         ("caf\u0065\u0301 CAF\u00c9", ["caf\u00e9", "caf\u00e9"]),
         ("rock 'n' roll 4x4!", ["rock", "n", "roll", "4x4"]),
         ("...", []),
+        ("一只狗 在跑。", ["一", "只", "狗", "在", "跑"]),
+        ("犬がラーメンを〇", ["犬", "が", "ラ", "ー", "メ", "ン", "を", "〇"]),
+        ("T恤 2只", ["t", "恤", "2", "只"]),
+        ("एक कुत्ता पानी में", ["एक", "कुत्ता", "पानी", "में"]),
+        ("কুকুর দৌড়ায়", ["কুকুর", "দৌড়ায়"]),
+        ("நாய் ஓடுகிறது", ["நாய்", "ஓடுகிறது"]),
+        ("หมาวิ่ง", ["ห", "ม", "า", "วิ่", "ง"]),
+        ("ສຸນັກ", ["ສຸ", "ນັ", "ກ"]),
+        ("ឆ្កែ", ["ឆ្", "កែ"]),
+        ("ခွေး", ["ခွေး"]),
+        ("할머니가 개와", ["할머니가", "개와"]),
+        ("می\u200cخواهم کتاب", ["می\u200cخواهم", "کتاب"]),
+        ("1\ufe0f\u20e3 dog \u2764\ufe0f", ["1", "dog"]),
+        ("dog\u200dcat", ["dog", "cat"]),
     ],
 )
 def test_tokenize(given_text: str, words: list[str]) -> None:
-    assert tokenize(given_text) == words
+    assert tokenize(given_text) == [unicodedata.normalize("NFKC", word) for word in words]
+
+
+LATIN = st.characters(min_codepoint=32, max_codepoint=0x24F, categories=["L", "N", "P", "S", "Z"])
+
+
+@given(st.text(LATIN | st.sampled_from(list("aabc '’-_,.éäßñ½²№")), max_size=60))
+def test_european_words_are_runs_of_letters_and_digits(raw: str) -> None:
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", raw).lower()).replace("\u2019", "'")
+    assume(not any(unicodedata.category(sign).startswith("M") for sign in plain))
+    assert tokenize(raw) == re.findall(r"[^\W_]+(?:'[^\W_]+)*", plain)
+
+
+SYLLABLE = st.builds(str.__add__, st.sampled_from("कखनदமবไทย中かラa1"), st.text(st.sampled_from("ि्ंุิா่้"), max_size=2))
+
+
+@given(st.lists(SYLLABLE | st.just(" "), max_size=12).map("".join))
+def test_no_letter_and_no_mark_is_lost(raw: str) -> None:
+    assert "".join(tokenize(raw)) == unicodedata.normalize("NFKC", raw).replace(" ", "")
+
+
+def test_share_of_unknown_words() -> None:
+    vocabulary = words.Vocabulary.fit(["a dog runs"], 1)
+    assert words.TokenView(["a cat", "a dog runs far", "?"], vocabulary, 8).unknown_share == pytest.approx(3 / 7)
+    assert words.TokenView(["a dog runs far far far"], vocabulary, 3).unknown_share == 0
 
 
 @pytest.mark.parametrize(
