@@ -69,6 +69,9 @@ def _formats() -> tuple[str, ...]:
 def read_photo(file: Path, at_least: int = 0) -> Image.Image:
     """Decode a photograph to RGB, upright as its EXIF orientation says.
 
+    Grey values of 16 bits (radiographs, remote sensing) are scaled from 0..65535 to 0..255, floating-point values from
+    0..1, or taken as they are where they lie in 0..255.
+
     Args:
         file: The photograph, in any format that Pillow reads.
         at_least: Both sides that are needed, in pixels; a large JPEG may be decoded at a half, quarter or eighth of
@@ -78,7 +81,7 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
         The photograph.
 
     Raises:
-        DataError: If the file is missing, truncated or not a picture.
+        DataError: If the file is missing, truncated, not a picture, or of values whose white is not known.
     """
     try:
         with Image.open(foreign.checked(file), formats=_formats()) as photo:
@@ -86,12 +89,32 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
             if at_least:
                 photo.draft("RGB", (at_least, at_least))
             photo.load()
-            return ImageOps.exif_transpose(photo).convert("RGB")
+            return ImageOps.exif_transpose(_eight_bits(photo)).convert("RGB")
     except FileNotFoundError as error:
         raise DataError(f"image not found: {file}") from error
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot decode image {file}: {reason}; replace it or remove it from the data set") from error
+
+
+def _eight_bits(photo: Image.Image) -> Image.Image:
+    """Return grey values of more than 8 bits scaled to 0..255, which Pillow would cut off there; others as they are."""
+    if photo.mode not in ("I", "F") and not photo.mode.startswith("I;16"):
+        return photo
+    values = np.asarray(photo)
+    low, high = float(values.min()), float(values.max())
+    if photo.mode == "F":
+        scale = 255.0 if high <= 1 else 1.0
+        known = low >= 0 and high <= 255  # false for NaN
+    else:
+        # Pillow reads 16-bit PGM as 32-bit integers; elsewhere those may hold 8-bit values.
+        scale = 1.0 if photo.mode == "I" and photo.format != "PPM" and high <= 255 else 1 / 257
+        known = low >= 0 and high <= 65535
+    if not known:
+        raise ValueError(f"it has values from {low:g} to {high:g}, of which white is not known: convert it to 8 bits")
+    grey = Image.fromarray((values * scale).round().astype(np.uint8))
+    grey.info = photo.info  # holds the EXIF orientation
+    return grey
 
 
 def fit_photo(

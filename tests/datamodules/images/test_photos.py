@@ -50,6 +50,56 @@ def test_pixels_are_the_decoded_values(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels[0].numpy(), np.asarray(photo).transpose(2, 0, 1) / 255.0, atol=1e-7)
 
 
+RAMP = np.arange(65536).reshape(256, 256)
+EXACT = (RAMP / 257).round()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    if name == "a.pgm":
+        file.write_bytes(b"P5 256 256 65535\n" + RAMP.astype(">u2").tobytes())
+    else:
+        Image.fromarray(RAMP.astype(np.uint16)).save(file)
+    values = np.asarray(read_photo(file))
+    assert (values == EXACT[:, :, None]).all()
+    if name == "a.pgm":  # a dark picture stays dark
+        file.write_bytes(b"P5 256 256 65535\n" + (RAMP // 300).astype(">u2").tobytes())
+        assert np.asarray(read_photo(file)).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (RAMP / 65535, EXACT),
+        (RAMP / 257, EXACT),
+        (RAMP.astype(np.int32), EXACT),
+        (RAMP.astype(np.int32) // 256, RAMP // 256),
+    ],
+    ids=["0..1", "0..255", "int32", "int32 of 8 bits"],
+)
+def test_tiff_of_float_and_32_bit_values(tmp_path: Path, values: np.ndarray, expected: np.ndarray) -> None:
+    file = tmp_path / "a.tif"
+    Image.fromarray(values if values.dtype == np.int32 else values.astype(np.float32)).save(file)
+    assert (np.asarray(read_photo(file)) == expected[:, :, None]).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, 255.5, np.nan, np.inf])
+def test_values_without_a_known_white_are_refused(tmp_path: Path, value: float) -> None:
+    values = np.full((8, 8), 0.5, dtype=np.float32)
+    values[3, 3] = value
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: it has values from .* convert it to 8 bits"):
+        read_photo(tmp_path / "a.tif")
+
+
+def test_a_16_bit_photo_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.full((4, 8), 25700, dtype=np.uint16)).save(tmp_path / "a.png", exif=exif)
+    assert read_photo(tmp_path / "a.png").size == (4, 8)
+
+
 def test_squash_keeps_all_four_corners_and_crop_cuts_the_longer_side() -> None:
     photo = gradient(120, 40)
     squashed = photo_bytes(fit_photo(photo, 20, "squash")).float()
