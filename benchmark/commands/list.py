@@ -14,6 +14,9 @@ from typing import Any
 from cmr_bench import registry
 from cmr_bench.support import environment, foreign, places
 from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support import environment, places
+from cmr_bench.support.errors import UsageError
+from cmr_bench.support.files import is_leftover
 
 _MANY = 40
 
@@ -135,7 +138,7 @@ def data_entry(name: str, root: str | Path | None = None) -> DataEntry:
 
 def _count(folder: Path, patterns: tuple[str, ...]) -> int:
     for pattern in patterns:
-        count = sum(1 for _ in folder.glob(pattern))
+        count = sum(not is_leftover(file) for file in folder.glob(pattern))
         if count:
             return count
     return 0
@@ -143,7 +146,7 @@ def _count(folder: Path, patterns: tuple[str, ...]) -> int:
 
 def _arrays(folder: Path) -> list[str]:
     names: list[str] = []
-    for file in sorted(folder.glob("*.npz")):
+    for file in sorted(file for file in folder.glob("*.npz") if not is_leftover(file)):
         try:
             with zipfile.ZipFile(foreign.checked(file)) as archive:
                 inside = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.files import is_leftover
 
 if TYPE_CHECKING:
     from cmr_bench.search.embed import Cache, Embedded
@@ -50,7 +51,10 @@ def find_photos(folder: Path) -> list[Path]:
     found = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not is_leftover(path.relative_to(folder))
+        and not path.is_dir()
     ]
     if not found:
         raise DataError(f"no images in {folder}: looked for {', '.join(SUFFIXES)} recursively")

@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from cmr_bench.support.errors import CmrBenchError
 
+_LEFT_BEHIND = (".DS_Store", "Thumbs.db", "desktop.ini")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -55,6 +57,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what macOS or Windows leaves beside data: ``._photo.jpg``, ``__MACOSX``, ``Thumbs.db``."""
+    return path.name.startswith("._") or path.name in _LEFT_BEHIND or "__MACOSX" in path.parts
 
 
 def sweep(folder: Path) -> None:
