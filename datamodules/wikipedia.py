@@ -16,13 +16,16 @@ import numpy.typing as npt
 
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.arrays import Side, Stored, find_arrays, listing, pick
-from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.readers.cells import relative_path
+from cmr_bench.datamodules.readers.containers import missing_library
+from cmr_bench.datamodules.readers.finder import PhotoFinder
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.stratified import stratified_slice
 from cmr_bench.datamodules.texts import fitting
 from cmr_bench.datamodules.views import ArrayView, Rows, View, ViewKind
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.files import is_leftover
 
 if TYPE_CHECKING:
     from cmr_bench.datamodules.images.store import FeatureStore
@@ -92,9 +95,9 @@ class Wikipedia(RetrievalDataModule):
                 raise DataError(f"{folder}: {kind} {name} is listed {count} times in {TRAIN_LIST} and {TEST_LIST}")
         labels = np.array([item.label for item in items], dtype=np.int64)
         captions = read_articles(folder / "texts", items) if (folder / "texts").is_dir() else None
-        photos = folder / "images" if (folder / "images").is_dir() else None
+        photos = PhotoFinder(folder / "images") if (folder / "images").is_dir() else None
         parts = split_rows(labels[: len(train)], len(test), self.full_test)
-        for archive in sorted(folder.glob("*.npz")):
+        for archive in sorted(file for file in folder.glob("*.npz") if not is_leftover(file)):
             check_order(archive, items, parts if not self.full_test else {})
         self._image_row = {item.image_id: row for row, item in enumerate(items)}
         self._text_row = {item.text_id: row for row, item in enumerate(items)}
@@ -114,7 +117,7 @@ class Wikipedia(RetrievalDataModule):
                 captions=None if captions is None else [captions[row] for row in rows],
                 image_files=None
                 if photos is None
-                else [photos / class_names[item.label] / f"{item.image_id}.jpg" for item in members],
+                else [photos.find(f"{class_names[item.label]}/{item.image_id}.jpg") for item in members],
                 labels=labels[rows],
                 class_names=class_names,
             )
@@ -139,7 +142,9 @@ class Wikipedia(RetrievalDataModule):
         try:
             return super().feature_store()
         except DataError as error:
-            raise DataError(f"{error}; arrays in {self.folder()}: {listing(self._found, 'image')}") from error
+            raise DataError(
+                f"{error}; arrays in {self.folder()}: {listing(self._found, 'image')}{missing_library(self.folder())}"
+            ) from error
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return the images as ``kind``; vectors and regions from an array of the folder or from stored features."""

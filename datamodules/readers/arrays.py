@@ -1,9 +1,8 @@
-"""Feature arrays by name from whatever ``.npz``, ``.npy`` and ``.mat`` files lie in a folder."""
+"""Feature arrays by name from whatever ``.npz``, ``.npy``, ``.mat``, ``.h5`` and ``.pt`` files lie in a folder."""
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cmr_bench.support import foreign
+from cmr_bench.datamodules.readers import containers
 from cmr_bench.support.errors import DataError, did_you_mean, first_line
+from cmr_bench.support.files import is_leftover
 
 Side = Literal["image", "text"]
 
+_LABELS = re.compile(r"(^|_)(labs?|labels?)(_|$)", re.IGNORECASE)
 _HALVES = (("tr", "te"), ("train", "test"))
 _SIDES: dict[Side, re.Pattern[str]] = {
     "image": re.compile(r"(^|_)(i|imgs?|images?)(_|$)", re.IGNORECASE),
@@ -47,7 +49,8 @@ class Stored:
     def source(self) -> str:
         """The name for results: short names such as the ``I`` of a .mat file are told apart by their file."""
         file = self.parts[0][0]
-        return f"{file.name}:{self.name}" if file.suffix == ".mat" else self.name
+        is_short = file.suffix == ".mat" and len({part for part, _ in self.parts}) == 1 and self.name != file.stem
+        return f"{file.name}:{self.name}" if is_short else self.name
 
     def holds(self, side: Side) -> bool:
         """Whether the array can belong to a modality: its name says so, or says nothing."""
@@ -74,32 +77,35 @@ class Stored:
 
 
 def find_arrays(folder: Path) -> dict[str, Stored]:
-    """List the numeric arrays with two or three dimensions in a folder, by name.
+    """List the numeric arrays with two or three dimensions in a folder, by name; labels are left out.
 
-    ``X_tr`` and ``X_te``, ``X_train`` and ``X_test`` or ``train_X`` and ``test_X`` of one kind of file are put together
-    as ``X``. Where two files hold the same name, the second is listed as ``FILE:NAME``. Only headers are read.
+    ``X_tr`` and ``X_te``, ``X_train`` and ``X_test`` or ``train_X`` and ``test_X`` are put together as ``X`` where they
+    lie in one file, or where each is a file of its own with one array. Where two files hold the same name, the second
+    is listed as ``FILE:NAME``. Only headers are read, where the format allows it.
     """
-    keys: dict[tuple[str, str], tuple[Path, tuple[int, ...]]] = {}
-    for suffix in (".npz", ".npy", ".mat"):
-        for file in sorted(folder.glob(f"*{suffix}")):
-            # Halves may be two .npy files, but never keys of two archives.
-            scope = suffix if suffix == ".npy" else file.name
-            for key, shape in _headers(file).items():
-                if len(shape) in (2, 3) and shape[0] > 1:
-                    keys[scope, key] = file, shape
+    keys: dict[tuple[str, str], _Array] = {}
+    for suffix in containers.SUFFIXES:
+        for file in sorted(file for file in folder.glob(f"*{suffix}") if not is_leftover(file)):
+            here = {key: shape for key, shape in _shapes(file).items() if len(shape) in (2, 3) and shape[0] > 1}
+            half = _other_half(file.stem)
+            for key, shape in here.items():
+                # A half may be a file of its own, called as its array or in place of it; never a key of an archive.
+                is_half = len(here) == 1 and half is not None and _other_half(key) in (None, half)
+                keys[(suffix, file.stem) if is_half else (file.name, key)] = _Array(file, key, shape)
     found: dict[str, Stored] = {}
-    for (scope, key), (file, shape) in keys.items():
-        other = _other_half(key)
-        if other is None:
-            stored = Stored(key, ((file, key),), (shape,))
-        elif other.is_test and (scope, other.key) in keys:
+    for (scope, key), array in keys.items():
+        half = _other_half(key)
+        other = None if half is None else keys.get((scope, half.key))
+        if half is not None and half.is_test and other is not None:
             continue
-        elif (scope, other.key) in keys and keys[scope, other.key][1][1:] == shape[1:]:
-            test_file, test_shape = keys[scope, other.key]
-            stored = Stored(other.name, ((file, key), (test_file, other.key)), (shape, test_shape))
+        if half is not None and other is not None and other.shape[1:] == array.shape[1:]:
+            parts, shapes = ((array.file, array.key), (other.file, other.key)), (array.shape, other.shape)
+            stored = Stored(half.name, parts, shapes)
         else:
-            stored = Stored(key, ((file, key),), (shape,))
-        name = stored.name if stored.name not in found else f"{file.name}:{stored.name}"
+            stored = Stored(key, ((array.file, array.key),), (array.shape,))
+        if _LABELS.search(stored.name):
+            continue
+        name = stored.name if stored.name not in found else f"{array.file.name}:{stored.name}"
         found[name] = stored
     return found
 
@@ -114,7 +120,8 @@ def pick(arrays: Mapping[str, Stored], name: str, folder: Path, side: Side) -> S
     stored = arrays.get(name) or by_source.get(name)
     if stored is None:
         raise DataError(
-            f"no {side} features '{name}' in {folder}; there are {listing(arrays, side)}.{did_you_mean(name, arrays)}"
+            f"no {side} features '{name}' in {folder}; there are {listing(arrays, side)}"
+            f"{containers.missing_library(folder)}.{did_you_mean(name, arrays)}"
         )
     if not stored.holds(side):
         raise DataError(f"'{name}' does not hold {side} features; in {folder} there are {listing(arrays, side)}")
@@ -125,6 +132,13 @@ def listing(arrays: Mapping[str, Stored], side: Side) -> str:
     """Names and shapes of the arrays of a modality, for messages."""
     shown = [f"{name} {stored.shape}" for name, stored in arrays.items() if stored.holds(side)]
     return ", ".join(shown) or "no arrays"
+
+
+@dataclass(frozen=True)
+class _Array:
+    file: Path
+    key: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -147,50 +161,23 @@ def _other_half(key: str) -> _Half | None:
     return None
 
 
-def _headers(file: Path) -> dict[str, tuple[int, ...]]:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the numeric arrays of a file; a file that cannot be read has none."""
     try:
         foreign.checked(file)
-        if file.suffix == ".npz":
-            return _npz_headers(file)
-        if file.suffix == ".npy":
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-            return {file.stem: array.shape} if array.dtype.kind in "fiub" else {}
-        from scipy.io import whosmat
-
-        numeric = ("double", "single", "int", "uint", "logical")
-        return {name: shape for name, shape, kind in whosmat(file) if kind.startswith(numeric)}
+        return containers.shapes(file)
     except Exception:  # what is damaged can fail in any way in the libraries that read it
         return {}
-
-
-def _npz_headers(file: Path) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(stream)
-            if dtype.kind in "fiub":
-                shapes[member.removesuffix(".npy")] = shape
-    return shapes
 
 
 def _load_part(file: Path, key: str) -> npt.NDArray[Any]:
     try:
         foreign.checked(file)
-        if file.suffix == ".npy":
-            mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-            return mapped
         if file.suffix == ".npz":
             foreign.check_zip(file)
-            with np.load(file, allow_pickle=False) as archive:
-                return np.asarray(archive[key])
-        from scipy.io import loadmat
-
-        foreign.check_mat(file)
-        return np.asarray(loadmat(file, variable_names=[key])[key])
+        if file.suffix == ".mat":
+            foreign.check_mat(file)
+        return containers.load(file, key)
     except Exception as error:
         line = first_line(error)
         raise DataError(f"{file}: array '{key}' cannot be read ({line})") from error
