@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -15,10 +16,14 @@ import numpy.typing as npt
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers import precomputed as precomputed_files
 from cmr_bench.datamodules.readers.karpathy import make_splits, read_photos
+from cmr_bench.datamodules.readers.parts import Parts
+from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import MANIFEST, stores_in
+from cmr_bench.support.places import MANIFEST, candidates, list_stores, stores_in
+
+_TABLES = ("captions.txt", "results.csv", "*.token", "*.token.txt")
 
 
 def first_captions(split: Split, most: int) -> Split:
@@ -62,13 +67,26 @@ class CaptionDataModule(RetrievalDataModule):
         if self.precomputed is not None and Path(self.precomputed).expanduser().is_absolute():
             return Path(self.precomputed).expanduser()
         subs = ["", *(f"{name}/" for name in self.precomputed_folders)]
-        return locate(
-            self.root,
-            self.data_name,
-            [f"{name}{suffix}" for name in self.annotation_names for suffix in ("", ".gz")]
-            + [f"{sub}test*_ims.npy" for sub in ([f"{self.precomputed}/"] if self.precomputed else subs)],
-            f"{self.annotation_names[0]} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt",
+        wanted = [f"{name}{suffix}" for name in self.annotation_names for suffix in ("", ".gz")]
+        wanted += [f"{sub}test*_ims.npy" for sub in ([f"{self.precomputed}/"] if self.precomputed else subs)]
+        layout = (
+            f"{self.annotation_names[0]} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt"
         )
+        try:
+            return locate(self.root, self.data_name, wanted, layout)
+        except DataError as error:
+            raise DataError(f"{error}{self._kaggle_advice()}") from None
+
+    def _kaggle_advice(self) -> str:
+        """Say what to do with the captions of the same photographs as Kaggle and the authors have them."""
+        for folder in candidates(self.data_name, self.root):
+            table = next((file for marker in _TABLES for file in sorted(folder.glob(marker))), None)
+            if table is not None:
+                return (
+                    f"; {table} has captions and no split: put Karpathy's {self.annotation_names[0]} beside it, or "
+                    f"read it as your own data: custom --data.file {shlex.quote(str(table))} --data.images FOLDER"
+                )
+        return ""
 
     def annotation_file(self) -> Path | None:
         """The JSON file; None where the data folder holds none."""
@@ -103,7 +121,10 @@ class CaptionDataModule(RetrievalDataModule):
         self.arrays = {}
         file = self.annotation_file()
         assert file is not None
-        return make_splits(read_photos(file), self.image_folder(), str(file), self.restval)
+        self.report = Report(self.skip_invalid)
+        photos = read_photos(file, self.report)
+        self.report.close()
+        return make_splits(photos, self.image_folder(), str(file), Parts(restval=self.restval), self.report)
 
     def _reads_arrays(self) -> bool:
         """Tell whether image features come from the precomputed arrays: unless stored features are named and there."""

@@ -2,86 +2,57 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cmr_bench import registry
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
-from cmr_bench.datamodules.readers.karpathy import clean_caption, make_splits, read_photos, relative_path
-from cmr_bench.datamodules.readers.tables import SUFFIXES, Row, read_rows
-from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.readers.columns import USUAL, Columns
+from cmr_bench.datamodules.readers.delimited import TextFormat
+from cmr_bench.datamodules.readers.documents import document_rows, is_karpathy
+from cmr_bench.datamodules.readers.finder import PhotoFinder
+from cmr_bench.datamodules.readers.gathering import Gatherer
+from cmr_bench.datamodules.readers.items import assemble, drawn
+from cmr_bench.datamodules.readers.karpathy import load_json, make_splits, own_fields, photos_in
+from cmr_bench.datamodules.readers.lmdbfiles import LmdbFinder, is_lmdb
+from cmr_bench.datamodules.readers.parts import Parts
+from cmr_bench.datamodules.readers.paths import Paths
+from cmr_bench.datamodules.readers.report import Report
+from cmr_bench.datamodules.readers.tablefiles import MARKERS, markers, named_files, parts_of, patterns, tables_in
+from cmr_bench.datamodules.readers.tables import JSON_SUFFIXES, read_rows
+from cmr_bench.datamodules.split import Split
 from cmr_bench.support.checksums import combined
-from cmr_bench.support.errors import DataError, UsageError, did_you_mean
+from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir, check_name
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "restval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-_HELD_OUT = 0.1
-
-
-@dataclass
-class _Item:
-    """One image while its rows are gathered."""
-
-    split: str | None
-    labels: tuple[str, ...] | None
-    where: str
-    captions: list[str] = field(default_factory=list)
-
-
-def seeded_split(image_ids: Sequence[str], seed: int) -> dict[str, str]:
-    """Share images out 80 / 10 / 10.
-
-    Args:
-        image_ids: The images; their order does not matter.
-        seed: Seed of the draw.
-
-    Returns:
-        The split of every image.
-
-    Raises:
-        DataError: If there are fewer than three.
-    """
-    if len(image_ids) < len(SPLITS):
-        raise DataError(f"{len(image_ids)} image(s) cannot be split into train, val and test; add a split column")
-    names = sorted(image_ids)
-    held_out = max(1, round(len(names) * _HELD_OUT))
-    order = np.random.default_rng(seed).permutation(len(names))
-    parts = np.split(order, [held_out, 2 * held_out])
-    return {names[i]: part for part, rows in zip(("test", "val", "train"), parts, strict=True) for i in rows.tolist()}
 
 
 class Custom(RetrievalDataModule):
-    """Your own data: a CSV, JSONL or Parquet table of image path and caption, or a Karpathy JSON; root is its folder.
+    """Your own data: a table of image and caption, one or one a split, or a JSON; root is its folder.
 
-    An image with several captions has several rows, or a list of captions in JSONL and Parquet.
+    Read are CSV, TSV, Kaggle's captions.txt and results.csv, Flickr's .token, JSONL, Parquet, tar files of samples, and
+    JSON as Karpathy, COCO, BLIP and LAVIS write it. An image with several captions has several rows, a list of
+    captions, or several caption columns.
 
     Args:
         name: Name of the data set in run folders, caches and leaderboards; null stores runs under `custom` and keeps
             features by folder.
-        file: Table or JSON in the folder; null takes the only one there.
-        images: Folder that image paths are relative to; absolute or relative to the data folder.
-        image_column: Column with the image path.
-        caption_column: Column with the caption.
-        split_column: Column with train, val or test; null uses the column 'split', else splits the images at random
-            80/10/10.
+        file: Table or JSON in the folder, several separated by commas, or a pattern such as '*.parquet'; null takes the
+            only one there, or those whose names say train, val and test.
+        images: Folder that image paths are relative to, or an LMDB file with the images by name; absolute or relative to
+            the data folder.
+        image_column: Column with the image path or number; null takes image, filepath or another usual name.
+        caption_column: Column with the caption, or several separated by commas; null takes caption, title or another
+            usual name, or caption1, caption2, ...
+        split_column: Column with train, val (dev, valid, validation) or test; null uses the column 'split', else the
+            name of the file, else splits the images at random 80/10/10.
         label_column: Column with the category; null uses the column 'label', if any.
         label_separator: Separator between several categories of an item, such as ';'.
+        separator: Separator between the columns of a text table, such as ';' or tab; null detects it.
+        encoding: Encoding of a text table, such as cp1252; null tries UTF-8, then cp1252.
+        pattern: Format string that turns the image column into a file name, such as '{:012d}.jpg' for numbers.
+        strip_prefix: Prefix to remove from every image path.
+        splits: Names of the splits in the file, such as '{test: test2, train: train+restval}'; others are skipped.
         split_seed: Random seed of the 80/10/10 split, independent of the run's seed.
     """
 
@@ -92,11 +63,16 @@ class Custom(RetrievalDataModule):
         name: str | None = None,
         file: str | None = None,
         images: str = ".",
-        image_column: str = "image",
-        caption_column: str = "caption",
+        image_column: str | None = None,
+        caption_column: str | None = None,
         split_column: str | None = None,
         label_column: str | None = None,
         label_separator: str | None = None,
+        separator: str | None = None,
+        encoding: str | None = None,
+        pattern: str | None = None,
+        strip_prefix: str | None = None,
+        splits: dict[str, str] | None = None,
         split_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -106,14 +82,19 @@ class Custom(RetrievalDataModule):
         self.image_column, self.caption_column = image_column, caption_column
         self.split_column, self.label_column = split_column, label_column
         self.label_separator, self.split_seed = label_separator, split_seed
+        self.separator, self.encoding = separator, encoding
+        self.pattern, self.strip_prefix = pattern, strip_prefix
+        self.split_names = splits
 
     def cache(self) -> Path:
         """Folder of what is made from this data set, by its name or by where its table and photographs lie."""
         if self.name is not None:
             return cache_dir(self.data_name) / self.name
-        file = self.table_file().resolve()
-        places = combined({"table": str(file), "images": str((file.parent / Path(self.images).expanduser()).resolve())})
-        return cache_dir(self.data_name) / f"{file.parent.name[:40]}-{places[:12]}"
+        files = [str(file.resolve()) for file in self.table_files()]
+        folder = self.folder().resolve()
+        images = (folder / Path(self.images).expanduser()).resolve()
+        places = combined({"table": "\n".join(files), "images": str(images)})
+        return cache_dir(self.data_name) / f"{folder.name[:40]}-{places[:12]}"
 
     def earlier_store_places(self) -> list[Path]:
         """Where earlier versions kept the features of every such data set."""
@@ -121,103 +102,58 @@ class Custom(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder with the table."""
-        if self.file and Path(self.file).expanduser().is_absolute():
-            return Path(self.file).expanduser().parent
-        markers = [glob.escape(self.file)] if self.file else [f"*{suffix}" for suffix in SUFFIXES]
-        return locate(self.root, self.data_name, markers, "a CSV, JSONL, Parquet or Karpathy JSON file, and the images")
+        given = patterns(self.file or "")
+        if given and Path(given[0]).expanduser().is_absolute():
+            return Path(given[0]).expanduser().parent
+        wanted = markers(self.file) if self.file else list(MARKERS)
+        return locate(self.root, self.data_name, wanted, "a table of images and captions or a JSON, and the images")
 
-    def table_file(self) -> Path:
-        """The table or JSON to read.
+    def table_files(self) -> list[Path]:
+        """The tables or the JSON to read.
 
         Raises:
-            DataError: If there are several and none is named.
+            DataError: If there are several that do not belong together and none is named.
         """
         folder = self.folder()
-        if self.file:
-            return folder / Path(self.file).expanduser()
-        found = sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(SUFFIXES))
-        if len(found) != 1:
-            names = ", ".join(p.name for p in found[:5]) or "none"
-            raise DataError(f"{len(found)} tables in {folder} ({names}); pass --data.file NAME")
-        return found[0]
+        return named_files(folder, self.file) if self.file else tables_in(folder)
 
     def read(self) -> Mapping[str, Split]:
-        """Read the table or the Karpathy JSON."""
-        file = self.table_file()
-        images = self.folder() / Path(self.images).expanduser()
-        if file.name.lower().endswith((".json", ".json.gz")):
-            return make_splits(read_photos(file), images, str(file))
-        return self._splits(self._gather(file), images, file)
-
-    def _gather(self, file: Path) -> dict[str, _Item]:
-        items: dict[str, _Item] = {}
-        split_column, label_column = self.split_column, self.label_column
-        for number, (where, row) in enumerate(read_rows(file)):
-            if number == 0:
-                split_column = self._column(row, self.split_column, "split", file)
-                label_column = self._column(row, self.label_column, "label", file)
-            for option, column in (("image_column", self.image_column), ("caption_column", self.caption_column)):
-                if column not in row:
-                    raise DataError(
-                        f"{where}: no column '{column}', only {_columns(row)}; pass --data.{option} NAME."
-                        f"{did_you_mean(column, map(str, row))}"
-                    )
-            name = relative_path(row[self.image_column], where)
-            split = _split_name(row.get(split_column), where) if split_column else None
-            labels = self._labels(row.get(label_column), where) if label_column else None
-            item = items.setdefault(name, _Item(split, labels, where))
-            if (item.split, item.labels) != (split, labels):
-                raise DataError(f"{where}: image {name} has another split or label than at {item.where}")
-            captions = row[self.caption_column]
-            for caption in captions if isinstance(captions, list) else [captions]:
-                item.captions.append(clean_caption(caption, f"{where} ({name})"))
-        if not items:
-            raise DataError(f"{file} has no rows")
-        return items
-
-    def _column(self, row: Row, chosen: str | None, default: str, file: Path) -> str | None:
-        if chosen is None:
-            return default if default in row else None
-        if chosen not in row:
-            hint = did_you_mean(chosen, map(str, row))
-            raise DataError(f"{file} has no column '{chosen}', only {_columns(row)}.{hint}")
-        return chosen
-
-    def _labels(self, value: object, where: str) -> tuple[str, ...]:
-        if isinstance(value, list):
-            parts = [str(part) for part in value]
-        elif self.label_separator:
-            parts = ("" if value is None else str(value)).split(self.label_separator)
-        else:
-            parts = [] if value is None else [str(value)]
-        names = {clean_caption(part, where, "label") for part in parts}
-        if not names:
-            raise DataError(f"{where}: no label; every image needs one, or drop the column")
-        return tuple(sorted(names))
-
-    def _splits(self, items: Mapping[str, _Item], images: Path, file: Path) -> dict[str, Split]:
-        drawn = seeded_split(list(items), self.split_seed) if next(iter(items.values())).split is None else {}
-        labelled = [item.labels for item in items.values() if item.labels is not None]
-        multi = self.label_separator is not None or any(len(labels) > 1 for labels in labelled)
-        class_names = sorted({label for labels in labelled for label in labels})
-        splits = {}
-        for name in SPLITS:
-            members = {image: item for image, item in items.items() if (item.split or drawn.get(image)) == name}
-            if not members:
+        """Read the tables or the JSON."""
+        self.report = Report(self.skip_invalid)
+        folder, files = self.folder(), self.table_files()
+        images = folder / Path(self.images).expanduser()
+        finder = LmdbFinder(images) if is_lmdb(images) else PhotoFinder(images)
+        paths = Paths(images, self.pattern, self.strip_prefix, self.report)
+        parts = Parts(self.split_names, option=True)
+        columns = Columns(self.image_column, self.caption_column, self.split_column, self.label_column)
+        form = TextFormat(self.separator, self.encoding)
+        gatherer = Gatherer(columns, paths, finder, parts, self.report, self.label_separator)
+        for file, part in parts_of(files, folder, self.report).items():
+            if not file.name.lower().endswith(JSON_SUFFIXES):
+                gatherer.add(read_rows(file, form, USUAL, self.report), file, part)
                 continue
-            for image, item in members.items():
-                if not item.captions:
-                    raise DataError(f"{item.where}: image {image} has no caption")
-            splits[name] = Split(
-                name=name,
-                image_ids=list(members),
-                image_of_text=np.repeat(np.arange(len(members)), [len(item.captions) for item in members.values()]),
-                text_ids=[f"{image}#{k}" for image, item in members.items() for k in range(len(item.captions))],
-                captions=[caption for item in members.values() for caption in item.captions],
-                image_files=[images / image for image in members],
-                labels=_label_array([item.labels or () for item in members.values()], class_names, multi),
-                class_names=class_names,
-            )
+            content = load_json(file)
+            if not is_karpathy(content):
+                gatherer.add(document_rows(file, content, self.report), file, part)
+            elif len(files) > 1:
+                raise DataError(
+                    f"{file} is a Karpathy JSON, which holds all splits; pass --data.file {file.name} alone"
+                )
+            else:
+                fields = own_fields(content, file, columns, self.label_separator, paths)
+                photos = photos_in(content, file, self.report, fields)
+                splits = make_splits(photos, finder, str(file), parts, self.report, self.label_separator is not None)
+                self.report.close()
+                return splits
+        items = gatherer.finish()
+        source = ", ".join(file.name for file in files[:3])
+        self.report.close()
+        parts.require_some(len(items), source)
+        if not items:
+            raise DataError(f"{source}: no row can be read")
+        splits = assemble(drawn(items, self.split_seed), self.label_separator is not None)
+        for line in (*parts.lines(source), *finder.lines()):
+            self.report.note(line)
         return splits
 
 
@@ -225,28 +161,3 @@ def _own_name(name: str) -> str:
     if name in registry.DATASETS:
         raise UsageError(f"--data.name {name} is the name of a data set of the suite; call yours something else")
     return check_name(name)
-
-
-def _columns(row: Row) -> str:
-    return ", ".join(" ".join(str(name).split()) for name in row)
-
-
-def _split_name(value: object, where: str) -> str:
-    split = SPLIT_NAMES.get(str(value).strip().lower())
-    if split is None:
-        raise DataError(f"{where}: split {value!r} is none of {', '.join(SPLITS)}")
-    return split
-
-
-def _label_array(
-    labels: Sequence[tuple[str, ...]], class_names: Sequence[str], multi: bool
-) -> npt.NDArray[np.int64] | None:
-    if not class_names:
-        return None
-    index = {name: k for k, name in enumerate(class_names)}
-    if not multi:
-        return np.array([index[names[0]] for names in labels], dtype=np.int64)
-    hot = np.zeros((len(labels), len(class_names)), dtype=np.int64)
-    for row, names in enumerate(labels):
-        hot[row, [index[name] for name in names]] = 1
-    return hot

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cmr_bench.evaluation.options import EvaluationOptions
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from cmr_bench.datamodules.images.store import FeatureStore
     from cmr_bench.datamodules.texts.words import Vocabulary
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
+    from cmr_bench.datamodules.readers.featurefiles import FeatureFile
+from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
+from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
@@ -41,7 +45,8 @@ class RetrievalDataModule(L.LightningDataModule):
         root: Folder that contains one folder per data set; null reads CMR_BENCH_DATA.
         batch_size: Global batch size in pairs, over all devices.
         num_workers: Number of data loading processes; 0 loads in the main process.
-        image_features: Stored image features: the name given by `cmr-bench data features`, or their folder.
+        image_features: Stored image features: the name given by `cmr-bench data features`, their folder, or a file
+            (.h5, .npz, .pt, .lmdb) of features by image id.
         text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array of the data set.
         text_dim: Dimension of fitted text vectors (doc2vec, tfidf, lsa); 0 uses the default of each.
         image_size: Image size in pixels, for methods that read pixels.
@@ -57,6 +62,8 @@ class RetrievalDataModule(L.LightningDataModule):
         start_end: Add a start and an end token to every text, for methods that read words.
         prompt: Template around every text, for methods that read subwords: a photo of {}.
         skip_missing: Skip images whose file or feature is missing; the result records how many.
+        skip_invalid: Skip rows that cannot be read (empty captions, broken quotes) and, for methods that read pixels,
+            images that cannot be decoded; the result records how many.
         eval_batch_size: Batch size of validation and test.
         seed: Random seed of the data order and of fitted text vectors; null uses the run's seed.
     """
@@ -84,6 +91,7 @@ class RetrievalDataModule(L.LightningDataModule):
         start_end: bool = False,
         prompt: str = "",
         skip_missing: bool = False,
+        skip_invalid: bool = False,
         eval_batch_size: int = 256,
         seed: int | None = None,
     ) -> None:
@@ -97,10 +105,12 @@ class RetrievalDataModule(L.LightningDataModule):
         self.photo_fit: PhotoFit | None = None
         self.max_words, self.min_count = max_words, min_count
         self.word_split, self.start_end = word_split, start_end
-        self.skip_missing, self.eval_batch_size = skip_missing, eval_batch_size
+        self.skip_missing, self.skip_invalid, self.eval_batch_size = skip_missing, skip_invalid, eval_batch_size
         self.seed = seed or 0
         self.splits: dict[str, Split] = {}
         self.skipped: dict[str, list[str]] = {}
+        self.report = Report(skip_invalid)
+        self._feature_file: FeatureFile | None = None
         self.spec: DataSpec | None = None
         self.evaluation = EvaluationOptions()
         self.vocabulary: Vocabulary | None = None
@@ -148,7 +158,25 @@ class RetrievalDataModule(L.LightningDataModule):
         if kind == "pixels":
             files = split.image_files or ()
             return np.fromiter((not f.is_file() for f in files), dtype=bool, count=len(files))
-        return store.missing(self.feature_store(), split)
+        named = self.feature_file()
+        return store.missing(self.feature_store(), split) if named is None else named.rows(split.image_ids) < 0
+
+    def feature_file(self) -> FeatureFile | None:
+        """Open the file of features by image id that ``image_features`` names; None where it names no such file."""
+        if self.image_features is None:
+            return None
+        from cmr_bench.datamodules.readers.featurefiles import FeatureFile, is_feature_file
+
+        try:
+            folder = self.folder()
+        except DataError:
+            folder = None
+        file = is_feature_file(self.image_features, folder)
+        if file is None:
+            return None
+        if self._feature_file is None or self._feature_file.file != file:
+            self._feature_file = FeatureFile(self.image_features, file)
+        return self._feature_file
 
     def given(self) -> str:
         """Return the options that say what is read as words for a command, each with a blank before it.
@@ -191,7 +219,8 @@ class RetrievalDataModule(L.LightningDataModule):
                     fit = transforms.PhotoFit(self.image_size, "crop", "bilinear", 7 / 8)
             augment = self.augment and split.name == "train"
             return transforms.PixelView(split.image_files, fit.size, augment, self.seed, fit, self.least_crop)
-        view = store.stored_view(self.feature_store(), split)
+        named = self.feature_file()
+        view = store.stored_view(self.feature_store(), split) if named is None else named.view(split)
         if view.spec.kind != kind:
             raise UsageError(
                 f"the method reads images as '{kind}' but '{self.image_features}' is '{view.spec.kind}' "
@@ -278,6 +307,8 @@ class RetrievalDataModule(L.LightningDataModule):
                         f"{self.data_name} {split.name}: '{view.spec.source or view.spec.kind}' has {len(view)} rows "
                         f"for {n} {what}"
                     )
+        for line in (*self.report.lines(), *self._foreign_words()):
+            rank_zero_warn(f"{self.data_name}: {line}")
         train = self.splits["train"]
         assert train.images is not None
         assert train.texts is not None
@@ -318,7 +349,7 @@ class RetrievalDataModule(L.LightningDataModule):
     def _read_splits(self, image_view: ViewKind) -> None:
         """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
         # A vocabulary of training captions that were read before is not that of these.
-        self.splits, self.vocabulary = {}, None
+        self.splits, self.skipped, self.vocabulary = {}, {}, None
         for name, split in self.read().items():
             self.splits[name] = self._deliverable(name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
@@ -327,22 +358,52 @@ class RetrievalDataModule(L.LightningDataModule):
                 f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
             )
 
-    def _deliverable(self, name: str, split: Split, image_view: ViewKind) -> Split:
+    def _deliverable(self, name: str, split: Split, kind: ViewKind) -> Split:
         """Return a split without the images that cannot be delivered, where those may be skipped."""
-        absent = self.missing_images(image_view, split)
-        if absent.any():
-            names = [name for name, gone in zip(split.image_ids, absent, strict=True) if gone]
-            what = "photo" if image_view == "pixels" else f"row in features '{self.image_features}'"
-            if not self.skip_missing:
-                raise DataError(
-                    f"{self.data_name} {name}: {len(names)} of {split.n_images} images have no {what}, e.g. "
-                    f"{names[0]}; pass --data.skip_missing true to skip them"
-                )
-            self.skipped[name] = names
+        absent = self.missing_images(kind, split)
+        gone = np.flatnonzero(absent).tolist()
+        if gone and not self.skip_missing:
+            what, where = f"row in features '{self.image_features}'", ""
+            if kind == "pixels":
+                what = "photo"
+                where = "" if split.image_files is None else f" (looked for {split.image_files[gone[0]]})"
+            raise DataError(
+                f"{self.data_name} {name}: {len(gone)} of {split.n_images} images have no {what}, e.g. "
+                f"{split.image_ids[gone[0]]}{where}; pass --data.skip_missing true to skip them"
+            )
+        if kind == "pixels" and self.skip_invalid and split.image_files is not None:
+            from cmr_bench.datamodules.images.photos import undecodable
+
+            there = np.flatnonzero(~absent)
+            broken = there[undecodable([split.image_files[row] for row in there.tolist()])]
+            absent[broken] = True
+            gone = np.flatnonzero(absent).tolist()
+            if len(broken):
+                first = split.image_files[int(broken[0])]
+                self.report.note(f"{name}: {len(broken):,} image(s) that cannot be decoded are skipped, e.g. {first}")
+        if gone:
+            self.skipped[name] = [split.image_ids[row] for row in gone]
             split = split.keep_images(~absent)
         if split.n_images == 0 or split.n_texts == 0:
             raise DataError(f"{self.data_name} {name}: empty: {split.n_images} images and {split.n_texts} texts")
         return split
+
+    def unknown_words(self) -> dict[str, float]:
+        """Share of the words of validation and test that the vocabulary lacks, 0..1; empty where none is read."""
+        from cmr_bench.datamodules.texts.words import TokenView
+
+        views = {name: self.splits[name].texts for name in ("val", "test") if name in self.splits}
+        return {name: view.unknown_share for name, view in views.items() if isinstance(view, TokenView)}
+
+    def _foreign_words(self) -> list[str]:
+        from cmr_bench.datamodules.texts.words import MANY_UNKNOWN
+
+        return [
+            f"{100 * share:.0f} % of the words in {name} are unknown: few training captions hold them as often as "
+            f"--data.min_count {self.min_count}"
+            for name, share in self.unknown_words().items()
+            if share > MANY_UNKNOWN
+        ]
 
     def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:
         part = self.splits[split]

@@ -45,9 +45,10 @@ class MSCOCO(CaptionDataModule):
         return counts
 
     def image_folder(self) -> Path:
-        """Folder that holds train2014/ and val2014/: the data folder itself where they lie there."""
+        """Folder that holds train2014/ and val2014/, or those of 2017: the data folder itself where they lie there."""
         folder = self.folder()
-        return folder if self.images is None and (folder / "val2014").is_dir() else super().image_folder()
+        here = any((folder / name).is_dir() for name in ("val2014", "train2017"))
+        return folder if self.images is None and here else super().image_folder()
 
     def read(self) -> Mapping[str, Split]:
         """Read the splits, with all sentences or the first five."""

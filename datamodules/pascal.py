@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
-from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.readers.cells import relative_path
+from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES, PhotoFinder, without_suffix
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.stratified import stratified_slice
 from cmr_bench.support.errors import DataError, did_you_mean
+from cmr_bench.support.files import is_leftover
 
 LAYOUT = "dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, test.txt"
 
@@ -47,8 +49,10 @@ class Pascal(RetrievalDataModule):
     def read(self) -> Mapping[str, Split]:
         """Read the split lists or draw a split, and the sentences of every image."""
         folder = self.folder()
-        categories = sorted(place.name for place in (folder / "sentence").iterdir() if place.is_dir())
-        photos = folder / "dataset" if (folder / "dataset").is_dir() else None
+        categories = sorted(
+            place.name for place in (folder / "sentence").iterdir() if place.is_dir() and not is_leftover(place)
+        )
+        photos = PhotoFinder(folder / "dataset") if (folder / "dataset").is_dir() else None
         lists = [name for name in SPLITS if (folder / f"{name}.txt").is_file()]
         if lists and len(lists) < len(SPLITS):
             absent = ", ".join(f"{name}.txt" for name in SPLITS if name not in lists)
@@ -73,7 +77,7 @@ class Pascal(RetrievalDataModule):
                 np.array(image_of_text, dtype=np.int64),
                 text_ids,
                 captions=captions,
-                image_files=None if photos is None else [photos / f"{item}.jpg" for item in items],
+                image_files=None if photos is None else [photos.find(f"{item}.jpg") for item in items],
                 labels=np.array([categories.index(item.split("/")[0]) for item in items], dtype=np.int64),
                 class_names=categories,
             )
@@ -82,8 +86,9 @@ class Pascal(RetrievalDataModule):
 
 def all_items(folder: Path, categories: Sequence[str]) -> list[str]:
     """List every item that has a photograph or a sentence file as ``category/image``."""
-    files = [*folder.glob("dataset/*/*.jpg"), *folder.glob("sentence/*/*.txt")]
-    items = sorted({f"{file.parent.name}/{file.stem}" for file in files})
+    photos = [file for file in folder.glob("dataset/*/*") if file.suffix.lower() in PHOTO_SUFFIXES]
+    files = [*photos, *folder.glob("sentence/*/*.txt")]
+    items = sorted({f"{file.parent.name}/{file.stem}" for file in files if not is_leftover(file)})
     for item in items:
         _check_category(item, categories, folder / "dataset")
     return items
@@ -115,7 +120,7 @@ def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
         file = folder / f"{name}.txt"
         parts[name] = []
         for number, line in enumerate(_decoded(file).splitlines(), start=1):
-            item = line.strip().removesuffix(".jpg").removesuffix(".txt")
+            item = without_suffix(line.strip()).removesuffix(".txt")
             if not item:
                 continue
             where = f"{file}:{number}"

@@ -11,6 +11,8 @@ import platformdirs
 
 from cmr_bench.support import environment
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.errors import DataError
+from cmr_bench.support.files import is_leftover
 
 MANIFEST = "manifest.json"
 
@@ -76,7 +78,7 @@ def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: s
             f"{name} needs its files: pass --data.root DIR or set {environment.DATA}; DIR/{name} holds {layout}"
         )
     for place in places:
-        if any(next(place.glob(marker), None) is not None for marker in markers):
+        if any(not is_leftover(file) for marker in markers for file in place.glob(marker)):
             return place
     looked = " and ".join(str(place) for place in places)
     raise DataError(f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -95,6 +98,21 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot decode image {file}: {reason}; replace it or remove it from the data set") from error
+
+
+def undecodable(files: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """Return the rows of photographs that cannot be decoded; every one is read, in as many threads as processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        broken = list(pool.map(_is_broken, files))
+    return np.flatnonzero(np.array(broken, dtype=bool))
+
+
+def _is_broken(file: Path) -> bool:
+    try:
+        read_photo(file)
+    except DataError:
+        return True
+    return False
 
 
 def _eight_bits(photo: Image.Image) -> Image.Image:
@@ -211,15 +229,19 @@ class PixelView(View):
         """Decode, fit and, in training epochs, augment: ``pixels`` (b, 3, size, size)."""
         pixels = torch.empty(len(rows), 3, self.size, self.size)
         for k, row in enumerate(rows.tolist()):
-            if self.augment and epoch is not None:
-                # A crop of half the area is still about as wide as the square it becomes.
-                enough = round(1.5 * self.size * (CROP_AREA[0] / self.least_crop) ** 0.5)
-                photo = read_photo(self.files[row], at_least=enough)
-                photo = augment_photo(photo, self.size, (self.seed, epoch, row), self.least_crop)
-            else:
-                photo = self.fit.read(self.files[row])
-            pixels[k] = photo_bytes(photo)
+            try:
+                pixels[k] = photo_bytes(self._fitted(row, epoch))
+            except DataError as error:
+                raise DataError(f"{error}, or pass --data.skip_invalid true") from error
         return {"pixels": pixels.div_(255)}
+
+    def _fitted(self, row: int, epoch: int | None) -> Image.Image:
+        if not self.augment or epoch is None:
+            return self.fit.read(self.files[row])
+        # A crop of half the area is still about as wide as the square it becomes.
+        enough = round(1.5 * self.size * (CROP_AREA[0] / self.least_crop) ** 0.5)
+        photo = read_photo(self.files[row], at_least=enough)
+        return augment_photo(photo, self.size, (self.seed, epoch, row), self.least_crop)
 
     def content(self) -> str:
         """Checksum over the contents of the photographs."""

@@ -11,15 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from cmr_bench.datamodules.readers.cells import clean_caption, encodes, label_names, relative_path, short
+from cmr_bench.datamodules.readers.columns import Columns
+from cmr_bench.datamodules.readers.finder import PhotoFinder
+from cmr_bench.datamodules.readers.items import Item, assemble
+from cmr_bench.datamodules.readers.parts import Parts
+from cmr_bench.datamodules.readers.paths import Paths
+from cmr_bench.datamodules.readers.report import Report
+from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.support.errors import DataError, did_you_mean
 
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
-PARTS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+PARTS = ("train", "restval", "val", "test")
 _GZIP_MAGIC = b"\x1f\x8b"
-_LONGEST_NAME = 255  # bytes in one part of a path, on every common file system
 
 
 @dataclass(frozen=True)
@@ -27,11 +34,12 @@ class Photo:
     """One image of an annotation file.
 
     Attributes:
-        part: Split as the file says it: train, restval, val or test.
+        part: Split as the file says it: train, restval, val, test or another name.
         name: File name of the photograph.
         path: Place of the photograph below the image folder.
         captions: Its sentences, whitespace collapsed.
         text_ids: A name for every sentence.
+        labels: Its categories; None where they are not read.
     """
 
     part: str
@@ -39,70 +47,7 @@ class Photo:
     path: str
     captions: tuple[str, ...]
     text_ids: tuple[str, ...]
-
-
-def relative_path(text: object, where: str) -> str:
-    """Return a path written in an annotation file, if it stays below the folder it is meant for.
-
-    What lies in that folder is the user's own: a link there is followed, wherever it leads, as large photographs are
-    often kept elsewhere.
-
-    Args:
-        text: The path as it was written.
-        where: What to name in the error: the file and the entry.
-
-    Returns:
-        The path with ``/`` between its parts and without empty ones.
-
-    Raises:
-        DataError: If it is no text, is absolute, climbs with ``..`` or cannot be the name of a file.
-    """
-    if not isinstance(text, str):
-        raise DataError(f"{where}: the path of the image is {_short(text)}, not text")
-    # a file may be written on one system and read on another: a backslash and a drive count everywhere
-    if text[:1] in ("/", "\\") or text[1:2] == ":" or ".." in text.replace("\\", "/").split("/"):
-        raise DataError(f"{where}: path {_short(text)} leads out of the image folder; write it relative, without '..'")
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    unusable = not parts or not _encodes(text) or "\0" in text or text.splitlines() != [text]
-    if unusable or any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        raise DataError(f"{where}: {_short(text)} cannot be the name of a file")
-    return "/".join(parts)
-
-
-def clean_caption(text: object, where: str, what: str = "caption") -> str:
-    """Return a sentence with whitespace collapsed to single blanks.
-
-    Args:
-        text: The sentence as it was written.
-        where: What to name in the error: the file and the entry.
-        what: What the text is.
-
-    Raises:
-        DataError: If it is no text, is empty, or holds half a surrogate pair.
-    """
-    if not isinstance(text, str):
-        raise DataError(f"{where}: a {what} is {_short(text)}, not text")
-    clean = " ".join(text.split())
-    if not clean:
-        raise DataError(f"{where}: empty {what}; remove it from the file or write one")
-    if not _encodes(clean):
-        raise DataError(f"{where}: {what} {_short(text)} is not valid Unicode")
-    return clean
-
-
-def _encodes(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _short(value: object) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    labels: tuple[str, ...] | None = None
 
 
 @contextmanager
@@ -132,96 +77,189 @@ def load_json(file: Path) -> Any:
         raise DataError(f"cannot read {file} as JSON: {' '.join(str(error).split())}") from None
 
 
-def read_photos(file: Path) -> list[Photo]:
+@dataclass(frozen=True)
+class Fields:
+    """What the entries of an image are called.
+
+    Attributes:
+        image: File name of the photograph.
+        caption: Text of a sentence; where it is missing the sentence's ``tokens`` are joined.
+        split: Split.
+        label: Category; None reads none.
+        separator: Text between the categories of an image that has several.
+        paths: Makes paths of the file names; they are paths already where not given.
+    """
+
+    image: str = "filename"
+    caption: str = "raw"
+    split: str = "split"
+    label: str | None = None
+    separator: str | None = None
+    paths: Paths | None = None
+
+
+def own_fields(
+    content: Any, file: Path, columns: Columns, separator: str | None = None, paths: Paths | None = None
+) -> Fields:
+    """Return what the entries of a document are called, where the user may have named them.
+
+    Args:
+        content: The document.
+        file: Where it was read, for messages.
+        columns: Names that the user gave; an entry ``label`` is read where there is one.
+        separator: Text between the categories of an image that has several.
+        paths: Makes paths of the file names.
+
+    Raises:
+        DataError: If no image, or for captions no sentence, has an entry of a name that was given.
+    """
+    images = content.get("images") if isinstance(content, dict) else None
+    entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
+    sentences = [
+        sentence
+        for entry in entries
+        if isinstance(entry.get("sentences"), list)
+        for sentence in entry["sentences"]
+        if isinstance(sentence, dict)
+    ]
+    usual = {"image": Fields.image, "caption": Fields.caption, "split": Fields.split, "label": "label"}
+    names: dict[str, str] = {}
+    for what, default in usual.items():
+        wanted = getattr(columns, what)
+        among = sentences if what == "caption" else entries
+        is_there = any(wanted in entry for entry in among)
+        # configurations saved by earlier versions hold the names of a table's image and caption
+        if wanted is None or (wanted in ("image", "caption") and wanted == what and not is_there):
+            names[what] = default
+        elif is_there:
+            names[what] = wanted
+        else:
+            there = sorted({str(name) for entry in among[:1] for name in entry})
+            kind = "sentences" if what == "caption" else "images"
+            raise DataError(
+                f"{file}: its {kind} have no '{wanted}', only {', '.join(there)}; pass --data.{what}_column NAME."
+                f"{did_you_mean(wanted, there)}"
+            )
+    labelled = columns.label is not None or any("label" in entry for entry in entries)
+    return Fields(
+        names["image"], names["caption"], names["split"], names["label"] if labelled else None, separator, paths
+    )
+
+
+def read_photos(file: Path, report: Report | None = None, fields: Fields | None = None) -> list[Photo]:
     """Read the images and sentences of an annotation file, in its order.
 
     Args:
         file: The JSON file: an object with a list ``images``; every image has ``split``, ``filename``, ``sentences``
             (each with ``raw`` or ``tokens``, and ``sentid``) and maybe ``filepath``.
+        report: Takes images and sentences that cannot be read; without it they are an error.
+        fields: Other names of the entries.
 
     Raises:
         DataError: If something is missing or of the wrong kind; the message names the image.
     """
     with _no_garbage_collection():
-        content = load_json(file)
-        images = content.get("images") if isinstance(content, dict) else None
-        if not isinstance(images, list) or not images:
-            raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
-        return [_photo(entry, f"{file}, image {number}") for number, entry in enumerate(images)]
+        return photos_in(load_json(file), file, report, fields)
 
 
-def _photo(entry: object, where: str) -> Photo:
+def photos_in(content: Any, file: Path, report: Report | None = None, fields: Fields | None = None) -> list[Photo]:
+    """Read the images and sentences of a document as :func:`read_photos` does."""
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
+    problems, fields = report or Report(), fields or Fields()
+    photos = []
+    with _no_garbage_collection():
+        for number, entry in enumerate(images):
+            try:
+                photos.append(_photo(entry, f"{file}, image {number}", problems, fields))
+            except DataError as problem:
+                problems.refuse(problem)
+    if report is None:
+        problems.close()
+    return [photo for photo in photos if photo.captions]
+
+
+def _photo(entry: object, where: str, report: Report, fields: Fields) -> Photo:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}: {_short(entry)} is not an object")
-    for key in ("filename", "split", "sentences"):
+        raise DataError(f"{where}: {short(entry)} is not an object")
+    for key in (fields.image, fields.split, "sentences", *([fields.label] if fields.label else [])):
         if key not in entry:
             raise DataError(f"{where}: no '{key}'")
-    name = relative_path(entry["filename"], where)
+    name = (relative_path if fields.paths is None else fields.paths.relative)(entry[fields.image], where)
     where = f"{where} ({name})"
     folder = entry.get("filepath") or ""
     path = f"{relative_path(folder, where)}/{name}" if folder else name
-    part = entry["split"]
-    if not isinstance(part, str) or part not in PARTS:
-        raise DataError(f"{where}: split {_short(part)} is none of {', '.join(PARTS)}")
+    part = entry[fields.split]
+    if not isinstance(part, str) or not encodes(part):
+        raise DataError(f"{where}: split {short(part)} is none of {', '.join(PARTS)}")
+    labels = None if fields.label is None else label_names(entry[fields.label], fields.separator, where)
     sentences = entry["sentences"]
     if not isinstance(sentences, list) or not sentences:
         raise DataError(f"{where}: no list 'sentences' with entries, so the image has no caption")
-    pairs = [_sentence(sentence, k, name, where) for k, sentence in enumerate(sentences)]
-    captions, text_ids = zip(*pairs, strict=True)
-    return Photo(part, name, path, captions, text_ids)
+    pairs = []
+    for k, sentence in enumerate(sentences):
+        try:
+            pairs.append(_sentence(sentence, k, name, where, fields.caption))
+        except DataError as problem:
+            report.refuse(problem)
+    captions, text_ids = zip(*pairs, strict=True) if pairs else ((), ())
+    return Photo(part, name, path, captions, text_ids, labels)
 
 
-def _sentence(entry: object, number: int, image: str, where: str) -> tuple[str, str]:
+def _sentence(entry: object, number: int, image: str, where: str, caption: str) -> tuple[str, str]:
     if not isinstance(entry, dict):
-        raise DataError(f"{where}, sentence {number}: {_short(entry)} is not an object")
-    raw, tokens = entry.get("raw"), entry.get("tokens")
+        raise DataError(f"{where}, sentence {number}: {short(entry)} is not an object")
+    raw, tokens = entry.get(caption), entry.get("tokens")
     if raw is None and isinstance(tokens, list) and all(isinstance(token, str) for token in tokens):
         raw = " ".join(tokens)
     text_id = entry.get("sentid", f"{image}#{number}")
-    if not isinstance(text_id, int | str) or not _encodes(str(text_id)):
-        raise DataError(f"{where}, sentence {number}: sentid {_short(text_id)} is neither a number nor text")
+    if not isinstance(text_id, int | str) or not encodes(str(text_id)):
+        raise DataError(f"{where}, sentence {number}: sentid {short(text_id)} is neither a number nor text")
     return clean_caption(raw, f"{where}, sentence {number}"), str(text_id)
 
 
-def make_splits(photos: Sequence[Photo], images: Path, source: str, restval: bool = True) -> dict[str, Split]:
+def make_splits(
+    photos: Sequence[Photo],
+    images: Path | PhotoFinder,
+    source: str,
+    parts: Parts | None = None,
+    report: Report | None = None,
+    multi: bool = False,
+) -> dict[str, Split]:
     """Sort the images of an annotation file into splits.
 
     Args:
         photos: The images in file order.
-        images: Folder of the photographs; an image lies at its ``filepath/filename`` there, or at ``filename`` where
-            the folder ``filepath`` does not exist.
+        images: Folder of the photographs, or what finds them.
         source: What to name in an error.
-        restval: Whether the part ``restval`` belongs to the training split; it is omitted otherwise.
+        parts: Which names of splits are train, val and test; the usual ones where not given.
+        report: Takes remarks.
+        multi: Whether an image can have several categories, even if none here has.
 
     Returns:
         The splits that have images.
     """
-    used = [photo for photo in photos if restval or photo.part != "restval"]
-    repeated = Counter((PARTS[photo.part], photo.name) for photo in used)
+    parts, report = parts or Parts(), report or Report()
+    used = [(photo, split) for photo in photos if (split := parts.split_of(photo.part)) is not None]
+    parts.require_some(len(used), source)
+    repeated = Counter((split, photo.name) for photo, split in used)
     by_path = any(count > 1 for count in repeated.values())
-    there = {folder: (images / folder).is_dir() for folder in {_parent(photo.path) for photo in used}}
-    splits = {}
-    for name in dict.fromkeys(PARTS.values()):
-        members = [photo for photo in used if PARTS[photo.part] == name]
-        if not members:
-            continue
+    finder = PhotoFinder(images) if isinstance(images, Path) else images
+    items = []
+    for photo, split in used:
         # file names are the ids; only where two folders share a name, the folder is needed to tell them apart
-        image_ids = [photo.path if by_path else photo.name for photo in members]
-        twice = [image for image, count in Counter(image_ids).items() if count > 1]
+        name = photo.path if by_path else photo.name
+        items.append(
+            Item(name, split, finder.find(photo.path), list(photo.captions), list(photo.text_ids), photo.labels)
+        )
+    for name in SPLITS:
+        ids = Counter(item.name for item in items if item.split == name)
+        twice = [image for image, count in ids.items() if count > 1]
         if twice:
             raise DataError(
                 f"{source}: {len(twice)} image(s) stand twice in the {name} split, e.g. {twice[0]}; keep one entry each"
             )
-        splits[name] = Split(
-            name=name,
-            image_ids=image_ids,
-            image_of_text=np.repeat(np.arange(len(members)), [len(photo.captions) for photo in members]),
-            text_ids=[text_id for photo in members for text_id in photo.text_ids],
-            captions=[caption for photo in members for caption in photo.captions],
-            image_files=[images / (p.path if there[_parent(p.path)] else p.path.rpartition("/")[2]) for p in members],
-        )
-    return splits
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
+    for line in (*parts.lines(source), *finder.lines()):
+        report.note(line)
+    return assemble(items, multi)

@@ -1,25 +1,38 @@
-"""Tables of images and captions: CSV, TSV, JSON lines, Parquet."""
+"""Tables of images and captions in every format that is read."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from cmr_bench.support import foreign
+from cmr_bench.datamodules.readers.columnar import parquet_rows
+from cmr_bench.datamodules.readers.delimited import Row, TextFormat, delimited_rows
+from cmr_bench.datamodules.readers.documents import document_rows
+from cmr_bench.datamodules.readers.karpathy import load_json
+from cmr_bench.datamodules.readers.report import Report
+from cmr_bench.datamodules.readers.shards import shard_rows
 from cmr_bench.support.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".json", ".json.gz")
+JSON_SUFFIXES = (".json", ".json.gz")
+_TEXT_SUFFIXES = (".csv", ".tsv", ".token", ".txt")
+SUFFIXES = (".csv", ".tsv", ".token", ".jsonl", ".parquet", ".tar", *JSON_SUFFIXES)
 
-Row = dict[str, Any]
 
-
-def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def read_rows(
+    file: Path, form: TextFormat | None = None, usual: Collection[str] = (), report: Report | None = None
+) -> Iterator[tuple[str, Row]]:
     """Read a table, a row at a time.
 
     Args:
-        file: A ``.csv`` or ``.tsv`` with a header, a ``.jsonl`` with an object a line, or a ``.parquet``.
+        file: A text table with a header (``.csv``, ``.tsv``, ``.txt``), a ``.token``, a ``.jsonl`` with an object a
+            line, a ``.json`` with a list of objects or in COCO's layout, a ``.parquet`` or a ``.tar`` of samples.
+        form: Separator and encoding of a text table; found out where not given.
+        usual: Names of columns to expect.
+        report: Takes remarks and rows that cannot be read.
 
     Yields:
         What to name in an error, and the row by column.
@@ -27,30 +40,28 @@ def read_rows(file: Path) -> Iterator[tuple[str, Row]]:
     Raises:
         DataError: If the file cannot be read as what its suffix says.
     """
+    report = report or Report()
     suffix = file.suffix.lower()
-    reader = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}.get(suffix)
-    if reader is None:
-        raise DataError(f"{file}: unknown kind of table '{suffix}'; expected one of {', '.join(SUFFIXES)}")
     try:
-        yield from reader(foreign.checked(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        foreign.checked(file)
+        if suffix in _TEXT_SUFFIXES:
+            yield from delimited_rows(file, form or TextFormat(), usual, report)
+        elif suffix == ".jsonl":
+            yield from _jsonl_rows(file, report)
+        elif suffix == ".parquet":
+            yield from parquet_rows(file)
+        elif suffix == ".tar":
+            yield from shard_rows(file, report)
+        elif file.name.lower().endswith(JSON_SUFFIXES):
+            yield from document_rows(file, load_json(file), report)
+        else:
+            known = ", ".join((*SUFFIXES, ".txt"))
+            raise DataError(f"{file}: unknown kind of table '{suffix}'; expected one of {known}")
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read {file}: {' '.join(str(error).split())}") from None
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[str, Row]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
-        names = reader.fieldnames or []
-        if len(set(names)) != len(names):
-            raise DataError(f"{file}: two columns have the same name; the header is {', '.join(names)}")
-        for row in reader:
-            where = f"{file}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise DataError(f"{where}: the row does not have the {len(names)} fields of the header; quote commas")
-            yield where, dict(row)
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _jsonl_rows(file: Path, report: Report) -> Iterator[tuple[str, Row]]:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             where = f"{file}, line {number}"
@@ -58,24 +69,10 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Row]]:
                 continue
             try:
                 row = foreign.parse_json(line, where)
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{where}: expected an object with the columns as keys")
-            yield where, row
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"reading {file} needs pyarrow: pip install 'cmr-bench[parquet]'") from None
-    try:
-        number = 0
-        for batch in parquet.ParquetFile(file).iter_batches():
-            for row in batch.to_pylist():
-                yield f"{file}, row {number}", row
-                number += 1
-    except pyarrow.ArrowException as error:
-        raise DataError(f"cannot read {file} as Parquet: {' '.join(str(error).split())}") from None
+            except (DataError, UnicodeDecodeError) as error:
+                report.refuse(str(error) if isinstance(error, DataError) else f"{where} is not JSON: {error}")
+                continue
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                report.refuse(f"{where}: expected an object with the columns as keys")

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.datamodules.custom import Custom, seeded_split
+from cmr_bench.datamodules.custom import Custom
+from cmr_bench.datamodules.doctor.examination import check
+from cmr_bench.datamodules.readers.items import seeded_split
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support.errors import CmrBenchError, DataError
 
@@ -117,16 +120,22 @@ def test_every_image_is_in_one_part_and_none_is_empty(images: set[str], seed: in
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("image,text\na.jpg,x\n", {}, r"no column 'caption', only image, text; pass --data\.caption_column"),
+        ("image,words\na.jpg,x\n", {}, r"no column 'caption', only image, words; pass --data\.caption_column"),
+        ("image,title,text\na.jpg,x,y\n", {}, r"title, text may each be the caption; pass --data\.caption_column"),
+        ("a.jpg,a dog\nb.jpg,a cat\n", {}, r"its first line is a\.jpg, a dog; it must name the columns"),
         ("image,caption\na.jpg,x\n", {"label_column": "kind"}, "no column 'kind', only image, caption"),
         ("image,capton\na.jpg,x\n", {}, "Did you mean 'capton'"),
         ("image,caption\na.jpg,\n", {}, r"line 2 \(a\.jpg\): empty caption"),
         ("image,caption\na.jpg\n", {}, "line 2: the row does not have the 2 fields"),
-        ("image,caption\na.jpg,x,y\n", {}, "quote commas"),
+        ("image,caption\na.jpg,x,y\n", {}, "',' stands in a text"),
         ("image,caption\n/a.jpg,x\n", {}, "leads out"),
         ("image,caption\n../a.jpg,x\n", {}, "leads out"),
         ("image,caption\n,x\n", {}, "cannot be the name"),
-        ("image,caption,split\na.jpg,x,holdout\n", {}, "split 'holdout' is none of"),
+        (
+            "image,caption,split\na.jpg,x,holdout\n",
+            {},
+            r"no split is called train, .*, only 'holdout' \(1\); say which is which: --data\.splits",
+        ),
         (
             "image,caption,split\na.jpg,x,train\na.jpg,y,test\n",
             {},
@@ -137,7 +146,7 @@ def test_every_image_is_in_one_part_and_none_is_empty(images: set[str], seed: in
         ("image,caption\n", {}, "has no rows"),
         ("", {}, "has no rows"),
         ("image,caption\na.jpg,x\n", {}, r"1 image\(s\) cannot be split"),
-        ('image,caption\na.jpg,"x\n', {}, "cannot read"),
+        ('image,caption\na.jpg,"x\n', {}, "line 2: broken quotation marks"),
     ],
 )
 def test_malformed_tables_are_one_line(tmp_path: Path, text: str, options: dict[str, str], message: str) -> None:
@@ -155,9 +164,9 @@ def test_which_table_is_asked(tmp_path: Path, write_table: Writer) -> None:
     assert Custom(root="/nowhere", file=str(tmp_path / "a.csv")).read()["train"].n_images == 3
     with pytest.raises(DataError, match="custom not found"):
         Custom(root=str(tmp_path), file="c.csv").read()
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match=r"unknown kind of table '\.txt'"):
-        Custom(root=str(tmp_path), file="notes.txt").read()
+    (tmp_path / "notes.docx").touch()
+    with pytest.raises(DataError, match=r"unknown kind of table '\.docx'"):
+        Custom(root=str(tmp_path), file="notes.docx").read()
 
 
 def test_damaged_parquet_and_jsonl(tmp_path: Path) -> None:
@@ -216,3 +225,124 @@ def test_any_jsonl_is_read_or_refused_in_one_line(
     write_table(tmp_path / "a.jsonl", rows)
     for split in (one_line(Custom(root=str(tmp_path)).read) or {}).values():
         split.fingerprint()
+
+
+def dirty(folder: Path, write_photo: Writer) -> Path:
+    """A table with twelve images of two captions, four rows of it broken, and a photograph cut short."""
+    lines = ["image,caption,split"]
+    for k in range(12):
+        part = "train" if k < 8 else "val" if k < 10 else "test"
+        write_photo(folder / f"{k}.jpg", k)
+        lines += [f"{k}.jpg,a thing {k} seen,{part}", f"{k}.jpg,it is thing {k},{part}"]
+    lines[3], lines[6], lines[9], lines[24] = "1.jpg,,train", '2.jpg,"open,train', "4.jpg,one", "../11.jpg,x,test"
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+    (folder / "5.jpg").write_bytes((folder / "5.jpg").read_bytes()[:200])
+    return folder
+
+
+def test_all_broken_rows_are_counted_and_the_first_named(tmp_path: Path, write_photo: Writer) -> None:
+    dirty(tmp_path, write_photo)
+    with pytest.raises(DataError) as error:
+        Custom(root=str(tmp_path)).read()
+    message = str(error.value)
+    assert message.startswith("4 rows cannot be read: ")
+    assert message.endswith("Mend them, or pass --data.skip_invalid true to go on without")
+    for line in (4, 7, 10, 25):
+        assert f"a.csv, line {line}" in message
+    with (tmp_path / "a.csv").open("a") as stream:
+        stream.write("a.jpg,b\n" * 9)
+    with pytest.raises(DataError, match=r"13 rows cannot be read: .*line 26.*; and 8 more\. Mend") as error:
+        Custom(root=str(tmp_path)).read()
+    assert "line 27" not in str(error.value)
+
+
+def test_broken_rows_and_photographs_are_skipped_on_demand(
+    tmp_path: Path, write_photo: Writer, recwarn: pytest.WarningsRecorder
+) -> None:
+    dirty(tmp_path, write_photo)
+    data = Custom(root=str(tmp_path), skip_invalid=True, image_size=32, min_count=1)
+    data.load("pixels", "tokens")
+    assert {name: (s.n_images, s.n_texts) for name, s in data.splits.items()} == {
+        "train": (7, 11),
+        "val": (2, 4),
+        "test": (2, 3),
+    }
+    assert data.report.count == 4
+    assert data.skipped == {"train": ["5.jpg"]}
+    said = " ".join(str(warning.message) for warning in recwarn)
+    assert "4 row(s) left out that cannot be read" in said
+    assert "train: 1 photograph(s) left out that cannot be read" in said
+    assert data.splits["train"].images is not None
+    data.splits["train"].images.fetch(np.arange(7))
+    data.load("pixels", "tokens")  # again, from the start
+    assert (data.report.count, data.skipped) == (4, {"train": ["5.jpg"]})
+
+
+def test_a_broken_photograph_says_what_to_do(tmp_path: Path, write_photo: Writer) -> None:
+    dirty(tmp_path, write_photo)
+    rows = [f"{k}.jpg,x {k},{part}" for k, part in ((5, "train"), (6, "val"), (7, "test"))]
+    (tmp_path / "a.csv").write_text("\n".join(["image,caption,split", *rows]))
+    data = Custom(root=str(tmp_path), image_size=32)
+    data.load("pixels", "tokens")
+    assert data.splits["train"].images is not None
+    with pytest.raises(DataError, match=r"cannot decode photo .*5\.jpg.*, or pass --data\.skip_invalid true"):
+        data.splits["train"].images.fetch(np.arange(1))
+
+
+def test_the_check_lists_broken_rows_and_goes_on(tmp_path: Path, write_photo: Writer) -> None:
+    dirty(tmp_path, write_photo)
+    findings = check(Custom(root=str(tmp_path)))
+    rows = [f for f in findings if "row(s) cannot be read" in f.what]
+    assert [(f.level, f.count, len(f.examples)) for f in rows] == [("error", 4, 4)]
+    assert any("5.jpg" in example for f in findings if "cannot be decoded" in f.what for example in f.examples)
+    assert any(f.what.startswith("train: 8 images and 13 texts") for f in findings)
+
+
+@pytest.mark.parametrize("kind", ["vector", "regions"])
+def test_the_check_says_what_methods_need(tmp_path: Path, write_photo: Writer, write_table: Writer, kind: str) -> None:
+    for k in range(10):
+        write_photo(tmp_path / "p q" / f"{k}.jpg", k)
+    write_table(tmp_path / "a.csv", [{"image": f"{k}.jpg", "caption": f"thing {k}"} for k in range(10)])
+    data = Custom(root=str(tmp_path), images="p q", split_seed=3)
+    needs = " ".join(finding.what for finding in check(data) if finding.what.startswith("methods that"))
+    assert "--model.image_view pixels" in needs
+    options = f"--data.images 'p q' --data.split_seed 3 --data.root {tmp_path}"
+    for layer in ("pool", "grid"):
+        assert (
+            f"`cmr-bench data features custom {options} --encoder torchvision:resnet152 --layer {layer}`, "
+            f"then --data.image_features resnet152-{layer}"
+        ) in needs
+    np.savez(tmp_path / "f.npz", **{f"{k}.jpg": np.ones((2, 3) if kind == "regions" else 3) for k in range(10)})
+    data = Custom(root=str(tmp_path), images="p q", image_features="f.npz")
+    needs = " ".join(finding.what for finding in check(data) if finding.what.startswith("methods that"))
+    assert f"methods that read {'vectors' if kind == 'vector' else kind} need --data.image_features f.npz" in needs
+
+
+def test_chinese_captions_are_many_words(tmp_path: Path, write_photo: Writer, write_table: Writer) -> None:
+    signs = "一只狗在跑步的红蓝绿黑白大小"
+    rows = []
+    for k in range(40):
+        write_photo(tmp_path / f"{k}.jpg", k)
+        rows.append({"image": f"{k}.jpg", "caption": "".join(signs[(k + j * j) % len(signs)] for j in range(6))})
+    write_table(tmp_path / "a.csv", rows)
+    data = Custom(root=str(tmp_path), image_size=32)
+    spec = data.load("pixels", "tokens")
+    assert spec.text.vocab_size == 2 + len(signs)
+    assert data.unknown_words() == {"val": 0.0, "test": 0.0}
+
+
+def test_foreign_words_are_reported(
+    tmp_path: Path, write_photo: Writer, write_table: Writer, recwarn: pytest.WarningsRecorder
+) -> None:
+    rows = []
+    for k in range(10):
+        write_photo(tmp_path / f"{k}.jpg", k)
+        rows.append({"image": f"{k}.jpg", "caption": f"the w{k} x{k} y{k}", "split": SPLITS[k // 2 % 5]})
+    write_table(tmp_path / "a.csv", rows)
+    data = Custom(root=str(tmp_path), image_size=32)
+    data.load("pixels", "tokens")
+    assert data.unknown_words() == {"val": 0.75, "test": 0.75}
+    assert any("75 % of the words in test are unknown" in str(warning.message) for warning in recwarn)
+    found = [f for f in check(data) if "of the words are not among" in f.what]
+    assert [(f.level, f.what.split(":")[0]) for f in found] == [("warning", "val"), ("warning", "test")]
+    assert "75.0 % of the words are not among the 1 that occur 4 times" in found[0].what

@@ -27,6 +27,28 @@ def with_lists(tmp_path: Path) -> Path:
     return write_pascal(tmp_path / "pascal", lists=lists).parent
 
 
+@pytest.mark.parametrize("lists", [True, False])
+def test_other_suffixes_and_leftovers_of_macos(with_lists: Path, lists: bool) -> None:
+    folder = with_lists / "pascal"
+    for k, photo in enumerate(sorted(folder.glob("dataset/*/*.jpg"))):
+        photo.rename(photo.with_suffix((".JPG", ".jpeg", ".png")[k % 3]))
+        photo.with_name(f"._{photo.name}").write_bytes(b"\0\5\x16\7")
+        sentence = folder / "sentence" / photo.parent.name / f"._{photo.stem}.txt"
+        sentence.write_bytes(b"\0\5\x16\7")
+    (folder / "sentence/__MACOSX").mkdir()
+    for name in ("train", "val", "test"):
+        file = folder / f"{name}.txt"
+        if lists:
+            file.write_text(file.read_text().replace("\n", ".JPG\n"))
+        else:
+            file.unlink()
+    data = Pascal(root=str(with_lists))
+    splits = data.read()
+    assert splits["train"].class_names == list(CATEGORIES)
+    assert sum(split.n_images for split in splits.values()) == 20
+    assert all(not data.missing_images("pixels", split).any() for split in splits.values())
+
+
 def test_lists_give_order_documents_and_labels(with_lists: Path) -> None:
     splits = Pascal(root=str(with_lists)).read()
     train = splits["train"]
