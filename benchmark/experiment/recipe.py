@@ -26,7 +26,8 @@ FIDELITIES = ("paper", "code", "reconstruction")
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
-    *("data.root", "data.name", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.seed"),
+    *("data.root", "data.name", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.skip_invalid"),
+    "data.seed",
     *("data.image_features", "data.text_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
     *("trainer.bootstrap", "trainer.progress"),

@@ -135,6 +135,8 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         commit=commit(),
         flags=[*evaluation.flags, *data.evaluation.flags],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
+        invalid_rows=data.report.count,
+        unknown_words=data.unknown_words(),
         options=recipe.settings(config),
         content=dict(run.content),
     )

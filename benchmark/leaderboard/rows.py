@@ -261,6 +261,7 @@ def _experiment(result: Result) -> str:
     same = (
         *(result.method, result.variant, result.family, result.fidelity, result.fingerprint, result.label_space),
         *(result.options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(result.flags)),
+        result.invalid_rows,
         *(result.protocol.get("folds"), result.protocol.get("postprocess"), _definitions(result)),
     )
     return json.dumps(same, sort_keys=True, default=str)

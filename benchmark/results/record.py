@@ -50,7 +50,9 @@ class Result:
         code: SHA-256 of the files that classes outside of the suite came from, by ``FILE.py:Class``.
         commit: Commit of the code, where known.
         flags: ensemble, transductive, uses_test_groups, selected_on_test.
-        skipped: Images skipped because a file is missing, by split.
+        skipped: Images skipped because a file is missing or cannot be decoded, by split.
+        invalid_rows: Rows of the annotation files skipped because they cannot be read.
+        unknown_words: Fraction of the words of validation and test that the vocabulary lacks, 0..1.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
         content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
             ``<split>.images`` and ``<split>.texts`` (photographs, features, vectors), files that options name.
@@ -84,6 +86,8 @@ class Result:
     commit: str = ""
     flags: list[str] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    invalid_rows: int = 0
+    unknown_words: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     created: str = ""

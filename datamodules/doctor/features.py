@@ -10,6 +10,7 @@ import numpy as np
 from cmr_bench.datamodules.doctor.findings import Finding, report
 from cmr_bench.datamodules.images.store import FeatureStore, missing
 from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.datamodules.readers.featurefiles import FeatureFile
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView
 from cmr_bench.support.errors import CmrBenchError
@@ -44,6 +45,9 @@ def check_features(
                 ids = split.image_ids if side == "image" else split.text_ids
                 yield from check_array(f"{side} features {name}, {split_name}", view, ids)
     try:
+        named = datamodule.feature_file()
+        if named is not None:
+            yield from check_file(named, splits)
         folders = store_folders(datamodule)
     except CmrBenchError as error:
         yield Finding("error", str(error), 1)
@@ -57,12 +61,24 @@ def check_features(
         yield from check_store(store, splits, datamodule.image_features is not None, thorough)
 
 
+def check_file(file: FeatureFile, splits: Mapping[str, Split]) -> Iterator[Finding]:
+    """Compare a file of features by image id with the images that were read, and examine its values."""
+    what = f"image features {file.file.name}"
+    for name, split in splits.items():
+        rows = file.rows(split.image_ids)
+        gone = [split.image_ids[row] for row in np.flatnonzero(rows < 0).tolist()]
+        yield from report("error", f"{what}: images of {name} without a row", gone)
+        ids = [image for image, row in zip(split.image_ids, rows.tolist(), strict=True) if row >= 0]
+        if ids:
+            yield from check_array(f"{what}, {name}", ArrayView(file.array, file.file.name, rows[rows >= 0]), ids)
+
+
 def store_folders(datamodule: RetrievalDataModule) -> list[Path]:
     """The stores to examine: the one that is named, else all that are found."""
     name = datamodule.image_features
     if name is None:
         return stores_in(datamodule.store_places())
-    if name in datamodule.image_arrays():
+    if name in datamodule.image_arrays() or datamodule.feature_file() is not None:
         return []
     return [datamodule.feature_store().folder]
 

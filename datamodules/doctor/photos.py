@@ -33,6 +33,7 @@ def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
         yield Finding("info", "no images here, features only")
         return
     absent: dict[str, list[str]] = {}
+    places: dict[str, Path] = {}
     for name, split in photographed.items():
         try:
             gone = datamodule.missing_images("pixels", split)
@@ -41,9 +42,12 @@ def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
             yield Finding("warning" if others else "error", str(error), sum(s.n_images for s in photographed.values()))
             return
         absent[name] = [split.image_ids[i] for i in np.flatnonzero(gone).tolist()]
+        if absent[name] and split.image_files is not None:
+            places[name] = split.image_files[int(np.flatnonzero(gone)[0])]
     for name, missing in absent.items():
+        where = f" (looked for {places[name]})" if name in places else ""
         yield from report(
-            "error", f"{name}: missing photographs; add them, or run with --data.skip_missing true", missing
+            "error", f"{name}: missing photographs{where}; add them, or run with --data.skip_missing true", missing
         )
 
 
@@ -78,12 +82,17 @@ def _read(item: tuple[str, str, Path]) -> _Photo:
     return _Photo(name, split, checksum, None)
 
 
-def check_photos(splits: Mapping[str, Split], progress: bool = False) -> Iterator[Finding]:
+def check_photos(
+    splits: Mapping[str, Split], progress: bool = False
+) -> tuple[Mapping[str, Sequence[Sequence[str]]], list[Finding]]:
     """Decode every photograph that is there, and compare their contents.
 
     Args:
         splits: What was read.
         progress: Show a progress bar on the terminal.
+
+    Returns:
+        By split the groups of images whose photographs are the same, and what was found.
     """
     items = [
         (image, name, file)
@@ -92,7 +101,7 @@ def check_photos(splits: Mapping[str, Split], progress: bool = False) -> Iterato
         if file.is_file()
     ]
     if not items:
-        return
+        return {}, []
     bar = Progress(
         TextColumn("decoding photographs"),
         BarColumn(),
@@ -104,9 +113,12 @@ def check_photos(splits: Mapping[str, Split], progress: bool = False) -> Iterato
     )
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         photos = list(bar.track(pool.map(_read, items), total=len(items)))
+    found: list[Finding] = []
     for name in splits:
         broken = [f"{p.name}: {' '.join((p.problem).split())[:120]}" for p in photos if p.problem and p.split == name]
-        yield from report("error", f"{name}: photographs that cannot be decoded; replace them", broken)
+        found += report(
+            "error", f"{name}: photographs that cannot be decoded; replace them, or --data.skip_invalid true", broken
+        )
     same: dict[str, list[_Photo]] = defaultdict(list)
     for photo in photos:
         if photo.checksum:
@@ -114,8 +126,12 @@ def check_photos(splits: Mapping[str, Split], progress: bool = False) -> Iterato
     twins = [group for group in same.values() if len(group) > 1]
     across = [group for group in twins if len({photo.split for photo in group}) > 1]
     within = [group for group in twins if len({photo.split for photo in group}) == 1]
-    yield from report("warning", "the same photograph in two splits", map(_group, across))
-    yield from report("info", "the same photograph under two names in one split", map(_group, within))
+    found += report("warning", "the same photograph in two splits", map(_group, across))
+    found += report("info", "the same photograph under two names in one split", map(_group, within))
+    groups = {
+        name: [ids for group in twins if len(ids := [p.name for p in group if p.split == name]) > 1] for name in splits
+    }
+    return groups, found
 
 
 def _group(photos: Sequence[_Photo]) -> str:

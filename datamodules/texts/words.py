@@ -22,6 +22,7 @@ from cmr_bench.support.hub import load_tokenizer
 
 CHUNK = 1024
 PAD, UNKNOWN = 0, 1
+MANY_UNKNOWN = 1 / 3  # share of unknown words from which on they deserve a warning; 0.01 to 0.03 in Flickr8k and COCO
 
 
 class Vocabulary:
