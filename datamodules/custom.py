@@ -28,19 +28,19 @@ from cmr_bench.support.places import cache_dir, check_name
 
 
 class Custom(RetrievalDataModule):
-    """Your own data: a table of image and caption, one or one a split, or a JSON; root is its folder.
+    """Your own data: a table of images and captions, or one per split; root is its folder.
 
-    Read are CSV, TSV, Kaggle's captions.txt and results.csv, Flickr's .token, JSONL, Parquet, tar files of samples, and
-    JSON as Karpathy, COCO, BLIP and LAVIS write it. An image with several captions has several rows, a list of
-    captions, or several caption columns.
+    Formats: CSV, TSV, Kaggle's captions.txt and results.csv, Flickr's .token, JSONL, Parquet, WebDataset tar files, and
+    the JSON of Karpathy, COCO, BLIP and LAVIS. An image with several captions has several rows, a list of captions, or
+    several caption columns.
 
     Args:
         name: Name of the data set in run folders, caches and leaderboards; null stores runs under `custom` and keeps
             features by folder.
         file: Table or JSON in the folder, several separated by commas, or a pattern such as '*.parquet'; null takes the
             only one there, or those whose names say train, val and test.
-        images: Folder that image paths are relative to, or an LMDB file with the images by name; absolute or relative to
-            the data folder.
+        images: Folder that image paths are relative to, or an LMDB file with the images by name; absolute or relative
+            to the data folder.
         image_column: Column with the image path or number; null takes image, filepath or another usual name.
         caption_column: Column with the caption, or several separated by commas; null takes caption, title or another
             usual name, or caption1, caption2, ...

@@ -60,7 +60,7 @@ def _read(datamodule: RetrievalDataModule) -> tuple[Mapping[str, Split], list[Fi
         splits = datamodule.read()
         return splits, [Finding("info", line) for line in datamodule.report.lines()]
     except InvalidRowsError as error:
-        what = f"{error.count:,} row(s) cannot be read; mend them, or run with --data.skip_invalid true"
+        what = f"{error.count:,} row(s) cannot be read; correct them, or pass --data.skip_invalid true to skip them"
         found = [Finding("error", what, error.count, error.rows)]
     chosen, datamodule.skip_invalid = datamodule.skip_invalid, True
     try:

@@ -117,7 +117,9 @@ def check_photos(
     for name in splits:
         broken = [f"{p.name}: {' '.join((p.problem).split())[:120]}" for p in photos if p.problem and p.split == name]
         found += report(
-            "error", f"{name}: photographs that cannot be decoded; replace them, or --data.skip_invalid true", broken
+            "error",
+            f"{name}: photographs that cannot be decoded; replace them, or pass --data.skip_invalid true to skip them",
+            broken,
         )
     same: dict[str, list[_Photo]] = defaultdict(list)
     for photo in photos:

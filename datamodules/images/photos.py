@@ -232,7 +232,7 @@ class PixelView(View):
             try:
                 pixels[k] = photo_bytes(self._fitted(row, epoch))
             except DataError as error:
-                raise DataError(f"{error}, or pass --data.skip_invalid true") from error
+                raise DataError(f"{error}, or pass --data.skip_invalid true to skip it") from error
         return {"pixels": pixels.div_(255)}
 
     def _fitted(self, row: int, epoch: int | None) -> Image.Image:

@@ -82,7 +82,7 @@ def find_columns(row: Mapping[str, Any], columns: Columns, file: Path, report: R
         captions = [_column(row, wanted, CAPTION_NAMES, "caption", file)]
     for what, given, column in (("image", columns.image, image), ("caption", wanted, ", ".join(captions))):
         if given is None and column.casefold() != what:
-            report.note(f"{file.name}: {column} read as the {what} (--data.{what}_column says it)")
+            report.note(f"{file.name}: {column} read as the {what} column; pass --data.{what}_column to choose")
     return Found(
         image,
         tuple(captions),

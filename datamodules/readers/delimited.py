@@ -77,8 +77,8 @@ def delimited_rows(file: Path, form: TextFormat, usual: Collection[str], report:
             if len(set(names)) != len(names):
                 raise DataError(f"{file}: two columns have the same name; the header is {', '.join(names)}")
         elif len(fields) != len(names):
-            advice = "is missing" if len(fields) < len(names) else "stands in a text, which then needs quotes"
-            report.refuse(
+            advice = "is missing" if len(fields) < len(names) else "inside a caption needs quotes around it"
+            report.invalid(
                 f"{file}, line {number}: the row does not have the {len(names)} fields of the header but "
                 f"{len(fields)}: {_spoken(separator)} {advice}"
             )
@@ -123,7 +123,7 @@ def _sniffed(file: Path, header: str, usual: Collection[str], report: Report) ->
 
     separator = max((expected, *_SEPARATORS), key=quality)
     if separator != expected:
-        report.note(f"{file.name}: columns are separated by {_spoken(separator)} (--data.separator says it)")
+        report.note(f"{file.name}: columns are separated by {_spoken(separator)}; pass --data.separator to choose")
     return separator
 
 
@@ -155,8 +155,8 @@ def _records(
                 at += 1
                 fields = [value.lstrip(" ") for value in line.rstrip("\r\n").split(separator)]
                 if line.count('"') % 2 or len(fields) != width:
-                    report.refuse(
-                        f"{file}, line {number}: broken quotation marks ({error}); double those inside a text"
+                    report.invalid(
+                        f"{file}, line {number}: broken quotation marks ({error}); double those inside a caption"
                     )
                     continue
                 mended.append(number)
@@ -170,6 +170,6 @@ def _token_rows(file: Path, lines: Sequence[str], report: Report) -> Iterator[tu
             continue
         match = _TOKEN.fullmatch(line.strip())
         if match is None:
-            report.refuse(f"{file}, line {number}: expected PHOTO#NUMBER, a tab and a caption")
+            report.invalid(f"{file}, line {number}: expected PHOTO#NUMBER, a tab and a caption")
             continue
         yield f"{file}, line {number}", {"image": match[1].strip(), "caption": match[2]}

@@ -59,7 +59,7 @@ def document_rows(file: Path, content: Any, report: Report) -> Iterator[tuple[st
         if isinstance(entry, dict):
             yield where, entry
         else:
-            report.refuse(f"{where}: {short(entry)} is not an object with the columns as keys")
+            report.invalid(f"{where}: {short(entry)} is not an object with the columns as keys")
 
 
 def _is_captions(value: object) -> bool:
@@ -77,22 +77,22 @@ def _coco_rows(file: Path, content: Mapping[str, Any], report: Report) -> Iterat
     for number, entry in enumerate(annotations):
         image = entry.get("image_id") if isinstance(entry, dict) else None
         if not isinstance(image, int | str) or "caption" not in entry:
-            report.refuse(f"{file}, annotation {number}: expected an object with image_id and caption")
+            report.invalid(f"{file}, annotation {number}: expected an object with image_id and caption")
             continue
         captions[image].append(entry["caption"])
     bare = 0
     for number, entry in enumerate(content["images"]):
         where = f"{file}, image {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-            report.refuse(f"{where}: expected an object with id and file_name")
+            report.invalid(f"{where}: expected an object with id and file_name")
             continue
         texts = captions.pop(entry["id"], [])
         bare += not texts
         if texts:
             yield where, {**entry, "image": entry.get("file_name", entry["id"]), "caption": texts}
     if bare:
-        report.note(f"{file.name}: {bare:,} image(s) without a caption left out")
+        report.note(f"{file.name}: {bare:,} image(s) without a caption skipped")
     if captions:
-        report.refuse(
+        report.invalid(
             f"{file}: captions of {len(captions):,} image(s) that are not listed, e.g. {next(iter(captions))}"
         )

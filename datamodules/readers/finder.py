@@ -81,9 +81,9 @@ class PhotoFinder:
         return self.images / path
 
     def lines(self) -> list[str]:
-        """Say which photographs were found under another name."""
+        """Say which images were found under another name."""
         said = ((self._other_suffix, "have another suffix on disk"), (self._renamed, "have MSCOCO's names of 2017"))
-        return [f"{len(names):,} photograph(s) {what} ({names[0]})" for names, what in said if names]
+        return [f"{len(names):,} image file(s) {what} ({names[0]})" for names, what in said if names]
 
     def _listing(self, folder: str) -> _Listing | None:
         if folder not in self._listings:

@@ -52,7 +52,7 @@ class Gatherer:
         self.columns, self.paths, self.finder, self.parts = columns, paths, finder, parts
         self.report, self.separator = report, separator
         self.items: dict[str, Item] = {}
-        self._left_out: set[str] = set()
+        self._skipped: set[str] = set()
 
     def add(self, rows: Iterable[tuple[str, Row]], file: Path, part: str | None = None) -> None:
         """Add the rows of a table.
@@ -73,7 +73,7 @@ class Gatherer:
             try:
                 self._row(row, found, where, part)
             except DataError as problem:
-                self.report.refuse(problem)
+                self.report.invalid(problem)
         if found is None and self.report.count == refused:
             raise DataError(f"{file} has no rows")
 
@@ -91,12 +91,12 @@ class Gatherer:
             part = str(value)
         split = None
         if part is not None:
-            split = self.parts.split_of(part, count=name not in self._left_out)
+            split = self.parts.split_of(part, count=name not in self._skipped)
             if split is None:
-                self._left_out.add(name)
+                self._skipped.add(name)
                 return
-            if name in self._left_out:
-                raise DataError(f"{here}: its image is of another split, which is left out")
+            if name in self._skipped:
+                raise DataError(f"{here}: its image is of another split, which is skipped")
         labels = None
         if found.label is not None:
             labels = label_names(row.get(found.label), self.separator, here)
@@ -107,7 +107,7 @@ class Gatherer:
             try:
                 clean = clean_caption(caption, here)
             except DataError as problem:
-                self.report.refuse(problem)
+                self.report.invalid(problem)
                 continue
             item.captions.append(clean)
             item.text_ids.append(f"{name}#{len(item.text_ids)}")

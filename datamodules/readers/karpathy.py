@@ -174,7 +174,7 @@ def photos_in(content: Any, file: Path, report: Report | None = None, fields: Fi
             try:
                 photos.append(_photo(entry, f"{file}, image {number}", problems, fields))
             except DataError as problem:
-                problems.refuse(problem)
+                problems.invalid(problem)
     if report is None:
         problems.close()
     return [photo for photo in photos if photo.captions]
@@ -202,7 +202,7 @@ def _photo(entry: object, where: str, report: Report, fields: Fields) -> Photo:
         try:
             pairs.append(_sentence(sentence, k, name, where, fields.caption))
         except DataError as problem:
-            report.refuse(problem)
+            report.invalid(problem)
     captions, text_ids = zip(*pairs, strict=True) if pairs else ((), ())
     return Photo(part, name, path, captions, text_ids, labels)
 

@@ -49,12 +49,12 @@ class Parts:
         option: Whether the user can choose names by ``--data.splits``, for messages.
 
     Attributes:
-        left_out: Images of every other name.
+        skipped: Number of skipped images per name.
     """
 
     def __init__(self, chosen: Mapping[str, str] | None = None, restval: bool = True, option: bool = False) -> None:
         self.restval, self.option = restval, option
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         self._ours: dict[str, str] = {}
         self._chosen = dict(chosen or {})
         for ours, names in self._chosen.items():
@@ -64,7 +64,7 @@ class Parts:
                 self._ours[name.strip().casefold()] = ours
 
     def split_of(self, name: str, count: bool = True) -> str | None:
-        """Return train, val or test for the name of a split in a file; None where it is left out, and count that."""
+        """Return train, val or test for the name of a split in a file; None if it is skipped, and count that."""
         ours = self._ours.get(name.strip().casefold())
         if ours is None:
             usual = part_named(name)
@@ -74,22 +74,22 @@ class Parts:
             if ours in self._chosen:
                 ours = None
         if ours is None and count:
-            self.left_out[name] += 1
+            self.skipped[name] += 1
         return ours
 
     def lines(self, source: str) -> list[str]:
-        """Say which images are left out, a line a name."""
-        advice = "; --data.splits '{test: %s}' reads them as test" if self.option else ""
+        """Say which images are skipped, one line per name."""
+        advice = "; pass --data.splits '{test: %s}' to use them as test" if self.option else ""
         return [
-            f"{source}: {count:,} image(s) of split {name!r} left out{advice % name if advice else ''}"
-            for name, count in sorted(self.left_out.items())
+            f"{source}: {count:,} image(s) of split {name!r} skipped{advice % name if advice else ''}"
+            for name, count in sorted(self.skipped.items())
         ]
 
     def require_some(self, n_images: int, source: str) -> None:
         """Raise DataError where every image is of a split with another name."""
-        if n_images == 0 and self.left_out:
-            names = ", ".join(f"{name!r} ({count:,})" for name, count in self.left_out.most_common(5))
+        if n_images == 0 and self.skipped:
+            names = ", ".join(f"{name!r} ({count:,})" for name, count in self.skipped.most_common(5))
             how = ""
             if self.option:
-                how = "; say which is which: --data.splits '{train: NAME, val: NAME, test: NAME}'"
+                how = "; pass --data.splits '{train: NAME, val: NAME, test: NAME}'"
             raise DataError(f"{source}: no split is called {', '.join(SPLITS)} or the like, only {names}{how}")

@@ -22,8 +22,8 @@ class InvalidRowsError(DataError):
         more = f"; and {count - NAMED:,} more" if count > NAMED else ""
         head = "" if count == 1 else f"{count:,} rows cannot be read: "
         super().__init__(
-            f"{head}{'; '.join(self.rows[:NAMED])}{more}. Mend {'it' if count == 1 else 'them'}, or pass "
-            "--data.skip_invalid true to go on without"
+            f"{head}{'; '.join(self.rows[:NAMED])}{more}; correct {'it' if count == 1 else 'them'}, or pass "
+            f"--data.skip_invalid true to skip {'it' if count == 1 else 'them'}"
         )
 
 
@@ -31,7 +31,7 @@ class Report:
     """Collects remarks and unreadable rows while files are read.
 
     Args:
-        skip_invalid: Go on without the rows that cannot be read.
+        skip_invalid: Skip the rows that cannot be read.
 
     Attributes:
         notes: Remarks, a line each.
@@ -52,21 +52,21 @@ class Report:
         if line not in self.notes:
             self.notes.append(line)
 
-    def refuse(self, problem: DataError | str) -> None:
+    def invalid(self, problem: DataError | str) -> None:
         """Count a row that cannot be read; the problem names file and line."""
         self.count += 1
         if len(self.rows) < self._KEPT:
             self.rows.append(" ".join(str(problem).split()))
 
     def close(self) -> None:
-        """Raise InvalidRowsError where rows were refused and are not to be skipped."""
+        """Raise InvalidRowsError if rows cannot be read and are not to be skipped."""
         if self.count and not self.skip_invalid:
             raise InvalidRowsError(self.rows, self.count)
 
     def lines(self) -> list[str]:
-        """Return the remarks, and what was left out."""
+        """Return the remarks, and the rows that are skipped."""
         if not self.count:
             return self.notes
         more = f"; and {self.count - NAMED:,} more" if self.count > NAMED else ""
-        left_out = f"{self.count:,} row(s) left out that cannot be read: {'; '.join(self.rows[:NAMED])}{more}"
-        return [*self.notes, left_out]
+        skipped = f"{self.count:,} row(s) that cannot be read are skipped: {'; '.join(self.rows[:NAMED])}{more}"
+        return [*self.notes, skipped]

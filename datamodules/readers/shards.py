@@ -51,7 +51,7 @@ def shard_rows(file: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
                 try:
                     _add(sample, archive, member, number, photos)
                 except DataError as problem:
-                    report.refuse(f"{file}, {member.name}: {problem}")
+                    report.invalid(f"{file}, {member.name}: {problem}")
                 number += 1
             if sample:
                 yield f"{file}, sample {last}", sample

@@ -70,9 +70,9 @@ def _jsonl_rows(file: Path, report: Report) -> Iterator[tuple[str, Row]]:
             try:
                 row = foreign.parse_json(line, where)
             except (DataError, UnicodeDecodeError) as error:
-                report.refuse(str(error) if isinstance(error, DataError) else f"{where} is not JSON: {error}")
+                report.invalid(str(error) if isinstance(error, DataError) else f"{where} is not JSON: {error}")
                 continue
             if isinstance(row, dict):
                 yield where, row
             else:
-                report.refuse(f"{where}: expected an object with the columns as keys")
+                report.invalid(f"{where}: expected an object with the columns as keys")

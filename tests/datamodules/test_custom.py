@@ -127,14 +127,14 @@ def test_every_image_is_in_one_part_and_none_is_empty(images: set[str], seed: in
         ("image,capton\na.jpg,x\n", {}, "Did you mean 'capton'"),
         ("image,caption\na.jpg,\n", {}, r"line 2 \(a\.jpg\): empty caption"),
         ("image,caption\na.jpg\n", {}, "line 2: the row does not have the 2 fields"),
-        ("image,caption\na.jpg,x,y\n", {}, "',' stands in a text"),
+        ("image,caption\na.jpg,x,y\n", {}, "',' inside a caption needs quotes"),
         ("image,caption\n/a.jpg,x\n", {}, "leads out"),
         ("image,caption\n../a.jpg,x\n", {}, "leads out"),
         ("image,caption\n,x\n", {}, "cannot be the name"),
         (
             "image,caption,split\na.jpg,x,holdout\n",
             {},
-            r"no split is called train, .*, only 'holdout' \(1\); say which is which: --data\.splits",
+            r"no split is called train, .*, only 'holdout' \(1\); pass --data\.splits",
         ),
         (
             "image,caption,split\na.jpg,x,train\na.jpg,y,test\n",
@@ -246,12 +246,12 @@ def test_all_broken_rows_are_counted_and_the_first_named(tmp_path: Path, write_p
         Custom(root=str(tmp_path)).read()
     message = str(error.value)
     assert message.startswith("4 rows cannot be read: ")
-    assert message.endswith("Mend them, or pass --data.skip_invalid true to go on without")
+    assert message.endswith("correct them, or pass --data.skip_invalid true to skip them")
     for line in (4, 7, 10, 25):
         assert f"a.csv, line {line}" in message
     with (tmp_path / "a.csv").open("a") as stream:
         stream.write("a.jpg,b\n" * 9)
-    with pytest.raises(DataError, match=r"13 rows cannot be read: .*line 26.*; and 8 more\. Mend") as error:
+    with pytest.raises(DataError, match=r"13 rows cannot be read: .*line 26.*; and 8 more; correct") as error:
         Custom(root=str(tmp_path)).read()
     assert "line 27" not in str(error.value)
 
@@ -270,8 +270,8 @@ def test_broken_rows_and_photographs_are_skipped_on_demand(
     assert data.report.count == 4
     assert data.skipped == {"train": ["5.jpg"]}
     said = " ".join(str(warning.message) for warning in recwarn)
-    assert "4 row(s) left out that cannot be read" in said
-    assert "train: 1 photograph(s) left out that cannot be read" in said
+    assert "4 row(s) that cannot be read are skipped" in said
+    assert "train: 1 image(s) that cannot be decoded are skipped" in said
     assert data.splits["train"].images is not None
     data.splits["train"].images.fetch(np.arange(7))
     data.load("pixels", "tokens")  # again, from the start

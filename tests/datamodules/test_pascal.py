@@ -39,7 +39,7 @@ def test_other_suffixes_and_leftovers_of_macos(with_lists: Path, lists: bool) ->
     for name in ("train", "val", "test"):
         file = folder / f"{name}.txt"
         if lists:
-            file.write_text(file.read_text().replace("\n", ".JPG\n"))
+            file.write_text("".join(f"{Path(line).with_suffix('.JPG')}\n" for line in file.read_text().splitlines()))
         else:
             file.unlink()
     data = Pascal(root=str(with_lists))

@@ -119,7 +119,7 @@ def test_captions_of_coco(tmp_path: Path) -> None:
         )
     data = Custom(root=str(tmp_path))
     assert content(data.read()) == {part: EXPECTED[part] for part in ("train", "val")}
-    assert "captions_train2017.json: 1 image(s) without a caption left out" in data.report.lines()
+    assert "captions_train2017.json: 1 image(s) without a caption skipped" in data.report.lines()
     broken = {
         "images": [{"id": 1, "file_name": "a.jpg"}],
         "annotations": [{"image_id": 1, "caption": "x"}, {"caption": "y"}],
@@ -244,7 +244,7 @@ def test_other_suffix_on_disk(tmp_path: Path, write_table: Writer, write_photo: 
     data = Custom(root=str(tmp_path))
     splits = data.read()
     assert all(not data.missing_images("pixels", split).any() for split in splits.values())
-    assert data.report.lines() == ["10 photograph(s) have another suffix on disk (0.v0 is 0.v0.jpg)"]
+    assert data.report.lines() == ["10 image file(s) have another suffix on disk (0.v0 is 0.v0.jpg)"]
     write_photo(tmp_path / "p/1.v1.png")  # two with the same stem: neither is taken
     gone = data.missing_images("pixels", data.read()["train"])
     assert np.flatnonzero(gone).tolist() == [1]
@@ -296,7 +296,7 @@ def test_other_splits_are_left_out_with_a_line(
     data = Custom(root=str(tmp_path / "mine"))
     assert {n: s.n_images for n, s in data.read().items()} == {"train": 5, "val": 2, "test": 2}
     assert data.report.lines()[0].endswith(
-        "1 image(s) of split 'test2' left out; --data.splits '{test: test2}' reads them as test"
+        "1 image(s) of split 'test2' skipped; pass --data.splits '{test: test2}' to use them as test"
     )
     chosen = Custom(root=str(tmp_path / "mine"), splits={"test": "test2", "train": "train"})
     assert {n: s.n_images for n, s in chosen.read().items()} == {"train": 3, "val": 2, "test": 1}
@@ -331,7 +331,7 @@ def test_splits_in_names_of_files(path: str, part: str | None) -> None:
 def test_every_other_name_is_counted_once_an_image() -> None:
     parts = Parts()
     assert [parts.split_of(name) for name in ("DEV ", "restval", "holdout", "holdout")] == ["val", "train", None, None]
-    assert parts.left_out == {"holdout": 2}
+    assert parts.skipped == {"holdout": 2}
     assert Parts(restval=False).split_of("restval") is None
 
 
