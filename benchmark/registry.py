@@ -227,9 +227,14 @@ DATASETS: dict[str, DataSet] = {
     "custom": DataSet(
         "cmr_bench.datamodules.custom:Custom",
         "your own images and captions",
-        {"table": tuple(f"*.{end}" for end in ("csv", "tsv", "jsonl", "parquet", "json", "json.gz"))},
+        {
+            "table": (
+                *(f"*.{end}" for end in ("csv", "tsv", "token", "jsonl", "parquet", "tar", "json", "json.gz")),
+                *("captions*.txt", "results*.txt", "*token*.txt"),
+            )
+        },
         needs=("table",),
-        layout="a CSV, JSONL, Parquet or Karpathy JSON file, and the images",
+        layout="a table of images and captions (CSV, JSONL, Parquet, tar or JSON), or one per split, and the images",
     ),
 }
 

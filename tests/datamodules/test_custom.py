@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cmr_bench import registry
 from cmr_bench.datamodules.custom import Custom
 from cmr_bench.datamodules.doctor.examination import check
 from cmr_bench.datamodules.readers.items import seeded_split
+from cmr_bench.datamodules.readers.tablefiles import MARKERS
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support.errors import CmrBenchError, DataError
 
@@ -154,6 +156,10 @@ def test_malformed_tables_are_one_line(tmp_path: Path, text: str, options: dict[
     with pytest.raises(DataError, match=message) as error:
         Custom(root=str(tmp_path), **options).read()
     assert "\n" not in str(error.value)
+
+
+def test_the_list_of_data_sets_knows_every_table() -> None:
+    assert registry.DATASETS["custom"].parts["table"] == MARKERS
 
 
 def test_which_table_is_asked(tmp_path: Path, write_table: Writer) -> None:
