@@ -21,7 +21,7 @@ from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import MANIFEST, candidates, list_stores, stores_in
+from cmr_bench.support.places import MANIFEST, candidates, stores_in
 
 _TABLES = ("captions.txt", "results.csv", "*.token", "*.token.txt")
 

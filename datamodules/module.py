@@ -15,6 +15,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
+from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
+from cmr_bench.datamodules.readers.report import Report
+from cmr_bench.datamodules.split import SPLITS, Split
+from cmr_bench.datamodules.texts.splitting import WordSplit
+from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
@@ -26,14 +31,8 @@ if TYPE_CHECKING:
 
     from cmr_bench.datamodules.images.photos import PhotoFit
     from cmr_bench.datamodules.images.store import FeatureStore
-    from cmr_bench.datamodules.texts.words import Vocabulary
-from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
     from cmr_bench.datamodules.readers.featurefiles import FeatureFile
-from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, as_is
-from cmr_bench.datamodules.readers.report import Report
-from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.datamodules.texts.splitting import WordSplit
-from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
+    from cmr_bench.datamodules.texts.words import Vocabulary
 
 
 class RetrievalDataModule(L.LightningDataModule):

@@ -14,8 +14,6 @@ from typing import Any
 from cmr_bench import registry
 from cmr_bench.support import environment, foreign, places
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from cmr_bench.support import environment, places
-from cmr_bench.support.errors import UsageError
 from cmr_bench.support.files import is_leftover
 
 _MANY = 40

@@ -11,7 +11,6 @@ import platformdirs
 
 from cmr_bench.support import environment
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.errors import DataError
 from cmr_bench.support.files import is_leftover
 
 MANIFEST = "manifest.json"

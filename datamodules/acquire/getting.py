@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.datamodules.acquire.sources import Archive
-from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.readers.cells import relative_path
 from cmr_bench.support import foreign
 from cmr_bench.support.download import Progress, download
 from cmr_bench.support.errors import DataError

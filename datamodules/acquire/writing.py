@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cmr_bench.datamodules.readers.karpathy import relative_path
+from cmr_bench.datamodules.readers.cells import relative_path
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import tokenize
 from cmr_bench.support.errors import CmrBenchError, DataError

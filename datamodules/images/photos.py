@@ -6,8 +6,8 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal

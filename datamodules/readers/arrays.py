@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cmr_bench.support import foreign
 from cmr_bench.datamodules.readers import containers
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, did_you_mean, first_line
 from cmr_bench.support.files import is_leftover
 

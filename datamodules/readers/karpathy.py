@@ -19,11 +19,8 @@ from cmr_bench.datamodules.readers.parts import Parts
 from cmr_bench.datamodules.readers.paths import Paths
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.support.errors import DataError, did_you_mean
-
-from cmr_bench.datamodules.split import Split
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, did_you_mean
 
 PARTS = ("train", "restval", "val", "test")
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from cmr_bench.support import foreign
 from cmr_bench.datamodules.readers.columnar import parquet_rows
 from cmr_bench.datamodules.readers.delimited import Row, TextFormat, delimited_rows
 from cmr_bench.datamodules.readers.documents import document_rows
 from cmr_bench.datamodules.readers.karpathy import load_json
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.readers.shards import shard_rows
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 JSON_SUFFIXES = (".json", ".json.gz")
