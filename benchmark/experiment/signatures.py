@@ -7,12 +7,15 @@ wrong option or a wrong value need not wait. jsonargparse reads these classes as
 from __future__ import annotations
 
 import ast
+import builtins
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal, get_args, get_origin
 
 from cmr_bench.support.errors import UsageError
@@ -74,14 +77,26 @@ def _value(module: str, name: str) -> Any:
             return getattr(importlib.import_module(statement.module), own)
         return object
     if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-        return eval(compile(ast.Expression(statement.value), file, "eval"), _names(module, statement.value))
-    return object
+        return _evaluate(module, statement.value)
+    return getattr(builtins, name) if statement is None else object
 
 
-def _names(module: str, *nodes: ast.AST) -> dict[str, Any]:
-    """Return the meaning of every name of the module that the nodes read."""
-    read = {part.id for node in nodes for part in ast.walk(node) if isinstance(part, ast.Name)}
-    return {name: _value(module, name) for name in sorted(read) if name in _statements(module)[1]}
+def _evaluate(module: str, node: ast.expr) -> Any:
+    """Return the value of a type or a default, without executing anything.
+
+    Raises:
+        ValueError: For what is neither a name, a literal, a union nor a parametrised type.
+    """
+    match node:
+        case ast.Name(id=name):
+            return _value(module, name)
+        case ast.Subscript(value=kind, slice=arguments):
+            return _evaluate(module, kind)[_evaluate(module, arguments)]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _evaluate(module, left) | _evaluate(module, right)
+        case ast.Tuple(elts=members):
+            return tuple(_evaluate(module, member) for member in members)
+    return ast.literal_eval(node)
 
 
 def _class(module: str, file: str, node: ast.ClassDef) -> type:
@@ -89,11 +104,40 @@ def _class(module: str, file: str, node: ast.ClassDef) -> type:
     inside: dict[str, Any] = {"__doc__": ast.get_docstring(node), "__module__": __name__}
     for part in node.body:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
-            # jsonargparse follows **kwargs in the source of a constructor, which it finds by file and line.
-            empty = ast.copy_location(ast.FunctionDef(part.name, part.args, [ast.Pass()], []), part)
-            code = compile(ast.fix_missing_locations(ast.Module([empty], [])), file, "exec", dont_inherit=True)
-            exec(code, {"__name__": __name__, **_names(module, part.args)}, inside)
+            inside["__init__"] = _constructor(module, file, part)
     return type(node.name, tuple(base for base in bases if base is not object), inside)
+
+
+def _constructor(module: str, file: str, node: ast.FunctionDef) -> FunctionType:
+    """Return a constructor that does nothing and has the signature and the place of the one in the source."""
+    given = node.args
+    kinds = [
+        *((argument, inspect.Parameter.POSITIONAL_OR_KEYWORD) for argument in given.args),
+        *((argument, inspect.Parameter.KEYWORD_ONLY) for argument in given.kwonlyargs),
+        *([(given.kwarg, inspect.Parameter.VAR_KEYWORD)] if given.kwarg else []),
+    ]
+    defaults = dict(zip([argument.arg for argument in given.args][::-1], given.defaults[::-1], strict=False))
+    defaults |= {
+        argument.arg: default for argument, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default
+    }
+    parameters = [
+        inspect.Parameter(
+            argument.arg,
+            kind,
+            default=_evaluate(module, defaults[argument.arg]) if argument.arg in defaults else inspect.Parameter.empty,
+            annotation=_evaluate(module, argument.annotation) if argument.annotation else inspect.Parameter.empty,
+        )
+        for argument, kind in kinds
+    ]
+
+    def nothing() -> None:
+        pass
+
+    # jsonargparse follows **kwargs in the source of a constructor, which it finds by file and line.
+    code = nothing.__code__.replace(co_filename=file, co_firstlineno=node.lineno, co_name=node.name)
+    made = FunctionType(code, {"__name__": __name__}, node.name)
+    made.__dict__["__signature__"] = inspect.Signature(parameters)
+    return made
 
 
 def choices(kind: Any) -> list[str]:

@@ -135,7 +135,7 @@ def test_what_cannot_be_had_is_refused_in_one_line(toy: Callable[..., Any]) -> N
             prepared(data, attributes="category", **options)
     module = AgNet(hidden=4)
     module.build(DataSpec(ViewSpec("vector", (3,)), ViewSpec("vector", (3,)), 0, False, 2, 2))
-    with pytest.raises(DataError, match="no raw captions"):
+    with pytest.raises(DataError, match="needs raw captions"):
         module.prepare_training(Split("train", ["a", "b"], np.array([0, 1]), ["x", "y"], images=None))
 
 

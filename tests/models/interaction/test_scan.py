@@ -35,7 +35,7 @@ def test_lambdas_are_the_papers_unless_given() -> None:
 
 @pytest.mark.parametrize("options", [{"lambda_softmax": 41.0}, {"lambda_softmax": -1.0}, {"lambda_lse": -1.0}])
 def test_impossible_lambdas_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="choose"):
+    with pytest.raises(UsageError, match="must be"):
         SCAN(**options)  # type: ignore[arg-type]
 
 
