@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--false-alarms",
         type=float,
         default=FALSE_ALARMS,
-        metavar="SHARE",
+        metavar="RATE",
         help=f"with --record: false-alarm rate of the whole check on unchanged code (default: {FALSE_ALARMS})",
     )
     parser.add_argument(

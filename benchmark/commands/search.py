@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, with config.yaml and checkpoints/best.ckpt")
     parser.add_argument(
-        "query", nargs="?", metavar="SENTENCE", help="query in quotes; - reads one query per line from stdin"
+        "query", nargs="?", metavar="QUERY", help="query in quotes; - reads one query per line from stdin"
     )
     what = parser.add_argument_group("images for a caption")
     what.add_argument("--images", type=Path, metavar="FOLDER", help="image folder, searched recursively")
