@@ -50,10 +50,9 @@ class RetrievalDataModule(L.LightningDataModule):
         text_dim: Dimension of fitted text vectors (doc2vec, tfidf, lsa); 0 uses the default of each.
         image_size: Image size in pixels, for methods that read pixels.
         augment: Random crops and horizontal flips of the training images, for methods that read pixels.
-        resize: How images are fitted to the square, for methods that read pixels without a processor of their own:
-            squash scales both sides; crop scales the shorter side to 8/7 of it and takes the centre, as ImageNet
-            models are evaluated.
-        least_crop: Smallest fraction of the area that a random crop of a training image keeps.
+        resize: Resizing to a square, for methods that read pixels without their own processor: squash ignores the
+            aspect ratio; crop resizes the shorter side to 8/7 and centre-crops, as in ImageNet evaluation.
+        least_crop: Minimum fraction of the image area in a random crop.
         max_words: Maximum text length in words; longer texts are truncated.
         min_count: Minimum number of occurrences in the training captions; rarer words become the unknown word.
         word_split: Tokenisation: words drops punctuation; treebank keeps punctuation marks as tokens and splits

@@ -109,6 +109,8 @@ def test_a_write_that_the_system_cuts_short(own: list[str], tmp_path: Path) -> N
     if child == 0:
         code = 99
         try:
+            # Python would leave the compiled modules of the package cut off.
+            sys.dont_write_bytecode = True
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
             with (tmp_path / "said").open("w") as said:
                 sys.stderr = said

@@ -9,8 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from cmr_bench.suites.plan import jobs, read_suite, shipped
-from cmr_bench.suites.pool import run_suite
-from cmr_bench.suites.stored import Stored
 from cmr_bench.support import environment
 from cmr_bench.support.errors import UsageError
 
@@ -54,6 +52,10 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     overrides = [f"--{option.removeprefix('--')}" for option in args.set]
     planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))
+    # Imported here, not above: help and wrong usage must not wait for torch.
+    from cmr_bench.suites.pool import run_suite
+    from cmr_bench.suites.stored import Stored
+
     stored = Stored(args.runs)
     there = [(None, False) if args.again else stored.find(job.config) for job in planned]
     if args.dry_run:

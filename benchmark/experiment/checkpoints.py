@@ -80,10 +80,10 @@ class Checkpoints(TorchCheckpointIO):
             stored = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # a damaged file can fail in any way
             line = first_line(error)[:200]
-            raise CmrBenchError(f"{path} cannot be read as a checkpoint ({line}): {self.advice}") from error
+            raise CmrBenchError(f"cannot read checkpoint {path} ({line}): {self.advice}") from error
         problem = self._problem(stored)
         if problem:
-            raise CmrBenchError(f"{path} is no checkpoint of this run: {problem}; {self.advice}")
+            raise CmrBenchError(f"{path} is not a checkpoint of this run: {problem}; {self.advice}")
         return dict(stored)
 
     def _problem(self, stored: Any) -> str:

@@ -50,8 +50,8 @@ class TrainerOptions:
         accumulate: Number of batches to accumulate before an optimiser step; negatives come from a pair's own batch.
         val_every: Validate every n epochs.
         patience: Early-stopping patience in validations; 0 disables.
-        select_on: Split that selects the checkpoint. Use test only to reproduce a program that selects on the test
-            split; the result is flagged and never ranked as best.
+        select_on: Split that selects the checkpoint. Use test only to reproduce code that selects on the test split;
+            the result is flagged and never ranked as best.
         deterministic: Use deterministic algorithms where PyTorch has them.
         limit_train_batches: Maximum number of training batches per epoch; 0 uses all.
         bootstrap: Number of bootstrap resamples of the test queries for confidence intervals; 0 disables.

@@ -31,37 +31,36 @@ class ACMR(AdversarialModule):
 
     ``L = alpha L_imi + beta L_imd + L_reg`` for the projectors, against a modality classifier: triplets between the
     modalities on Euclidean distance, the labels of both modalities by one softmax classifier, the Frobenius norms of
-    the projectors' weights. The classifier's gradient comes back reversed, times ``2 / (1 + exp(-10 p)) - 1`` with p
-    the share of training that is done.
-    The widths are reconstructed: one hidden layer a projector, tanh after every layer. Every triplet of a batch counts,
-    and both sides learn in every step. On data without categories the image is the label, and the softmax is one over
-    class vectors of unit length.
+    the projectors' weights. The classifier's gradient is reversed and multiplied by ``2 / (1 + exp(-10 p)) - 1`` with p
+    the fraction of training completed.
+    The dimensions are reconstructed: one hidden layer per projector, tanh after every layer. All triplets of a batch
+    are used, and both sides train in every step. On data without categories the image is the label, and the softmax is
+    over class vectors of unit length.
     The authors' program differs: the reversed gradient never reaches the projectors, the label classifier keeps its
     random start, the modality classifier is linear, and its triplets are one hinge a batch on squared distances, in
     which the positive is the own partner and the negative the partner of the item of another label whose features are
     most like the anchor's before the projectors. Options give each.
 
     Args:
-        image_layers: Widths of the hidden layers of the image projector.
-        text_layers: Widths of the hidden layers of the text projector.
-        dim: Width of the common space.
-        modality_layers: Widths of the hidden layers of the modality classifier.
-        alpha: Weight of the triplet term.
-        beta: Weight of the label term.
-        regularisation: Weight of the norms of the projectors' weights.
-        margin: Margin of the triplet term.
-        attraction: Factor of the distance to the positive in the triplet term.
-        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor; released takes
-            the hinge of the authors' program, in which `unit_length` has no part.
-        unit_length: Measure the distances of the triplet term between features of unit length.
-        adversarial_gradient: Send the reversed gradient of the modality classifier to the projectors.
+        image_layers: Hidden dimensions of the image projector.
+        text_layers: Hidden dimensions of the text projector.
+        dim: Embedding dimension.
+        modality_layers: Hidden dimensions of the modality classifier.
+        alpha: Weight of the triplet loss.
+        beta: Weight of the label loss.
+        regularisation: Weight of the Frobenius norms of the projectors' weights.
+        margin: Margin of the triplet loss.
+        attraction: Factor of the positive distance in the triplet loss.
+        mining: Triplet mining: all triplets of the batch, the hardest positive and negative of each anchor, or
+            released: the hinge of the released code, which ignores `unit_length`.
+        unit_length: L2-normalise embeddings in the triplet loss.
+        adversarial_gradient: Backpropagate the reversed gradient of the modality classifier into the projectors.
         train_classes: Train the label classifier.
-        linear_discriminator: Leave the ReLUs of the modality classifier out.
-        xavier: Start the projectors, the label classifier and the modality classifier by Xavier's uniform rule, without
-            biases, as TensorFlow does.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
+        linear_discriminator: Make the modality classifier linear, without ReLU.
+        xavier: Xavier-uniform initialisation of the projectors and classifiers with zero biases, as in TensorFlow.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
     """
 
     betas = (0.5, 0.999)
@@ -148,7 +147,7 @@ class ACMR(AdversarialModule):
         self.progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Weighted sum of the terms; the modality classifier's is added as it is."""
+        """Return the weighted sum of the terms; that of the modality classifier is not weighted."""
         sides = [self.encode_images(batch.images), self.encode_texts(batch.texts)]
         if self.mining == "released":
             seen = [self.image_input(batch.images).detach(), self.text_input(batch.texts)]
@@ -178,7 +177,7 @@ class ACMR(AdversarialModule):
         ]
 
     def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the hinge terms of images among texts and of texts among images."""
+        """Return the sum of the triplet losses of images among texts and of texts among images."""
         assert self.mining != "released"
         if self.unit_length:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)

@@ -33,23 +33,23 @@ class AdvSubspace(AdversarialModule):
     takes the place of L_pre.
 
     Args:
-        hidden: Width of the layers of each modality and of the shared hidden layers.
-        dim: Width of the common space.
-        shared_layers: Layers with weights shared by both modalities.
-        discriminator: Width of the hidden layer of the modality discriminator.
-        alpha: Weight of the triplet term.
-        beta: Weight of the adversarial term.
-        margin: Margin of the triplet term.
-        mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
-        reduction: The triplet term is the mean over the triplets that count, or their sum, which grows with the batch:
-            by its size where one counts for each anchor.
-        distance: What measures triplets and ranks: mixed, Euclidean distance and cosine; euclidean or cosine, both.
-        unit_length: Measure the distances of the triplet term between features of unit length.
-        classifiers: Linear classifiers of the label prediction term: shared by both modalities, or separate.
-        label_prediction: Train with the label prediction term.
-        triplet: Train with the triplet term.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
+        hidden: Hidden dimension of each modality's layers and of the shared layers.
+        dim: Embedding dimension.
+        shared_layers: Number of layers shared by both modalities.
+        discriminator: Hidden dimension of the modality discriminator.
+        alpha: Weight of the triplet loss.
+        beta: Weight of the adversarial loss.
+        margin: Margin of the triplet loss.
+        mining: Triplet mining: all triplets of the batch, or the hardest positive and negative of each anchor.
+        reduction: Reduction of the triplet loss: mean over the mined triplets, or sum, which grows with the batch size.
+        distance: Distance of the triplet loss and of ranking: euclidean, cosine, or mixed: Euclidean triplets, cosine
+            ranking.
+        unit_length: L2-normalise embeddings in the triplet loss.
+        classifiers: Linear classifiers of the label prediction loss: shared by both modalities, or separate.
+        label_prediction: Use the label prediction loss.
+        triplet: Use the triplet loss.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class AdvSubspace(AdversarialModule):
         return terms | {"loss": total}
 
     def triplet_loss(self, images: Tensor, texts: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the four hinge terms: image and text anchors, against the other modality and against their own."""
+        """Return the sum of four triplet losses: image and text anchors, each across and within modalities."""
         if self.unit_length or self.distance == "cosine":
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         positive = same(labels)

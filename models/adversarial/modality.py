@@ -16,8 +16,8 @@ class Discriminator(nn.Sequential):
     """Discriminates image from text features: hidden layers with ReLU, then the logit of an image.
 
     Args:
-        dim: Width of the features.
-        hidden: Widths of the hidden layers.
+        dim: Embedding dimension.
+        hidden: Dimensions of the hidden layers.
         linear: Leave the ReLUs out.
     """
 
@@ -57,7 +57,7 @@ class AdversarialModule(LabelledFeatureModule):
         raise NotImplementedError
 
     def discriminate_with(self, dim: int, hidden: Sequence[int], linear: bool = False) -> None:
-        """Make the discriminator of features of width ``dim`` where the adversarial term is on."""
+        """Build the discriminator of embeddings of dimension ``dim`` if the adversarial loss is used."""
         if self.adversarial:
             self.discriminator = Discriminator(dim, hidden, linear)
 

@@ -148,7 +148,7 @@ class LabelledFeatureModule(FeatureModule):
             features: Embeddings, (b, dim).
             classes: Class vectors, (n_labels, dim).
             labels: Labels (b,) or multi-hot (b, n_classes).
-            distance: Compares predictions (b, n_classes) with the 0/1 vectors.
+            distance: Compares predictions (b, n_classes) with the one-hot vectors.
             bias: Added to the predictions of categories, (n_classes,).
         """
         if self.label_space == "identity":

@@ -87,7 +87,7 @@ class WordEncoder(_Recurrent):
             unit over the words, ``words`` every state.
         dropout: Dropout probability of the word embeddings.
         cell: Recurrent unit.
-        merge: What becomes of two directions; ``concatenate`` makes the output twice as wide.
+        merge: How two directions are merged; ``concatenate`` doubles the output dimension.
         init: Initial weights of the recurrent network: ``orthogonal`` between states, Xavier from the words and no
             bias, or ``uniform`` in ``+-1/sqrt(hidden)`` throughout, as PyTorch makes them.
         state_dropout: Share of the entries of every state that is dropped in training before they are pooled.
@@ -110,7 +110,7 @@ class WordEncoder(_Recurrent):
         self.embedding = nn.Embedding(vocab_size, word_dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
         self._add_network(word_dim, hidden, bidirectional, pool, cell, merge, state_dropout)
-        # The small range of the VSE++ and SCAN programs; the default of unit variance saturates the gates at first.
+        # The small range of the VSE++ and SCAN code; PyTorch's default of unit variance saturates the gates at first.
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         with torch.no_grad():
             self.embedding.weight[0] = 0

@@ -44,19 +44,19 @@ class SCAN(RankingModule):
     step is then as long as the first ones.
 
     Args:
-        dim: Width of the common space of words and regions.
-        word_dim: Width of the word embeddings.
-        attention: Words attend to regions (t2i), or regions to words (i2t).
-        pool: The score is the mean over the queries of the attention, or their log-sum-exp.
-        lambda_softmax: Inverse temperature of the attention, at most 40; 0 takes the paper's for the direction: 9, 4.
-        lambda_lse: Inverse temperature of log-sum-exp; 0 takes the paper's for Flickr30K and the direction: 6, 5.
-        gru_init: Initial weights of the GRU: orthogonal between states, or uniform, PyTorch's default, as in the
-            released program.
-        clip: What negative cosines become before the attention: 0 (relu, the paper), or a tenth of themselves (leaky,
-            the released program).
-        standardise: Centre the stored features of regions and divide each by its deviation in the training split
-            (each), or all by one number (overall); none leaves them as they are.
-        cnn: Network that reads pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
+        dim: Embedding dimension of words and regions.
+        word_dim: Word embedding dimension.
+        attention: Direction of attention: words attend to regions (t2i), or regions to words (i2t).
+        pool: Pooling over the attending side: average (avg) or log-sum-exp (lse).
+        lambda_softmax: Inverse temperature of the attention, at most 40; 0 uses the paper's: 9 for t2i, 4 for i2t.
+        lambda_lse: Inverse temperature of log-sum-exp; 0 uses the paper's for Flickr30K: 6 for t2i, 5 for i2t.
+        gru_init: Initialisation of the GRU: orthogonal hidden-to-hidden weights, or uniform, PyTorch's default, as in
+            the released code.
+        clip: Activation of the cosines before the attention: relu, as in the paper, or leaky with slope 0.1, as in the
+            released code.
+        standardise: Standardise stored region features by the training split: each divides every feature by its own
+            standard deviation, overall divides all by one number, none disables.
+        cnn: Image backbone for pixels, whose last feature map gives the regions: timm:NAME, torchvision:NAME or
             hf:NAME_OR_FOLDER.
         cnn_weights: Weights of the backbone: a local file, or random; null loads the library's pretrained weights.
         fine_tune: Fine-tune the backbone.

@@ -52,7 +52,7 @@ def preparation(name: str) -> Preparation | None:
     SigLIP squashes. The size is always the one that the model was trained for.
 
     Args:
-        name: Name on the Hugging Face hub, or a local folder.
+        name: Name on the Hugging Face Hub, or a local folder.
     """
     from transformers import AutoConfig, AutoImageProcessor
 
@@ -154,24 +154,24 @@ def _vectors(output: Any) -> Tensor:
 class CLIP(RetrievalModule):
     """CLIP (Radford et al., ICML 2021) or SigLIP (Zhai et al., ICCV 2023): pretrained on image-text pairs from the web.
 
-    ``zero_shot`` scores by the cosine of the pretrained features and learns nothing. ``linear_probe`` puts a linear
-    layer on each frozen tower, starting from the identity; the towers then read every item once, without augmentation.
-    ``fine_tune`` trains everything. Both are trained with the loss of the pretraining, a softmax over the batch for
+    ``zero_shot`` scores by the cosine of the pretrained features and trains nothing. ``linear_probe`` adds a linear
+    layer to each frozen tower, initialised to the identity; the towers encode every item once, without augmentation.
+    ``fine_tune`` trains everything. Both use the pretraining loss, a softmax over the batch for
     CLIP and a sigmoid for each pair for SigLIP, at a learned temperature, whose inverse stays at most 100 for CLIP;
     captions of the same image are never negatives. Size, resizing, mean and deviation of photographs are those of the
     processor that comes with the model; `--data.prompt` puts a template around every text.
 
     Args:
-        backbone: The transformers model: name on the Hugging Face hub, or a local folder.
-        mode: zero_shot, linear_probe or fine_tune.
-        photographs: How they are fitted to the square that the model reads: processor, as the one that comes with the
-            model does, which cuts the sides off for CLIP; or squash, the whole photograph at another aspect ratio.
-        schedule: Learning rate in the course of training: steps, as `lr_decay_every` says; or cosine, up from 0 in the
-            warm-up and down to 0 by half a cosine.
-        warmup: Share of all steps in which a cosine schedule rises.
-        lr: Learning rate of Adam.
-        image_view: View of the images: pixels.
-        text_view: View of the texts: subwords.
+        backbone: The transformers model: name on the Hugging Face Hub, or a local folder.
+        mode: What is trained: nothing (zero_shot), a linear layer (linear_probe) or the whole model (fine_tune).
+        photographs: Resizing to the square input: processor, as the model's own, which centre-crops for CLIP; or
+            squash, the whole image ignoring the aspect ratio.
+        schedule: Learning-rate schedule: steps (see `lr_decay_every`), or cosine: linear warm-up from 0, then cosine
+            decay to 0.
+        warmup: Fraction of all steps used for warm-up of the cosine schedule.
+        lr: Learning rate.
+        image_view: Image view: pixels.
+        text_view: Text view: subwords.
     """
 
     image_views = ("pixels",)

@@ -26,12 +26,12 @@ class CMPM(MatchingModule):
     hidden layer in place of the BiLSTM.
 
     Args:
-        hidden: Units of the LSTM in each direction; half the width of the hidden layer for texts as vectors.
-        dim: Width of the common space.
-        word_dim: Width of the word embeddings.
-        dropout: Share of the word embeddings and of the text's states that is dropped in training.
-        dropout_on: States that are dropped: pooled, once they are one feature, or states, every word's before that.
-        frozen_epochs: First epochs, in which that network does not learn.
+        hidden: Number of LSTM units per direction; the hidden layer of texts as vectors has twice as many.
+        dim: Embedding dimension.
+        word_dim: Word embedding dimension.
+        dropout: Dropout probability of word embeddings and text states.
+        dropout_on: Where the dropout of text states applies: pooled, after pooling, or states, to every word before it.
+        frozen_epochs: Number of first epochs in which the backbone is frozen.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class PairNetwork(nn.Module):
     """Scores a pair from its two features: two layers of ReLU units, each normalised by the batch, and a linear one.
 
     Args:
-        dim: Width of the features of each modality.
+        dim: Embedding dimension of each modality.
         width: Width of the two layers.
     """
 
@@ -103,25 +103,26 @@ def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 class DRSL(LabelledFeatureModule):
     """Deep relational similarity learning (Wang et al., Information Sciences 2021): a network scores every pair.
 
-    Each modality has two layers; the relation network reads both features one after the other. Its score ranks, taken
-    before the sigmoid: the order is the same, without the ties that a saturated sigmoid makes. Its first layer is the
-    sum of what it makes of the image and of the text, so items are encoded as these two halves and a pair costs one
-    addition a hidden unit.
+    Each modality has two layers; the relation network reads both features concatenated. Items are ranked by its logit:
+    the order is that of the sigmoid, without the ties of saturation. Its first layer is the
+    sum of an image part and a text part, so items are encoded as these two halves and a pair costs one
+    addition per hidden unit.
     The authors' network is another: three layers a modality and three for the relation, batch normalisation (in the
     relation over all pairs of a batch), no sigmoid, squared errors summed and divided by the root of their number, and
     Adam's own weight decay. The width of the middle layer of a modality is taken to be that of the first.
 
     Args:
-        network: plain, or released, the authors' network with its loss and optimiser and without dropout.
-        hidden: Width of the hidden layer of each modality.
-        dim: Width of the features of each modality.
-        relation: Width of the hidden layer of the relation network.
-        balanced: Let the pairs that match and those that do not weigh the same in the loss, however many they are.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
-        lr_decay_every: Epochs after which the learning rate is multiplied by `lr_decay`; 0 keeps it.
-        lr_decay: Factor of the learning rate at each decay.
+        network: Network: plain, or released: that of the released code, with its loss and optimiser and without
+            dropout.
+        hidden: Hidden dimension of each modality.
+        dim: Embedding dimension of each modality.
+        relation: Hidden dimension of the relation network.
+        balanced: Give matching and non-matching pairs the same total weight in the loss.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
+        lr_decay_every: Epochs between decays of the learning rate; 0 disables.
+        lr_decay: Factor by which the learning rate is multiplied at each decay.
     """
 
     def __init__(

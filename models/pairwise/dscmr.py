@@ -26,16 +26,16 @@ class DSCMR(LabelledFeatureModule):
     has a bias in the layer that predicts labels.
 
     Args:
-        hidden: Width of the layer of each modality.
-        dim: Width of the common space.
-        alpha: Weight of the likelihood term.
-        beta: Weight of the distance term.
-        norm: Norm of the first and third term: frobenius, the matrix norm of the batch divided by its size, as in the
-            paper; or rows, the mean norm of its rows, as in the authors' program.
-        label_bias: Add a bias to the predicted labels, in a layer that starts as PyTorch makes it; for categories.
-        dropout: Share of the hidden units that is dropped in training.
-        input_dropout: Share of the input features that is dropped in training.
-        lr: Learning rate of Adam.
+        hidden: Hidden dimension of each modality's layer.
+        dim: Embedding dimension.
+        alpha: Weight of the likelihood loss.
+        beta: Weight of the distance loss.
+        norm: Norm of the first and third loss: frobenius, the matrix norm divided by the batch size, as in the paper;
+            or rows, the mean row norm, as in the released code.
+        label_bias: Predict categories by a linear layer with bias and PyTorch's default initialisation.
+        dropout: Dropout probability of the hidden layers.
+        input_dropout: Dropout probability of the input features.
+        lr: Learning rate.
     """
 
     betas = (0.5, 0.999)

@@ -24,17 +24,17 @@ class VSEPP(RankingModule, FeatureModule):
     optimiser, as where the paper fine-tunes a model that was trained on frozen features.
 
     Args:
-        dim: Width of the common space.
-        bidirectional: Read the words in both directions and average the two last states.
-        dropout: Share of the entries of image features and word embeddings that is dropped in training.
-        normalise_features: Bring the image features to unit length before the linear layer, as the paper does.
-        gru_init: Initial weights of the GRU: orthogonal between states, or uniform, PyTorch's default, as in the
-            released program.
-        reduction: The loss is the mean over the pairs of a batch, or their sum, as in the paper; with clipping of the
-            gradient they differ.
-        frozen_epochs: First epochs, in which a CNN that is trained too does not learn; after them everything learns at
-            `cnn_lr`, and `lr_decay_every` counts anew.
-        text_view: View of the texts: tokens.
+        dim: Embedding dimension.
+        bidirectional: Use a bidirectional GRU and average its two final states.
+        dropout: Dropout probability of image features and word embeddings.
+        normalise_features: L2-normalise image features before the linear layer, as in the paper.
+        gru_init: Initialisation of the GRU: orthogonal hidden-to-hidden weights, or uniform, PyTorch's default, as in
+            the released code.
+        reduction: Reduction of the loss over the batch: mean, or sum, as in the paper; they differ under gradient
+            clipping.
+        frozen_epochs: Number of first epochs in which a fine-tuned CNN is frozen; afterwards everything trains at
+            `cnn_lr`, and `lr_decay_every` restarts.
+        text_view: Text view: tokens.
     """
 
     text_views = ("tokens",)
@@ -58,7 +58,7 @@ class VSEPP(RankingModule, FeatureModule):
         self.gru_init, self.reduction, self.frozen_epochs = gru_init, reduction, frozen_epochs
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Read words with a GRU, whose last state is the embedding."""
+        """Encode words with a GRU, whose last state is the embedding."""
         return WordEncoder(
             vocab_size, self.word_dim, self.dim, self.bidirectional, dropout=self.dropout, init=self.gru_init
         )
@@ -82,7 +82,7 @@ class VSEPP(RankingModule, FeatureModule):
         return self.text_features(texts)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
-        """Hinge ranking loss of the cosines of the batch."""
+        """Return the hinge ranking loss of the cosines of the batch."""
         pair, n_pairs = self.ranking_loss(batch)
         terms = {"loss": pair} if self.reduction == "mean" else {"loss": pair * n_pairs, "pair": pair}
         if self.waits and world_size() > 1:
