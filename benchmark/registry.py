@@ -111,6 +111,20 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "knn_margin": Method(
+        "cmr_bench.models.pairwise.knn_margin:KNNMargin",
+        "pairwise",
+        "Liu and Ye, ACL workshop 2019",
+        "vector|regions|pixels, tokens",
+    ),
+    "nan": Method("cmr_bench.models.pairwise.nan:NAN", "pairwise", "Liu et al., ICASSP 2019", "regions|pixels, tokens"),
+    "dprcm": Method(
+        "cmr_bench.models.pairwise.dprcm:DPRCM",
+        "pairwise",
+        "Jian et al., ICME 2019",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
+    ),
     "clip": Method(
         "cmr_bench.models.pairwise.clip:CLIP",
         "pairwise",
@@ -147,6 +161,21 @@ METHODS: dict[str, Method] = {
     ),
     "scan": Method(
         "cmr_bench.models.interaction.scan:SCAN", "interaction", "Lee et al., ECCV 2018", "regions|pixels, tokens"
+    ),
+    "bfan": Method(
+        "cmr_bench.models.interaction.bfan:BFAN", "interaction", "Liu et al., ACM MM 2019", "regions|pixels, tokens"
+    ),
+    "pfan": Method(
+        "cmr_bench.models.interaction.pfan:PFAN", "interaction", "Wang et al., IJCAI 2019", "regions|pixels, tokens"
+    ),
+    "saem": Method(
+        "cmr_bench.models.interaction.saem:SAEM",
+        "interaction",
+        "Wu et al., ACM MM 2019",
+        "regions|pixels, subwords|tokens",
+    ),
+    "mfm": Method(
+        "cmr_bench.models.interaction.mfm:MFM", "interaction", "Ma et al., TCSVT 2019", "regions|pixels, tokens"
     ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"

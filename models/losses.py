@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Negatives = Literal["hardest", "mean", "sum"]
+Negatives = Literal["hardest", "nearest", "mean", "sum"]
 Mining = Literal["all", "hardest"]
 Reduction = Literal["mean", "sum"]
 P = ParamSpec("P")
@@ -45,21 +45,25 @@ def same(labels: Tensor, others: Tensor | None = None) -> Tensor:
     return (labels.float() @ others.float().T) > 0
 
 
-def hinge_ranking(scores: Tensor, positive: Tensor, margin: float, negatives: Negatives = "hardest") -> Tensor:
+def hinge_ranking(
+    scores: Tensor, positive: Tensor, margin: float, negatives: Negatives = "hardest", neighbours: int = 3
+) -> Tensor:
     """Bidirectional hinge ranking loss over a batch of pairs, averaged over the pairs.
 
     With ``s`` the scores and pair k on the diagonal, pair k costs
     ``op_t [margin - s(k,k) + s(k,t)]+ + op_i [margin - s(k,k) + s(i,k)]+`` over the negatives t and i, where ``op`` is
-    the maximum (Faghri et al., VSE++, BMVC 2018, eq. 6), the mean, or the sum (Kiros et al. 2014).
+    the maximum (Faghri et al., VSE++, BMVC 2018, eq. 6), the sum over the nearest negatives (Liu and Ye, ACL student
+    workshop 2019), the mean, or the sum over all (Kiros et al. 2014).
 
     Args:
         scores: Similarity of every image with every text of the batch, (b, b).
         positive: True for pairs that must not serve as negatives, (b, b); the diagonal is always among them.
-        margin: Margin between a pair's score and those of its negatives.
-        negatives: How the costs of a query's negatives are reduced.
+        margin: Least difference wanted between a pair's score and those of its negatives.
+        negatives: How the negatives of a query are put together.
+        neighbours: Negatives that count where they are ``nearest``; a query with fewer takes those there are.
 
     Returns:
-        The loss, a scalar; it is ``2 * margin`` where all scores are equal and ``negatives`` is not ``sum``.
+        The loss, a scalar; it is ``2 * margin`` where all scores are equal and ``negatives`` is hardest or mean.
     """
     scores = scores.float()
     own = scores.diagonal()
@@ -68,6 +72,9 @@ def hinge_ranking(scores: Tensor, positive: Tensor, margin: float, negatives: Ne
     images = torch.where(negative, (margin - own[None, :] + scores).clamp(min=0), 0.0)
     if negatives == "hardest":
         return texts.amax(1).mean() + images.amax(0).mean()
+    if negatives == "nearest":
+        k = min(neighbours, len(scores))
+        return texts.topk(k, dim=1).values.sum(1).mean() + images.topk(k, dim=0).values.sum(0).mean()
     if negatives == "sum":
         return texts.sum(1).mean() + images.sum(0).mean()
     return (texts.sum(1) / negative.sum(1).clamp(min=1)).mean() + (images.sum(0) / negative.sum(0).clamp(min=1)).mean()

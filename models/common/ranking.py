@@ -9,6 +9,7 @@ from torch import Tensor
 from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.losses import Negatives, hinge_ranking, same
+from cmr_bench.support.errors import UsageError
 
 
 class RankingModule(RetrievalModule):
@@ -20,26 +21,39 @@ class RankingModule(RetrievalModule):
 
     Args:
         margin: Margin of the ranking loss.
-        negatives: Negatives in the loss: the hardest of the batch, or the mean or sum over all.
+        negatives: Negatives that count: the hardest of the batch, the nearest of it (summed), or the mean or sum over
+            all of them.
+        neighbours: Number of nearest negatives, where these count.
         warmup_epochs: Number of first epochs that use the mean over all negatives instead of the hardest.
     """
 
     def __init__(
-        self, margin: float = 0.2, negatives: Negatives = "hardest", warmup_epochs: int = 1, **kwargs: Any
+        self,
+        margin: float = 0.2,
+        negatives: Negatives = "hardest",
+        neighbours: int = 3,
+        warmup_epochs: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.margin, self.negatives, self.warmup_epochs = margin, negatives, warmup_epochs
+        if neighbours < 1:
+            raise UsageError(f"--model.neighbours {neighbours}: at least one negative has to count")
+        self.margin, self.negatives, self.neighbours = margin, negatives, neighbours
+        self.warmup_epochs = warmup_epochs
 
     def ranking_loss(self, batch: PairBatch) -> tuple[Tensor, int]:
         """Return the mean loss over the pairs of the global batch, and their number."""
         images, texts, identity, _ = self.gather(
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
-        loss = hinge_ranking(self.similarity(images, texts), same(identity), self.margin, self._counted())
-        return loss, len(identity)
+        return self.hinge(self.similarity(images, texts), identity), len(identity)
+
+    def hinge(self, scores: Tensor, identity: Tensor) -> Tensor:
+        """Return the mean loss of the scores (b, b) of pairs whose images are ``identity`` (b,)."""
+        return hinge_ranking(scores, same(identity), self.margin, self._counted(), self.neighbours)
 
     def _counted(self) -> Negatives:
-        warming = self.negatives == "hardest" and self.current_epoch < self.warmup_epochs
+        warming = self.negatives in ("hardest", "nearest") and self.current_epoch < self.warmup_epochs
         return "mean" if warming else self.negatives
 
     def collapse_loss(self) -> float | None:

@@ -161,6 +161,32 @@ class Frozen(nn.Module):
         nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
 
 
+def pretrained(encoder: str, longest: int, fine_tune: bool = False) -> tuple[nn.Module, int]:
+    """Load a transformers encoder that gives one vector a subword.
+
+    Args:
+        encoder: Name on the Hugging Face hub, or a local folder.
+        longest: Subwords of the longest text, which must fit the encoder.
+        fine_tune: Train it; else it is :class:`Frozen`.
+
+    Returns:
+        The encoder and the width of its vectors.
+
+    Raises:
+        UsageError: If a text does not fit.
+    """
+    # transformers loads weights in the precision they are stored in.
+    network: Any = load_text_encoder(encoder).float()
+    config = network.config
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and longest > places:
+        raise UsageError(f"'{encoder}' reads {places} subwords and a text has {longest}: --data.max_words {places}")
+    if getattr(network, "pooler", None) is not None:
+        # Reads the first subword only; its weights would get no gradient.
+        network.pooler = None
+    return network if fine_tune else Frozen(network), int(config.hidden_size)
+
+
 class SubwordEncoder(_Recurrent):
     """Word features of a transformers encoder, and a one-layer recurrent network over them.
 
@@ -185,19 +211,9 @@ class SubwordEncoder(_Recurrent):
         pool: Pool = "last",
     ) -> None:
         super().__init__()
-        # transformers loads weights in the precision they are stored in.
-        self.encoder: nn.Module = load_text_encoder(encoder).float()
-        config: Any = self.encoder.config
-        places = getattr(config, "max_position_embeddings", None)
-        if places is not None and longest > places:
-            raise UsageError(f"'{encoder}' reads {places} subwords and a text has {longest}: --data.max_words {places}")
-        if getattr(self.encoder, "pooler", None) is not None:
-            # Reads the first subword only; its weights would get no gradient.
-            self.encoder.pooler = None
-        if not fine_tune:
-            self.encoder = Frozen(self.encoder)
+        self.encoder, width = pretrained(encoder, longest, fine_tune)
         self.dropout = nn.Dropout(dropout)
-        self._add_network(int(config.hidden_size), hidden, False, pool, cell, "mean")
+        self._add_network(width, hidden, False, pool, cell, "mean")
         self._start(cell)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,6 +7,10 @@ context fragment ``i``, ``c = [s]+`` and ``k_ij = c_ij / |c_i.|`` of unit length
 only the products ``s`` and the Gram matrix of the context, ``e.a = sum_i w_i s_i`` and ``|a|^2 = w' V V' w``; and
 because a cosine does not change with the length of ``a``, the softmax needs no denominator, and a fragment of zeros,
 which pads the context, no mask.
+
+Two methods add to that. BFAN (Liu et al., ACM MM 2019) drops the fragments of the context that do not beat the others
+before it attends; its tests compare weights with sums of weights of the same degree, so they need no denominator
+either, but they count the real fragments. PFAN (Wang et al., IJCAI 2019) adds the largest softmax weight of each query.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 Attention = Literal["t2i", "i2t"]
 Pool = Literal["avg", "lse"]
 Clip = Literal["relu", "leaky"]
+Focal = Literal["none", "equal", "prob"]
 
 # Weights are exponentials without a denominator: their squares must stay within float32.
 MAX_LAMBDA_SOFTMAX = 40.0
@@ -47,7 +52,10 @@ class CrossAttention:
         pool: Pooling of the cosines of the queries: mean or log-sum-exp.
         lambda_softmax: Inverse temperature of the attention, at most 40.
         lambda_lse: Inverse temperature of log-sum-exp.
-        clip: Activation of the cosines before the attention: ReLU, or leaky ReLU with slope 0.1.
+        clip: What negative cosines become before the attention: 0, or a tenth of themselves.
+        focal: Fragments of the context that are attended to: all; those whose weight is above the mean (equal); or
+            those that are worth more than the others by the square roots of their weights (prob).
+        peak: Factor of the largest softmax weight of each query, which is added to its cosine.
     """
 
     attention: Attention
@@ -55,6 +63,8 @@ class CrossAttention:
     lambda_softmax: float
     lambda_lse: float
     clip: Clip = "relu"
+    focal: Focal = "none"
+    peak: float = 0.0
 
     # Dimensions of the cosines of a piece, (texts, words, images, regions).
     @property
@@ -115,7 +125,12 @@ def _pieces(lengths: Sequence[int], columns: int, limit: int) -> list[_Piece]:
 
 
 def cross_attention(
-    regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: CrossAttention, piece: int = 0
+    regions: Tensor,
+    mask: Tensor,
+    words: Tensor,
+    lengths: Tensor,
+    how: CrossAttention | tuple[CrossAttention, ...],
+    piece: int = 0,
 ) -> Tensor:
     """Score every image with every text by cross attention.
 
@@ -124,13 +139,14 @@ def cross_attention(
         mask: True for real regions, at least one per image, (n_images, R).
         words: Words of unit length, (n_texts, W, d), padded on the right.
         lengths: Real words of each text, at least 1, (n_texts,).
-        how: Direction, pooling and temperatures.
-        piece: Cosines per chunk, if at least one text fits; 0 selects a size for the device.
+        how: Direction, pooling and temperatures; of several, the scores are added up, from one product of cosines.
+        piece: Cosines worked on at once, if at least one text fits; 0 for what suits the device.
 
     Returns:
         Scores, (n_images, n_texts), in float32 or the inputs' float64. Under autocast the cosines are computed in half
         precision and everything else is not.
     """
+    hows = how if isinstance(how, tuple) else (how,)
     piece = piece or _PIECE.get(regions.device.type, _PIECE["other"])
     if not bool(mask.all()):
         regions = regions * mask.unsqueeze(-1)
@@ -141,7 +157,7 @@ def cross_attention(
     for chunk, images in _chunks(counts[order].tolist(), len(regions), regions.shape[1], torch.is_grad_enabled()):
         at = order[chunk.start : chunk.stop]
         longest = int(counts[at[-1]])
-        arguments = (regions[images], mask[images], words[at.to(words.device), :longest], counts[at], how, piece)
+        arguments = (regions[images], mask[images], words[at.to(words.device), :longest], counts[at], hows, piece)
         scores = checkpoint(_block, *arguments, use_reentrant=False) if again else _block(*arguments)
         if images.start == 0:
             bands.append([scores])
@@ -172,7 +188,9 @@ def _bands(texts: range, n_images: int, band: int) -> Iterator[tuple[range, slic
         yield texts, slice(first, min(first + band, n_images))
 
 
-def _block(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: CrossAttention, piece: int) -> Tensor:
+def _block(
+    regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, hows: tuple[CrossAttention, ...], piece: int
+) -> Tensor:
     """Score images with texts that are sorted by length, (n_images, n_texts)."""
     n_images, n_regions, _ = regions.shape
     n_texts, longest, _ = words.shape
@@ -183,18 +201,26 @@ def _block(regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, how: C
         [(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces]
     ).to(words.device)
     cosines = words.flatten(0, 1)[rows] @ regions.flatten(0, 1).T
-    context = regions if how.words_ask else words
-    # Weights can overflow float16, not bfloat16.
-    with torch.autocast(regions.device.type, enabled=cosines.dtype == torch.bfloat16, dtype=torch.bfloat16):
-        gram = context @ context.transpose(1, 2)
-    with torch.autocast(regions.device.type, enabled=False):
-        shape = (n_images, n_regions)
-        relevance = cast(Tensor, _Relevance.apply(cosines, gram, pieces, shape, how))  # type: ignore[no-untyped-call]
-        if not how.words_ask:
-            return _pooled(relevance, mask[None], 2, how).T
-        place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
-        place[rows] = torch.arange(len(rows), device=words.device)
-        return _pooled(relevance[place.view(n_texts, longest)], real[:, :, None], 1, how).T
+    place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
+    place[rows] = torch.arange(len(rows), device=words.device)
+    total = cosines.new_zeros(())
+    for how in hows:
+        context, there = (regions, mask) if how.words_ask else (words, real)
+        # Weights can be too large for float16, not for bfloat16.
+        with torch.autocast(regions.device.type, enabled=cosines.dtype == torch.bfloat16, dtype=torch.bfloat16):
+            gram = context @ context.transpose(1, 2)
+        with torch.autocast(regions.device.type, enabled=False):
+            shape = (n_images, n_regions)
+            relevance = cast(
+                Tensor,
+                _Relevance.apply(cosines, gram, there, pieces, shape, how),  # type: ignore[no-untyped-call]
+            )
+            if how.words_ask:
+                scores = _pooled(relevance[place.view(n_texts, longest)], real[:, :, None], 1, how)
+            else:
+                scores = _pooled(relevance, mask[None], 2, how)
+            total = scores.T if len(hows) == 1 else total + scores.T
+    return total
 
 
 def _pooled(relevance: Tensor, real: Tensor, dim: int, how: CrossAttention) -> Tensor:
@@ -208,32 +234,42 @@ class _Relevance(torch.autograd.Function):
     """Cosine of every query with its attended vector.
 
     Forward takes the cosines of words with regions (rows, n_images * R), the Gram matrices of the contexts, (n_images,
-    R, R) or (n_texts, W, W), and the pieces. It returns (rows, n_images) where words are the queries, else
-    (n_texts, n_images, R). Nothing of the size of the cosines but their own gradient is allocated: the elementwise work
-    is done in chunks, and mostly recomputed in the backward pass.
+    R, R) or (n_texts, W, W), what of the contexts is real, (n_images, R) or (n_texts, W), and the pieces. It returns
+    (rows, n_images) where words are the queries, else (n_texts, n_images, R). Nothing of the size of the cosines but
+    their own gradient is allocated: the elementwise work goes piece by piece, and most of it in the backward pass
+    again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, cosines: Tensor, gram: Tensor, pieces: list[_Piece], images: tuple[int, int], how: CrossAttention
+        ctx: Any,
+        cosines: Tensor,
+        gram: Tensor,
+        real: Tensor,
+        pieces: list[_Piece],
+        images: tuple[int, int],
+        how: CrossAttention,
     ) -> Tensor:
         """Return the cosines of the queries with their attended vectors."""
-        products, squares = [], []
+        products, squares, peaks = [], [], []
+        flat = 1 if how.words_ask else 0
         for piece in pieces:
-            s, g = _of_piece(cosines, gram, piece, images, how)
-            _, _, weights, mixed = _attend(s, g, how)
-            products.append((weights * s).sum(how.among).flatten(0, 1 if how.words_ask else 0))
-            squares.append((weights * mixed).sum(how.among).flatten(0, 1 if how.words_ask else 0))
+            s, g, there = _of_piece(cosines, gram, real, piece, images, how)
+            _, _, weights, mixed = _attend(s, g, there, how)
+            products.append((weights * s).sum(how.among).flatten(0, flat))
+            squares.append((weights * mixed).sum(how.among).flatten(0, flat))
+            if how.peak:
+                peaks.append(_shares(weights, there, how).amax(how.among).flatten(0, flat))
         product, root = torch.cat(products), torch.cat(squares).clamp_min_(_TINY).rsqrt_()
         relevance = product * root
-        ctx.save_for_backward(cosines, gram, relevance, root)
+        ctx.save_for_backward(cosines, gram, real, relevance, root)
         ctx.pieces, ctx.images, ctx.how = pieces, images, how
-        return relevance
+        return relevance.add(torch.cat(peaks), alpha=how.peak) if how.peak else relevance
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         """Return the gradients for the cosines and the Gram matrices."""
-        cosines, gram, relevance, root = ctx.saved_tensors
+        cosines, gram, real, relevance, root = ctx.saved_tensors
         images, how = ctx.images, ctx.how
         # Of the products e.a and, doubled, of the squares |a|^2. Scaling all weights does not change a cosine,
         # so the denominator of the softmax does not contribute to the gradient either.
@@ -243,43 +279,84 @@ class _Relevance(torch.autograd.Function):
         to_gram = torch.zeros_like(gram, dtype=linear.dtype)
         with torch.autocast(cosines.device.type, enabled=False):
             for piece in ctx.pieces:
-                s, g = _of_piece(cosines, gram, piece, images, how)
-                clipped, norm, weights, mixed = _attend(s, g, how)
+                s, g, there = _of_piece(cosines, gram, real, piece, images, how)
+                clipped, norm, weights, mixed = _attend(s, g, there, how)
                 at = piece.rows if how.words_ask else piece.slots
                 shape = [n for dim, n in enumerate(s.shape) if dim != how.among]
-                first, second = (part[at].view(shape).unsqueeze(how.among) for part in (linear, quadratic))
+                first, second, whole = (
+                    part[at].view(shape).unsqueeze(how.among) for part in (linear, quadratic, gradients[0])
+                )
                 _add_outer(to_gram, piece, weights.to(gram.dtype), (0.5 * second).to(gram.dtype), how)
                 inverse = 1 / (norm + _EPS)
-                step = (s * first).addcmul_(mixed, second).mul_(weights).mul_(how.lambda_softmax * inverse)
+                step = (s * first).addcmul_(mixed, second).mul_(weights)
+                if how.peak:
+                    step.add_(_peak_gradient(_shares(weights, there, how), how) * whole, alpha=how.peak)
+                step.mul_(how.lambda_softmax * inverse)
                 along = (step * clipped).sum(how.over, keepdim=True) * inverse / norm.clamp_min(_TINY)
                 step.addcmul_(clipped, along, value=-1)
                 step = torch.ops.aten.leaky_relu_backward(step, s, _SLOPE[how.clip], False)
                 to_cosines[piece.rows] = step.addcmul_(weights, first).view(-1, cosines.shape[1])
-        return to_cosines, to_gram.to(gram.dtype), None, None, None
+        return to_cosines, to_gram.to(gram.dtype), None, None, None, None
 
 
 def _of_piece(
-    cosines: Tensor, gram: Tensor, piece: _Piece, images: tuple[int, int], how: CrossAttention
-) -> tuple[Tensor, Tensor]:
-    """Return the cosines of a piece, (texts, words, images, regions), and the Gram matrices of its contexts."""
+    cosines: Tensor, gram: Tensor, real: Tensor, piece: _Piece, images: tuple[int, int], how: CrossAttention
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cosines of a piece, (texts, words, images, regions), the Gram matrices and the reality of its context.
+
+    What is real comes in a shape that goes with the cosines.
+    """
     s = cosines[piece.rows].view(len(piece.texts), piece.length, *images)
-    if not how.words_ask:
+    if how.words_ask:
+        there = real[None, None]
+    else:
         gram = gram[piece.slots, : piece.length, : piece.length]
-    return s.to(torch.promote_types(s.dtype, torch.float32)), gram
+        there = real[piece.slots, : piece.length, None, None]
+    return s.to(torch.promote_types(s.dtype, torch.float32)), gram, there
 
 
-def _attend(s: Tensor, gram: Tensor, how: CrossAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _attend(s: Tensor, gram: Tensor, real: Tensor, how: CrossAttention) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the clipped cosines, their norm over the queries, the weights, and the Gram matrices times the weights."""
     clipped = F.leaky_relu(s, _SLOPE[how.clip])
     # Not vector_norm: along any dimension but the last it is a hundred times slower.
     norm = clipped.square().sum(how.over, keepdim=True).sqrt_()
     weights = (clipped * (how.lambda_softmax / (norm + _EPS))).exp_()
+    if how.focal != "none":
+        weights = _focus(weights, real, how)
     factor = weights.to(gram.dtype)
     if how.words_ask:
         mixed = torch.bmm(factor.flatten(0, 1).transpose(0, 1), gram).transpose(0, 1).unflatten(0, s.shape[:2])
     else:
         mixed = torch.bmm(gram, factor.flatten(2)).view_as(s)
     return clipped, norm, weights, mixed.to(s.dtype)
+
+
+def _focus(weights: Tensor, real: Tensor, how: CrossAttention) -> Tensor:
+    """Set the weights of the fragments that do not beat the others to 0 (Liu et al., BFAN, 2019, section 3.2).
+
+    A fragment i is kept where ``sum_m (w_i - w_m) g_m > 0``, with g = 1 or the square root of w. Where no fragment
+    beats the others, because there is but one or all weights are equal, all are kept.
+    """
+    weights = weights * real
+    if how.focal == "equal":
+        keep = weights * real.sum(how.among, keepdim=True) > weights.sum(how.among, keepdim=True)
+    else:
+        roots = weights.sqrt()
+        keep = weights * roots.sum(how.among, keepdim=True) > (weights * roots).sum(how.among, keepdim=True)
+    keep = keep | ~keep.any(how.among, keepdim=True)
+    return weights * keep
+
+
+def _shares(weights: Tensor, real: Tensor, how: CrossAttention) -> Tensor:
+    """Return the softmax weights of the real fragments of the context."""
+    weights = weights * real
+    return weights / weights.sum(how.among, keepdim=True).clamp_min(_TINY)
+
+
+def _peak_gradient(shares: Tensor, how: CrossAttention) -> Tensor:
+    """Return the derivative of the largest softmax weight by the exponents."""
+    peak, at = shares.max(how.among, keepdim=True)
+    return torch.zeros_like(shares).scatter_(how.among, at, 1.0).sub_(shares).mul_(peak)
 
 
 def _add_outer(total: Tensor, piece: _Piece, weights: Tensor, scale: Tensor, how: CrossAttention) -> None:
