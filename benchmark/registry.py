@@ -152,6 +152,13 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, subwords|tokens|vector",
         labels="optional",
     ),
+    "a_ganet": Method(
+        "cmr_bench.models.adversarial.a_ganet:AGANet",
+        "adversarial",
+        "Liu et al., ACM MM 2019",
+        "regions|pixels, tokens",
+        labels="optional",
+    ),
     "agnet": Method(
         "cmr_bench.models.attributes.agnet:AgNet",
         "attributes",

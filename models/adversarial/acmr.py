@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (
     batch_hinge,
@@ -26,7 +27,7 @@ from cmr_bench.models.losses import (
 from cmr_bench.support.errors import UsageError
 
 
-class ACMR(AdversarialModule):
+class ACMR(AdversarialModule, LabelledFeatureModule):
     """Adversarial cross-modal retrieval (Wang et al., ACM MM 2017).
 
     ``L = alpha L_imi + beta L_imd + L_reg`` for the projectors, against a modality classifier: triplets between the

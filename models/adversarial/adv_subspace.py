@@ -12,6 +12,7 @@ from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.adversarial.modality import AdversarialModule
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import Reduction, euclidean, full_precision, same, triplet_hinge
@@ -19,7 +20,7 @@ from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
 
 
-class AdvSubspace(AdversarialModule):
+class AdvSubspace(AdversarialModule, LabelledFeatureModule):
     """Deep adversarial common subspace learning (Ma, Sheng and He, JAIMLD 2023).
 
     ``L = alpha L_tri + beta L_dis + L_pre`` in one optimiser: the encoders receive the discriminator's gradient

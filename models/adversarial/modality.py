@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cmr_bench.models.common.feature_module import LabelledFeatureModule
+from cmr_bench.models.common.labelled import LabelledModule
 from cmr_bench.models.losses import modality_cross_entropy, reverse_gradient
 
 
@@ -35,7 +35,7 @@ class Discriminator(nn.Sequential):
         return features.squeeze(-1)
 
 
-class AdversarialModule(LabelledFeatureModule):
+class AdversarialModule(LabelledModule):
     """A method whose encoders train against a modality discriminator, in one optimiser.
 
     The discriminator descends its loss; the gradient of that loss reaches the encoders multiplied by ``-reversal``. A

@@ -15,7 +15,8 @@ from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec, Rows
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
-from cmr_bench.models.common.feature_module import LabelledFeatureModule, one_hot
+from cmr_bench.models.common.feature_module import LabelledFeatureModule
+from cmr_bench.models.common.labelled import one_hot
 from cmr_bench.models.encoders.inputs import hidden_layer, normalise
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
