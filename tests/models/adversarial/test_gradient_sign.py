@@ -16,11 +16,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "adv_subspace": {"hidden": 8, "dim": 6, "discriminator": 5},
     "timam": {"hidden": 8, "dim": 6, "discriminator": 5},
     "acmr": {"image_layers": [8], "text_layers": [7], "dim": 6, "modality_layers": [5]},
+    "a_ganet": {"hidden": 8, "dim": 6, "heads": 2, "discriminator": 5, "dropout": 0.0},
 }
+VIEWS = {"a_ganet": ("regions", "tokens")}
 WEIGHTS: dict[str, Callable[[AdversarialModule, float], None]] = {
     "adv_subspace": lambda module, weight: setattr(module, "beta", weight),
     "timam": lambda module, weight: setattr(module, "adversarial_weight", weight),
     "acmr": lambda module, weight: setattr(module, "progress", weight),
+    "a_ganet": lambda module, weight: setattr(module, "adversarial_weight", weight),
 }
 METHODS = [name for name, method in registry.METHODS.items() if method.family == "adversarial"]
 
@@ -30,9 +33,10 @@ Gradients = dict[str, torch.Tensor]
 def built(name: str, toy: Callable[..., Any], weight: float, **options: Any) -> tuple[AdversarialModule, Any]:
     torch.manual_seed(0)
     data = toy()
-    module = registry.method(name)(**SMALL[name] | {"image_view": "vector", "text_view": "vector"} | options)
+    image_view, text_view = VIEWS.get(name, ("vector", "vector"))
+    module = registry.method(name)(**SMALL[name] | {"image_view": image_view, "text_view": text_view} | options)
     assert isinstance(module, AdversarialModule)
-    module.build(data.load("vector", "vector"))
+    module.build(data.load(image_view, text_view))
     WEIGHTS[name](module, weight)
     return module, next(iter(data.train_dataloader()))
 
