@@ -116,8 +116,9 @@ class AGANet(AdversarialModule, FragmentModule):
         if self.graph == "both":
             self.text_graph = self._layers(2 * (self.hidden // 2))
         text_width = self.hidden if self.graph == "both" else 2 * (self.hidden // 2)
-        self.image_layer = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(image_width, self.dim))
-        self.text_layer = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(text_width, self.dim))
+        # No bias: the batch normalisation would take it away again.
+        self.image_layer = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(image_width, self.dim, bias=False))
+        self.text_layer = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(text_width, self.dim, bias=False))
         self.image_norm, self.text_norm = nn.BatchNorm1d(self.dim), nn.BatchNorm1d(self.dim)
         self.classes = self.class_vectors(self.dim)
         self.discriminate_with(self.dim, [self.discriminator_dim])
