@@ -52,6 +52,7 @@ class LabelledModule(RetrievalModule):
         classes: Tensor,
         labels: Tensor,
         distance: Callable[[Tensor, Tensor], Tensor] = label_regression,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Loss of the labels predicted linearly from the embeddings of one modality.
 
@@ -63,10 +64,11 @@ class LabelledModule(RetrievalModule):
             classes: Class vectors, (n_labels, dim).
             labels: Labels (b,) or multi-hot (b, n_classes).
             distance: Compares predictions (b, n_classes) with the one-hot vectors.
+            bias: Added to the predictions of categories, (n_classes,).
         """
         if self.label_space == "identity":
             return norm_softmax(features, classes, labels)
-        return distance(F.linear(features, classes), one_hot(labels, len(classes)))
+        return distance(F.linear(features, classes, bias), one_hot(labels, len(classes)))
 
 
 def one_hot(labels: Tensor, n_classes: int) -> Tensor:

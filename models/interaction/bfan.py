@@ -35,7 +35,9 @@ class BFAN(RankingModule, FragmentModule):
     def __init__(self, dim: int = 1024, focal: Focal = "prob", lambda_softmax: float = 20.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 < lambda_softmax <= MAX_LAMBDA_SOFTMAX:
-            raise UsageError(f"--model.lambda_softmax {lambda_softmax}: must be above 0 and at most {MAX_LAMBDA_SOFTMAX:g}")
+            raise UsageError(
+                f"--model.lambda_softmax {lambda_softmax}: must be above 0 and at most {MAX_LAMBDA_SOFTMAX:g}"
+            )
         self.dim, self.focal = dim, focal
         self.how = (
             CrossAttention("t2i", "avg", lambda_softmax, 1.0, "leaky", focal),
