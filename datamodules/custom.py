@@ -26,6 +26,8 @@ from cmr_bench.support.checksums import combined
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir, check_name
 
+_LAYOUT = "a table of images and captions (CSV, JSONL, Parquet, tar or JSON), or one per split, and the images"
+
 
 class Custom(RetrievalDataModule):
     """Your own data: a table of images and captions, or one per split; root is its folder.
@@ -106,7 +108,7 @@ class Custom(RetrievalDataModule):
         if given and Path(given[0]).expanduser().is_absolute():
             return Path(given[0]).expanduser().parent
         wanted = markers(self.file) if self.file else list(MARKERS)
-        return locate(self.root, self.data_name, wanted, "a table of images and captions or a JSON, and the images")
+        return locate(self.root, self.data_name, wanted, _LAYOUT)
 
     def table_files(self) -> list[Path]:
         """The tables or the JSON to read.

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
+from cmr_bench.datamodules.delivery import checksums_of, deliverable
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
@@ -321,70 +322,22 @@ class RetrievalDataModule(L.LightningDataModule):
         return self.spec
 
     def content(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> dict[str, str]:
-        """Return checksums of all that a run reads: where data is the same, so is every one of them.
-
-        Args:
-            image_view: As for :meth:`load`, which need not come first; what it has read is not read again.
-            text_view: As for :meth:`load`.
-            tokenizer: As for :meth:`load`.
-
-        Returns:
-            The fingerprint of each split under its name, and under ``<split>.images`` and ``<split>.texts`` the
-            checksum of what is read beside ids, captions and labels, where there is something.
-        """
+        """Return checksums of all that a run reads, see :func:`cmr_bench.datamodules.delivery.checksums_of`."""
         if not self.splits:
             self._read_splits(image_view)
-        found: dict[str, str] = {}
-        for name, split in self.splits.items():
-            images = split.images or self.image_view(image_view, split)
-            parts = {name: split.fingerprint(), f"{name}.images": images.content()}
-            # Words and subwords follow from the captions, and making them takes long.
-            if text_view not in ("tokens", "subwords"):
-                parts[f"{name}.texts"] = (split.texts or self.text_view(text_view, split, tokenizer)).content()
-            found |= {part: value for part, value in parts.items() if value}
-        return found
+        return checksums_of(self, image_view, text_view, tokenizer)
 
     def _read_splits(self, image_view: ViewKind) -> None:
         """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
         # A vocabulary of training captions that were read before is not that of these.
         self.splits, self.skipped, self.vocabulary = {}, {}, None
         for name, split in self.read().items():
-            self.splits[name] = self._deliverable(name, split, image_view)
+            self.splits[name] = deliverable(self, name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
         if missing:
             raise DataError(
                 f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
             )
-
-    def _deliverable(self, name: str, split: Split, kind: ViewKind) -> Split:
-        """Return a split without the images that cannot be delivered, where those may be skipped."""
-        absent = self.missing_images(kind, split)
-        gone = np.flatnonzero(absent).tolist()
-        if gone and not self.skip_missing:
-            what, where = f"row in features '{self.image_features}'", ""
-            if kind == "pixels":
-                what = "photo"
-                where = "" if split.image_files is None else f" (looked for {split.image_files[gone[0]]})"
-            raise DataError(
-                f"{self.data_name} {name}: {len(gone)} of {split.n_images} images have no {what}, e.g. "
-                f"{split.image_ids[gone[0]]}{where}; pass --data.skip_missing true to skip them"
-            )
-        if kind == "pixels" and self.skip_invalid and split.image_files is not None:
-            from cmr_bench.datamodules.images.photos import undecodable
-
-            there = np.flatnonzero(~absent)
-            broken = there[undecodable([split.image_files[row] for row in there.tolist()])]
-            absent[broken] = True
-            gone = np.flatnonzero(absent).tolist()
-            if len(broken):
-                first = split.image_files[int(broken[0])]
-                self.report.note(f"{name}: {len(broken):,} image(s) that cannot be decoded are skipped, e.g. {first}")
-        if gone:
-            self.skipped[name] = [split.image_ids[row] for row in gone]
-            split = split.keep_images(~absent)
-        if split.n_images == 0 or split.n_texts == 0:
-            raise DataError(f"{self.data_name} {name}: empty: {split.n_images} images and {split.n_texts} texts")
-        return split
 
     def unknown_words(self) -> dict[str, float]:
         """Share of the words of validation and test that the vocabulary lacks, 0..1; empty where none is read."""

@@ -213,7 +213,7 @@ def test_the_error_of_a_data_worker_is_its_own_line(tmp_path: Path, write_photo:
     loader = DataLoader(Items(4, lambda rows: view.fetch(np.asarray(rows))), 2, num_workers=1, collate_fn=shared)
     with pytest.raises(DataError) as caught:
         list(loader)
-    assert str(caught.value).startswith(f"cannot decode photo {files[2]}")
+    assert str(caught.value).startswith(f"cannot decode image {files[2]}")
 
 
 def test_two_runs_in_one_folder(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:

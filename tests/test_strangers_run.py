@@ -159,7 +159,7 @@ def test_the_dashboard_reads_no_other_file(
     assert main(["dashboard", "--runs", runs, "--out", str(tmp_path / "site")]) == 0
     told = capsys.readouterr()
     harmless = kind == "deep" and name in ("config.yaml", "history.csv")
-    assert harmless or f"left out: {file}" in told.err
+    assert harmless or f"skipped: {file}" in told.err
     assert ("1 runs" if name == "result.json" else "2 runs") in told.out
     for page in (tmp_path / "site").rglob("*"):
         assert page.is_dir() or b"swordfish" not in page.read_bytes()

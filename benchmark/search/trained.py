@@ -164,7 +164,6 @@ def load_weights(
     """
     reader = Checkpoints(trained, content, "train the run again")
     try:
-        foreign.check_zip(checkpoint)
         stored = reader.load_checkpoint(checkpoint)
         module.build(spec)
         module.load_state(stored["state_dict"])

@@ -130,7 +130,9 @@ def _label(split: Split, row: int, separator: str) -> dict[str, Any]:
     if split.labels.ndim == 1:
         return {"label": split.class_names[int(value)] if split.class_names else str(int(value))}
     names = split.class_names or [str(number) for number in range(len(value))]
-    return {"label": separator.join(name for name, there in zip(names, value, strict=True) if there)}
+    present = [name for name, there in zip(names, value, strict=True) if there]
+    # An empty list is no category; an empty text would be a label that is missing.
+    return {"label": separator.join(present) if present else []}
 
 
 def _bring(source: Path, place: Path, link: bool) -> bool:

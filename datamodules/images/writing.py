@@ -93,7 +93,7 @@ def finish(folder: Path, manifest: Manifest) -> None:
     skipped = set(manifest.skipped)
     kept = [row for row, name in enumerate(manifest.ids) if name not in skipped]
     if not kept:
-        raise DataError(f"{manifest.data}: none of {len(manifest.ids)} photos can be decoded")
+        raise DataError(f"{manifest.data}: none of {len(manifest.ids)} images can be decoded")
     if len(kept) == len(manifest.ids):
         # The array already has its name if the last attempt was stopped between these two steps.
         if (folder / PARTIAL).is_file():

@@ -113,6 +113,9 @@ def label_names(value: object, separator: str | None, where: str) -> tuple[str, 
         DataError: If there is none, or one is empty.
     """
     if isinstance(value, list):
+        if not value and separator:
+            # Of an image that can have several, an empty list says that it has none.
+            return ()
         parts = [part if isinstance(part, str) else str(part) for part in value if not is_missing(part)]
     elif is_missing(value):
         parts = []

@@ -52,7 +52,7 @@ def seeded_split(image_ids: Sequence[str], seed: int) -> dict[str, str]:
         DataError: If there are fewer than three.
     """
     if len(image_ids) < len(SPLITS):
-        raise DataError(f"{len(image_ids)} image(s) cannot be shared out to train, val and test; add a split column")
+        raise DataError(f"{len(image_ids)} image(s) cannot be split into train, val and test; add a split column")
     names = sorted(image_ids)
     held_out = max(1, round(len(names) * _HELD_OUT))
     order = np.random.default_rng(seed).permutation(len(names))

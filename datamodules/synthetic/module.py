@@ -22,6 +22,9 @@ from cmr_bench.datamodules.synthetic.scenes import SETTING_NAMES, SIDE, Bytes, F
 from cmr_bench.datamodules.views import ArrayView, Origin, Rows, View, ViewKind, ViewSpec
 from cmr_bench.support.errors import UsageError
 
+# Checksums of what was drawn in this process, by options.
+_CONTENT: dict[tuple[object, ...], dict[str, str]] = {}
+
 
 class PictureView(View):
     """Drawn pictures as RGB in 0..1, (3, size, size).
@@ -136,6 +139,18 @@ class Synthetic(RetrievalDataModule):
         self.pictures: dict[str, Bytes] = {}
         self._features: dict[str, dict[str, Floats]] = {}
         self._scale: dict[str, tuple[Floats, Floats]] = {}
+
+    def content(self, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None) -> dict[str, str]:
+        """Return checksums of all that a run reads; as no files are behind them, equal options are drawn once."""
+        if self.image_features is not None:
+            return super().content(image_view, text_view, tokenizer)
+        key = (
+            *(*self.sizes.values(), self.min_captions, self.max_captions, self.twins, self.noise, self.content_seed),
+            *(image_view, text_view, tokenizer, self.text_features, self.text_dim, self.seed),
+        )
+        if key not in _CONTENT:
+            _CONTENT[key] = super().content(image_view, text_view, tokenizer)
+        return dict(_CONTENT[key])
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images of every split."""

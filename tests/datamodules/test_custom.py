@@ -291,7 +291,7 @@ def test_a_broken_photograph_says_what_to_do(tmp_path: Path, write_photo: Writer
     data = Custom(root=str(tmp_path), image_size=32)
     data.load("pixels", "tokens")
     assert data.splits["train"].images is not None
-    with pytest.raises(DataError, match=r"cannot decode photo .*5\.jpg.*, or pass --data\.skip_invalid true"):
+    with pytest.raises(DataError, match=r"cannot decode image .*5\.jpg.*, or pass --data\.skip_invalid true"):
         data.splits["train"].images.fetch(np.arange(1))
 
 

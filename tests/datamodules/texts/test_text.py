@@ -99,7 +99,7 @@ def test_treebank(given_text: str, words: str) -> None:
 def test_treebank_loses_no_sign_but_blanks(raw: str) -> None:
     assert all(word and not any(sign.isspace() for sign in word) for word in splitting.treebank(raw))
     kept = "".join(splitting.treebank(raw)).replace("``", '"').replace("''", '"')
-    plain = "".join(vectors._plain(raw).split()).replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'")
+    plain = "".join(splitting._plain(raw).split()).replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'")
     assert kept.replace("''", '"') == plain.replace("``", '"').replace("''", '"')
 
 

@@ -203,7 +203,7 @@ def test_a_run_reads_photographs_of_the_towers_size(
     write_karpathy(tmp_path)
     module = CLIP(backbone=str(folder))
     data = Flickr8k(root=str(tmp_path), max_words=48)
-    spec = data.load(module.image_view, module.text_view, module.tokenizer, module.photo_fit)
+    spec = data.load(module.image_view, module.text_view, module.tokenizer, photo_fit=module.photo_fit)
     assert spec.image.shape == (3, 48, 48)
     module.build(spec)
     assert module.towers.size == 48

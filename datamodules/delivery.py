@@ -1,0 +1,71 @@
+"""Which images of a split can be delivered, and what becomes of the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.views import ViewKind
+from cmr_bench.support.errors import DataError
+
+if TYPE_CHECKING:
+    from cmr_bench.datamodules.module import RetrievalDataModule
+
+
+def deliverable(data: RetrievalDataModule, name: str, split: Split, kind: ViewKind) -> Split:
+    """Return a split without the images that cannot be delivered, where those may be skipped."""
+    absent = data.missing_images(kind, split)
+    gone = np.flatnonzero(absent).tolist()
+    if gone and not data.skip_missing:
+        what, where = f"row in features '{data.image_features}'", ""
+        if kind == "pixels":
+            what = "photo"
+            where = "" if split.image_files is None else f" (looked for {split.image_files[gone[0]]})"
+        raise DataError(
+            f"{data.data_name} {name}: {len(gone)} of {split.n_images} images have no {what}, e.g. "
+            f"{split.image_ids[gone[0]]}{where}; pass --data.skip_missing true to skip them"
+        )
+    if kind == "pixels" and data.skip_invalid and split.image_files is not None:
+        from cmr_bench.datamodules.images.photos import undecodable
+
+        there = np.flatnonzero(~absent)
+        broken = there[undecodable([split.image_files[row] for row in there.tolist()])]
+        absent[broken] = True
+        gone = np.flatnonzero(absent).tolist()
+        if len(broken):
+            first = split.image_files[int(broken[0])]
+            data.report.note(f"{name}: {len(broken):,} image(s) that cannot be decoded are skipped, e.g. {first}")
+    if gone:
+        data.skipped[name] = [split.image_ids[row] for row in gone]
+        split = split.keep_images(~absent)
+    if split.n_images == 0 or split.n_texts == 0:
+        raise DataError(f"{data.data_name} {name}: empty: {split.n_images} images and {split.n_texts} texts")
+    return split
+
+
+def checksums_of(
+    data: RetrievalDataModule, image_view: ViewKind, text_view: ViewKind, tokenizer: str | None = None
+) -> dict[str, str]:
+    """Return checksums of all that a run reads: where data is the same, so is every one of them.
+
+    Args:
+        data: The data set.
+        image_view: As for :meth:`RetrievalDataModule.load`, once the splits are read.
+        text_view: As for :meth:`RetrievalDataModule.load`.
+        tokenizer: As for :meth:`RetrievalDataModule.load`.
+
+    Returns:
+        The fingerprint of each split under its name, and under ``<split>.images`` and ``<split>.texts`` the
+        checksum of what is read beside ids, captions and labels, where there is something.
+    """
+    found: dict[str, str] = {}
+    for name, split in data.splits.items():
+        images = split.images or data.image_view(image_view, split)
+        parts = {name: split.fingerprint(), f"{name}.images": images.content()}
+        # Words and subwords follow from the captions, and making them takes long.
+        if text_view not in ("tokens", "subwords"):
+            parts[f"{name}.texts"] = (split.texts or data.text_view(text_view, split, tokenizer)).content()
+        found |= {part: value for part, value in parts.items() if value}
+    return found
