@@ -113,7 +113,7 @@ def label_names(value: object, separator: str | None, where: str) -> tuple[str, 
         DataError: If there is none, or one is empty.
     """
     if isinstance(value, list):
-        if not value and separator:
+        if not value:
             # Of an image that can have several, an empty list says that it has none.
             return ()
         parts = [part if isinstance(part, str) else str(part) for part in value if not is_missing(part)]

@@ -71,7 +71,7 @@ def assemble(items: Sequence[Item], multi: bool = False) -> dict[str, Split]:
         The splits that have images.
     """
     labelled = [item.labels for item in items if item.labels is not None]
-    multi = multi or any(len(labels) > 1 for labels in labelled)
+    multi = multi or any(len(labels) != 1 for labels in labelled)
     class_names = sorted({label for labels in labelled for label in labels})
     splits = {}
     for name in SPLITS:
