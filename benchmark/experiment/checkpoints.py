@@ -121,6 +121,7 @@ def read_mark(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
+        foreign.check_zip(foreign.checked(path, within=path.parents[1]))
         mark = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(_MARK)
     except Exception as error:  # a damaged file can fail in any way
         raise CmrBenchError(f"{path} cannot be read as a checkpoint ({first_line(error)[:200]})") from error
