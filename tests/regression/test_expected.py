@@ -121,7 +121,7 @@ def test_a_figure_changed_by_hand_is_refused(tmp_path: Path) -> None:
     text = re.sub(r"mean: 300\.0", "mean: 200.0", file.read_text(), count=1)
     assert text != file.read_text()
     file.write_text(text)
-    with pytest.raises(UsageError, match="changed by hand"):
+    with pytest.raises(UsageError, match="was edited or truncated"):
         expected.read_expected(file)
 
 
