@@ -46,7 +46,8 @@ class Result:
         cost: Parameters, seconds of training, encoding and scoring, peak memory in bytes.
         versions: Versions of Python and the libraries.
         device: Device in words.
-        commit: Commit of the code, where known.
+        commit: Commit of the code, where it ran from a checkout of the suite; with a `+` behind it where changes of the
+            code were not committed.
         flags: ensemble, transductive, uses_test_groups, selected_on_test, shortened.
         skipped: Images skipped because a file is missing, by split.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
@@ -97,6 +98,11 @@ class Result:
         if bad:
             raise CmrBenchError(f"result of {self.method} on {self.data} is not finite: {', '.join(bad)}")
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def short_commit(commit: str) -> str:
+    """Return the first letters of a commit, and the `+` behind one with uncommitted changes."""
+    return commit[:12].removesuffix("+") + ("+" if commit.endswith("+") else "")
 
 
 def write_result(folder: Path, result: Result) -> Path:
