@@ -82,7 +82,8 @@ class Custom(RetrievalDataModule):
             80/10/10.
         label_column: Column with the category; null uses the column 'label', if any.
         label_separator: Separator between several categories of an item, such as ';'.
-        split_seed: Random seed of the 80/10/10 split, independent of the run's seed.
+        split_seed: Random seed of an 80/10/10 split that replaces the split column; if not given, the column is used,
+            or seed 0 without one. Independent of the run's seed.
     """
 
     data_name = "custom"
@@ -97,7 +98,7 @@ class Custom(RetrievalDataModule):
         split_column: str | None = None,
         label_column: str | None = None,
         label_separator: str | None = None,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -146,6 +147,8 @@ class Custom(RetrievalDataModule):
         file = self.table_file()
         images = self.folder() / Path(self.images).expanduser()
         if file.name.lower().endswith((".json", ".json.gz")):
+            if self.split_seed is not None:
+                raise UsageError(f"{file} has splits of its own: --data.split_seed needs a table")
             return make_splits(read_photos(file), images, str(file))
         return self._splits(self._gather(file), images, file)
 
@@ -196,13 +199,15 @@ class Custom(RetrievalDataModule):
         return tuple(sorted(names))
 
     def _splits(self, items: Mapping[str, _Item], images: Path, file: Path) -> dict[str, Split]:
-        drawn = seeded_split(list(items), self.split_seed) if next(iter(items.values())).split is None else {}
+        draws = self.split_seed is not None or next(iter(items.values())).split is None
+        drawn = seeded_split(list(items), self.split_seed or 0) if draws else {}
         labelled = [item.labels for item in items.values() if item.labels is not None]
         multi = self.label_separator is not None or any(len(labels) > 1 for labels in labelled)
         class_names = sorted({label for labels in labelled for label in labels})
+        split_of = drawn if draws else {image: item.split for image, item in items.items()}
         splits = {}
         for name in SPLITS:
-            members = {image: item for image, item in items.items() if (item.split or drawn.get(image)) == name}
+            members = {image: item for image, item in items.items() if split_of.get(image) == name}
             if not members:
                 continue
             for image, item in members.items():

@@ -106,6 +106,18 @@ def test_seeded_split_ignores_order_and_the_seed_of_the_run(tmp_path: Path, writ
     assert set(other["test"].image_ids) != set(first["test"].image_ids)
 
 
+def test_a_split_seed_draws_in_place_of_the_column(tmp_path: Path, write_table: Writer) -> None:
+    column = ["train"] * 30 + ["val"] * 5 + ["test"] * 5
+    write_table(tmp_path / "a.csv", [{"image": f"{k}.jpg", "caption": "c", "split": s} for k, s in enumerate(column)])
+    told = Custom(root=str(tmp_path)).read()
+    assert {name: split.n_images for name, split in told.items()} == {"train": 30, "val": 5, "test": 5}
+    drawn = [Custom(root=str(tmp_path), split_seed=seed).read() for seed in range(3)]
+    assert [{name: split.n_images for name, split in one.items()} for one in drawn] == [
+        {"train": 32, "val": 4, "test": 4}
+    ] * 3
+    assert len({tuple(one["test"].image_ids) for one in drawn}) == 3
+
+
 @given(st.sets(st.text(min_size=1, max_size=5), min_size=3, max_size=60), st.integers(0, 5))
 @settings(deadline=None)
 def test_every_image_is_in_one_part_and_none_is_empty(images: set[str], seed: int) -> None:
