@@ -236,8 +236,28 @@ def check_zip(path: Path) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
-    if size > max(_FREE_BYTES, _RATIO * path.stat().st_size):
-        raise _bomb(path)
+    check_growth(size, path.stat().st_size, path)
+
+
+def check_growth(size: int, stored: int, where: object) -> None:
+    """Refuse what would grow to more than 256 MiB and a hundred times what is stored; raises DataError."""
+    if size > max(_FREE_BYTES, _RATIO * stored):
+        raise _bomb(where)
+
+
+def check_dataset(node: Any, where: object) -> None:
+    """Refuse an HDF5 data set that is kept in other files, or would grow a hundredfold.
+
+    Args:
+        node: The ``h5py.Dataset``.
+        where: What to name in the error.
+
+    Raises:
+        DataError: If it would read another file, whose content would pass for numbers, or grow to over 256 MiB.
+    """
+    if node.external or node.is_virtual:
+        raise DataError(f"{where}: '{node.name}' lies in other files, which are not opened; store it in this one")
+    check_growth(node.nbytes, node.id.get_storage_size(), f"{where}: '{node.name}'")
 
 
 def check_mat(path: Path) -> None:
@@ -255,8 +275,7 @@ def check_mat(path: Path) -> None:
                 # Compressed or not, an element begins with the size of its content.
                 start = stream.read(min(size, 64))
                 inner = zlib.decompressobj().decompress(start, 8)
-                if int.from_bytes(inner[4:8], order) > max(_FREE_BYTES, _RATIO * size):
-                    raise _bomb(path)
+                check_growth(int.from_bytes(inner[4:8], order), size, path)
                 size -= len(start)
             stream.seek(size, io.SEEK_CUR)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cmr_bench.datamodules.readers.cells import Embedded
 from cmr_bench.datamodules.readers.unpacking import unpacking
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 _BATCH = 256  # rows in memory at once; they may hold photographs
@@ -34,7 +35,9 @@ def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except ImportError:
         raise DataError(f"reading {file} needs pyarrow: pip install 'cmr-bench[parquet]'") from None
     try:
-        table = parquet.ParquetFile(file)
+        table = parquet.ParquetFile(foreign.checked(file))
+        groups = [table.metadata.row_group(number) for number in range(table.metadata.num_row_groups)]
+        foreign.check_growth(sum(group.total_byte_size for group in groups), file.stat().st_size, file)
         schema = table.schema_arrow
         inside = [
             field.name

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -29,7 +30,7 @@ def shapes(file: Path) -> dict[str, Shape]:
         Exception: Whatever the library that reads the format raises for a damaged file.
         DataError: If a library is missing.
     """
-    suffix = file.suffix.lower()
+    suffix = foreign.checked(file).suffix.lower()
     if suffix == ".npz":
         return _npz_shapes(file)
     if suffix == ".npy":
@@ -48,7 +49,7 @@ def shapes(file: Path) -> dict[str, Shape]:
 
 def load(file: Path, key: str) -> npt.NDArray[Any]:
     """Read one array of a file; an ``.npy`` file is memory-mapped."""
-    suffix = file.suffix.lower()
+    suffix = _checked(file)
     if suffix == ".npy":
         mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
         return mapped
@@ -60,11 +61,46 @@ def load(file: Path, key: str) -> npt.NDArray[Any]:
         return np.asarray((tensor.float() if tensor.dtype.is_floating_point else tensor).numpy())
     if is_hdf5(file):
         with open_hdf5(file) as content:
+            foreign.check_dataset(content[key], file)
             values = np.asarray(content[key])
         return values.T if suffix == ".mat" else values  # MATLAB writes the last dimension first
     from scipy.io import loadmat
 
     return np.asarray(loadmat(file, variable_names=[key])[key])
+
+
+def _checked(file: Path) -> str:
+    """Return the suffix of a file that may be read: a plain one, of which nothing grows a hundredfold."""
+    suffix = foreign.checked(file).suffix.lower()
+    if suffix == ".npz" or (suffix in TORCH_SUFFIXES and zipfile.is_zipfile(file)):
+        foreign.check_zip(file)
+    elif suffix == ".mat" and not is_hdf5(file):
+        foreign.check_mat(file)
+    return suffix
+
+
+def check(file: Path) -> None:
+    """Refuse a file before it is read array by array: see :func:`cmr_bench.support.foreign.check_growth`.
+
+    Raises:
+        DataError: If something in it would grow a hundredfold, or lies in another file.
+    """
+    _checked(file)
+    if is_hdf5(file):
+
+        def look(name: str, node: Any) -> None:
+            if hasattr(node, "dtype"):
+                foreign.check_dataset(node, file)
+
+        with open_hdf5(file) as content:
+            content.visititems(look)
+
+
+def own_keys(content: Any) -> list[str]:
+    """Return the names at the top of an open HDF5 file; links to other files and names are no part of it."""
+    import h5py
+
+    return [str(key) for key in content if isinstance(content.get(key, getlink=True), h5py.HardLink)]
 
 
 def is_hdf5(file: Path) -> bool:

@@ -92,6 +92,8 @@ class FeatureFile:
     def __init__(self, name: str, file: Path) -> None:
         self.file, self.key = file, _parted(name)[1]
         try:
+            if not is_lmdb(file):
+                containers.check(file)
             ids, self.array = self._lmdb() if is_lmdb(file) else self._arrays()
         except DataError:
             raise
@@ -194,7 +196,7 @@ class FeatureFile:
                 return list(archive.files)
         if containers.is_hdf5(self.file):
             with containers.open_hdf5(self.file) as content:
-                return [str(key) for key in content]
+                return containers.own_keys(content)
         return list(shapes)
 
     def _raw(self, key: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from cmr_bench.datamodules.readers.cells import Embedded
 from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.readers.unpacking import Unpacking, unpacking
+from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.files import is_leftover
 
@@ -36,7 +36,7 @@ def shard_rows(file: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
         DataError: If it is not a tar file, or cut short.
     """
     try:
-        with tarfile.open(file, "r:") as archive, unpacking(file) as photos:
+        with tarfile.open(foreign.checked(file), "r:") as archive, unpacking(file) as photos:
             sample: dict[str, Any] = {}
             last, number = None, 0
             for member in archive:
@@ -86,9 +86,9 @@ def _add(
         elif suffix == ".cls":
             sample["label"] = text.strip()
         else:
-            entries = json.loads(text)
+            entries = foreign.parse_json(text, "the text")
             if not isinstance(entries, dict):
                 raise DataError("not an object with the columns as keys")
             sample.update({name: value for name, value in entries.items() if name not in sample})
-    except (ValueError, RecursionError) as error:
+    except (ValueError, DataError) as error:
         raise DataError(f"cannot be read: {error}") from None
