@@ -303,7 +303,12 @@ def _features(result: Result) -> str:
 def _facts(result: Result) -> dict[str, str]:
     """Return what may set apart two rows of one method, in words."""
     facts = {name.partition(".")[2]: f"{name.partition('.')[2]}={value}" for name, value in result.options.items()}
-    facts |= {name: f"{name} {images:,}" for name, (images, *_) in result.split_sizes.items() if name != "test"}
+    facts |= {
+        name: f"{name} {images:,}"
+        for name, sizes in result.split_sizes.items()
+        for images in sizes[:1]
+        if name != "test"
+    }
     for side, view in result.views.items():
         if isinstance(view, dict):
             facts[f"{side} view"] = f"{side} {view.get('kind')} {view.get('shape')}"
