@@ -7,10 +7,13 @@ import argparse
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from cmr_bench.support import environment
-from cmr_bench.support.errors import CmrBenchError, did_you_mean
+from cmr_bench.support.errors import CmrBenchError, Notice, did_you_mean
 from cmr_bench.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -91,10 +94,29 @@ def _complain(name: str, message: str) -> None:
     print(f"{f'cmr-bench {name}'.rstrip()}: error: {message}", file=sys.stderr)
 
 
+@contextmanager
+def _notices(name: str) -> Iterator[None]:
+    """Print notices as one line each, without the place in the code that other warnings name."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            print(f"cmr-bench {name}: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
+
 def _guarded(name: str, words: list[str]) -> int:
     """Run a command; what it raises becomes one line and an exit code."""
     try:
-        code = _command(name, words)
+        with _notices(name):
+            code = _command(name, words)
         sys.stdout.flush()
         return code
     except CmrBenchError as error:

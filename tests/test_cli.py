@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -241,3 +243,25 @@ def test_an_error_inside_the_file_of_the_user_is_shown_as_it_is(tmp_path: Path) 
 def test_a_suggestion_stays_on_one_line() -> None:
     assert did_you_mean("image", ["\nimage\u2028s"]) == " Did you mean 'image s'?"
     assert did_you_mean("image", []) == ""
+
+
+def test_an_error_can_be_printed_whatever_name_is_in_it() -> None:
+    assert str(CmrBenchError("no \ud800.jpg\nin é\u2028here")) == "no \\ud800.jpg in é here"
+
+
+def test_notices_are_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    write_photo: Callable[..., Path],
+) -> None:
+    shown = warnings.showwarning
+    for k in range(10):
+        write_photo(tmp_path / f"{k}.jpg", k)
+    (tmp_path / "a.csv").write_text("image;caption\n" + "".join(f"{k}.jpg;a thing {k}\n" for k in range(10)) + "x\n")
+    words = ["--model", "vsepp", "--data", "custom", "--data.root", str(tmp_path), "--model.image_view", "pixels"]
+    words += ["--data.skip_invalid", "true", "--model.cnn", "nowhere:x", "--runs", str(tmp_path / "runs")]
+    assert cli.main(["run", *words]) != 0
+    notices = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cmr-bench run: custom: ")]
+    assert notices[0] == "cmr-bench run: custom: a.csv: columns are separated by ';'; pass --data.separator to choose"
+    assert notices[1].startswith("cmr-bench run: custom: 1 row(s) that cannot be read are skipped: ")
+    assert warnings.showwarning is shown

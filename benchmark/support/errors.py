@@ -22,7 +22,8 @@ class CmrBenchError(Exception):
         if len(lines) > 1 and re.match(r"Caught \w+ in DataLoader worker process", lines[0]):
             # What torch makes of the error of a data worker: its traceback, which ends with the message.
             lines = [lines[-1].partition(": ")[2]]
-        super().__init__(" ".join(line.strip() for line in lines))
+        # Half a surrogate pair, which JSON can hold, cannot be printed.
+        super().__init__(" ".join(line.strip() for line in lines).encode("utf-8", "backslashreplace").decode())
 
 
 class UsageError(CmrBenchError):
@@ -33,6 +34,10 @@ class UsageError(CmrBenchError):
 
 class DataError(CmrBenchError):
     """A data set is missing, incomplete or malformed."""
+
+
+class Notice(UserWarning):
+    """Something that a user should know and that stops nothing; the command line prints it as one line."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
