@@ -11,7 +11,6 @@ import regex
 
 WordSplit = Literal["words", "treebank"]
 _ASCII_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-
 # Scripts written without blanks between words. Their prolonged-sound and iteration marks are common to several scripts,
 # so that Script_Extensions has to be asked for Chinese and Japanese.
 _UNSPACED = r"[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
@@ -21,7 +20,8 @@ _MARK = r"[[\p{Mn}\p{Mc}]--[\uFE00-\uFE0F\U000E0100-\U000E01EF]]"
 _JOINER = r"(?<=[[\p{L}\p{Mn}\p{Mc}]--[\p{Latin}\p{Greek}\p{Cyrillic}]])[\u200C\u200D](?=\p{L})"
 _SPACED = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}]"
 _RUN = rf"{_SPACED}(?:{_SPACED}|{_MARK}|{_JOINER})*+"
-_WORD = regex.compile(rf"[[\p{{L}}\p{{N}}]&&{_UNSPACED}]{_MARK}*+|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
+_CHARACTER = regex.compile(rf"[[\p{{L}}\p{{N}}]&&{_UNSPACED}]{_MARK}*+", regex.VERSION1)
+_WORD = regex.compile(rf"{_CHARACTER.pattern}|{_RUN}(?:'{_RUN})*+", regex.VERSION1)
 START, END = "<start>", "<end>"
 # What the Penn Treebank sets apart, in the order in which it is looked for.
 _APART = tuple(
@@ -51,7 +51,7 @@ def tokenize(text: str) -> list[str]:
 
     A word is a run of letters and digits of any script with their combining marks, such as the vowel signs of Hindi and
     Tamil; apostrophes inside it stay (``dog's``), every other sign, the hyphen and the underscore included, separates
-    words. Chinese, Japanese, Thai, Lao, Khmer and Burmese set no blanks between words: each of their characters, with
+    words. Chinese, Japanese, Thai, Lao, Khmer and Burmese have no blanks between words: each of their characters, with
     its marks, is a word, as in BERT's tokenizer for Chinese. Compatibility forms are unified first (Unicode NFKC, curly
     apostrophes become straight), so the same sentence typed in two ways gives the same words.
     """
@@ -66,13 +66,14 @@ def treebank(text: str) -> list[str]:
     """Split a text into lower-case words and punctuation, nearly as the Penn Treebank does.
 
     Punctuation marks are words of their own, contractions are taken apart (``dog's`` gives ``dog`` and ``'s``) and
-    hyphens stay inside a word. The programs of VSE++ and SCAN split this way by NLTK, which also finds the ends of
-    sentences inside a text by a trained model; here a full stop after two letters and before a space ends one.
+    hyphens stay inside a word; each character of a script without blanks is a word. The programs of VSE++ and SCAN use
+    NLTK, which also finds the ends of sentences inside a text by a trained model; here a full stop after two letters
+    and before a space ends one.
     """
     plain = _plain(text).replace("\u201c", '"').replace("\u201d", '"').replace("\u2018", "'")
     for pattern, put in _APART:
         plain = pattern.sub(put, plain)
-    return plain.split()
+    return (plain if plain.isascii() else _CHARACTER.sub(r" \g<0> ", plain)).split()
 
 
 SPLITS: dict[WordSplit, Callable[[str], list[str]]] = {"words": tokenize, "treebank": treebank}
