@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -21,9 +20,7 @@ from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import MANIFEST, candidates, stores_in
-
-_TABLES = ("captions.txt", "results.csv", "*.token", "*.token.txt")
+from cmr_bench.support.places import MANIFEST, stores_in
 
 
 def first_captions(split: Split, most: int) -> Split:
@@ -72,21 +69,7 @@ class CaptionDataModule(RetrievalDataModule):
         layout = (
             f"{self.annotation_names[0]} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt"
         )
-        try:
-            return locate(self.root, self.data_name, wanted, layout)
-        except DataError as error:
-            raise DataError(f"{error}{self._kaggle_advice()}") from None
-
-    def _kaggle_advice(self) -> str:
-        """Say what to do with the captions of the same photographs as Kaggle and the authors have them."""
-        for folder in candidates(self.data_name, self.root):
-            table = next((file for marker in _TABLES for file in sorted(folder.glob(marker))), None)
-            if table is not None:
-                return (
-                    f"; {table} has captions and no split: put Karpathy's {self.annotation_names[0]} beside it, or "
-                    f"read it as your own data: custom --data.file {shlex.quote(str(table))} --data.images FOLDER"
-                )
-        return ""
+        return locate(self.root, self.data_name, wanted, layout)
 
     def annotation_file(self) -> Path | None:
         """The JSON file; None where the data folder holds none."""

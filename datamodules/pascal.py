@@ -11,6 +11,7 @@ import numpy as np
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.cells import relative_path
 from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES, PhotoFinder, without_suffix
+from cmr_bench.datamodules.readers.parts import part_named
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.stratified import stratified_slice
 from cmr_bench.support.errors import DataError, did_you_mean
@@ -53,7 +54,7 @@ class Pascal(RetrievalDataModule):
             place.name for place in (folder / "sentence").iterdir() if place.is_dir() and not is_leftover(place)
         )
         photos = PhotoFinder(folder / "dataset") if (folder / "dataset").is_dir() else None
-        lists = [name for name in SPLITS if (folder / f"{name}.txt").is_file()]
+        lists = [name for name in SPLITS if list_file(folder, name).is_file()]
         if lists and len(lists) < len(SPLITS):
             absent = ", ".join(f"{name}.txt" for name in SPLITS if name not in lists)
             raise DataError(
@@ -108,6 +109,12 @@ def draw(items: Sequence[str], seed: int) -> dict[str, list[str]]:
     return parts
 
 
+def list_file(folder: Path, split: str) -> Path:
+    """Return the list of a split, under the name train.txt, val.txt or test.txt or one that means the same."""
+    there = (file for file in sorted(folder.glob("*.txt")) if part_named(file.stem) == split)
+    return next(there, folder / f"{split}.txt")
+
+
 def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
     """Read train.txt, val.txt and test.txt: ``category/image`` on every line, with or without an ending.
 
@@ -117,7 +124,7 @@ def read_lists(folder: Path, categories: Sequence[str]) -> dict[str, list[str]]:
     first: dict[str, str] = {}
     parts: dict[str, list[str]] = {}
     for name in SPLITS:
-        file = folder / f"{name}.txt"
+        file = list_file(folder, name)
         parts[name] = []
         for number, line in enumerate(_decoded(file).splitlines(), start=1):
             item = without_suffix(line.strip()).removesuffix(".txt")

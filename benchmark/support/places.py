@@ -14,6 +14,7 @@ from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.files import is_leftover
 
 MANIFEST = "manifest.json"
+_NO_SPLIT = ("captions.txt", "results.csv", "*.token", "*.token.txt")
 
 
 def check_name(name: str) -> str:
@@ -80,7 +81,21 @@ def locate(root: str | Path | None, name: str, markers: Sequence[str], layout: s
         if any(not is_leftover(file) for marker in markers for file in place.glob(marker)):
             return place
     looked = " and ".join(str(place) for place in places)
-    raise DataError(f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}")
+    raise DataError(
+        f"{name} not found: looked for {' or '.join(markers)} in {looked}; expected layout: {layout}"
+        f"{_without_split(name, places)}"
+    )
+
+
+def _without_split(name: str, places: Sequence[Path]) -> str:
+    """Return what to do with the captions that Kaggle and the authors of Flickr8k distribute; empty without them."""
+    table = next((file for place in places for marker in _NO_SPLIT for file in sorted(place.glob(marker))), None)
+    if table is None or name == "custom":
+        return ""
+    return (
+        f"; {table} has captions but no split: put the annotations of {name} beside it, or read it as your own data by "
+        f"--data custom --data.file {table.name} --data.root {table.parent}"
+    )
 
 
 def cache_dir(data: str) -> Path:

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +144,8 @@ def _records(
             at += 1
             fields = [value.lstrip(" ") for value in line.rstrip("\r\n").split(separator)]
         else:
-            reader = csv.reader(
-                islice(lines, at, at + _LONGEST), delimiter=separator, skipinitialspace=True, strict=True
-            )
+            ahead = (lines[k] for k in range(at, min(len(lines), at + _LONGEST)))
+            reader = csv.reader(ahead, delimiter=separator, skipinitialspace=True, strict=True)
             try:
                 fields = next(reader)
                 at += reader.line_num

@@ -53,6 +53,7 @@ class Gatherer:
         self.report, self.separator = report, separator
         self.items: dict[str, Item] = {}
         self._skipped: set[str] = set()
+        self._names: dict[str, str] = {}  # an image has several rows, and its path is made once
 
     def add(self, rows: Iterable[tuple[str, Row]], file: Path, part: str | None = None) -> None:
         """Add the rows of a table.
@@ -126,7 +127,11 @@ class Gatherer:
         """Return the id of an image and where its photograph lies."""
         if isinstance(value, Embedded):
             return self._embedded(value, where), value.file
-        name = self.paths.relative(value, where)
+        name = self._names.get(value) if isinstance(value, str) else None
+        if name is None:
+            name = self.paths.relative(value, where)
+            if isinstance(value, str):
+                self._names[value] = name
         known = self.items.get(name)
         return name, known.file if known is not None else self.finder.find(name)
 

@@ -18,7 +18,7 @@ from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import DataError
 
 # the lineage calls validation "dev"; COCO's whole 5K test part is "testall" and its "test" the first 1K of it
-PREFIXES = {"train": ("train",), "val": ("dev", "val"), "test": ("testall", "test")}
+PREFIXES = {"train": ("train",), "val": ("dev", "val", "valid", "validation"), "test": ("testall", "test")}
 _REPEATS = 5
 _COMPARED = 1024  # leading values that tell two rows apart: a page of a file that may hold tens of gigabytes
 

@@ -38,6 +38,8 @@ def test_other_suffixes_and_leftovers_of_macos(with_lists: Path, lists: bool) ->
     (folder / "sentence/__MACOSX").mkdir()
     for name in ("train", "val", "test"):
         file = folder / f"{name}.txt"
+        if lists and name == "val":
+            file = file.rename(folder / "validation.txt")
         if lists:
             file.write_text("".join(f"{Path(line).with_suffix('.JPG')}\n" for line in file.read_text().splitlines()))
         else:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cmr_bench.datamodules.custom import Custom
 from cmr_bench.datamodules.flickr8k import Flickr8k
@@ -374,7 +376,38 @@ def test_missing_labels_are_no_category(tmp_path: Path, write_table: Writer, mis
 def test_flickr8k_recognises_kaggles_copy(tmp_path: Path) -> None:
     (tmp_path / "flickr8k").mkdir()
     (tmp_path / "flickr8k/captions.txt").write_text("image,caption\na.jpg,x\n")
-    with pytest.raises(
-        DataError, match=r"captions\.txt has captions and no split: put Karpathy's dataset_flickr8k\.json"
-    ):
+    with pytest.raises(DataError, match=r"captions\.txt has captions but no split: put the annotations of flickr8k"):
         Flickr8k(root=str(tmp_path)).read()
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+ROW = st.fixed_dictionaries(
+    {"image": st.sampled_from(["a.jpg", "../b.jpg", "/c.jpg", 7]) | VALUE, "caption": st.just("x") | VALUE},
+    optional={"split": st.just("train") | VALUE, "id": st.integers(0, 3) | VALUE, "file_name": VALUE},
+)
+NOTE = st.fixed_dictionaries({"image_id": st.integers(0, 3) | VALUE, "caption": st.just("x") | VALUE})
+DOCUMENT = (
+    st.lists(ROW | VALUE, max_size=4)
+    | st.dictionaries(st.text(max_size=4), st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2), max_size=4)
+    | st.fixed_dictionaries(
+        {"images": st.lists(ROW | VALUE, max_size=4) | VALUE, "annotations": st.lists(NOTE | VALUE, max_size=4) | VALUE}
+    )
+    | VALUE
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(DOCUMENT, st.booleans())
+def test_any_document_is_read_or_refused_in_one_line(
+    tmp_path: Path, one_line: Callable[..., Any], document: Any, skip: bool
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    data = Custom(root=str(tmp_path), pattern=None, skip_invalid=skip)
+    for split in (one_line(data.read) or {}).values():
+        split.fingerprint()
+        assert all(file.resolve().is_relative_to(tmp_path.resolve()) for file in split.image_files or ())
+    assert all(len(line.splitlines()) == 1 for line in data.report.lines())

@@ -203,3 +203,13 @@ def test_any_bytes_as_captions_are_read_or_refused(
     (tmp_path / "caps.txt").write_bytes(content)
     lines = one_line(lambda: read_lines(tmp_path / "caps.txt"))
     assert lines is None or (all(lines) and len(lines) == content.removesuffix(b"\n").count(b"\n") + 1)
+
+
+@pytest.mark.parametrize("prefix", ["dev", "val", "valid", "validation"])
+def test_validation_has_several_names(tmp_path: Path, write_precomputed: Writer, prefix: str) -> None:
+    write_precomputed(tmp_path, {"train": 3, prefix: 2, "test": 2})
+    assert {name: part.split.n_images for name, part in read_folder(tmp_path).items()} == {
+        "train": 3,
+        "val": 2,
+        "test": 2,
+    }
