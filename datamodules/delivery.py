@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,3 +70,23 @@ def checksums_of(
             parts[f"{name}.texts"] = (split.texts or data.text_view(text_view, split, tokenizer)).content()
         found |= {part: value for part, value in parts.items() if value}
     return found
+
+
+def unknown_words(splits: Mapping[str, Split]) -> dict[str, float]:
+    """Return the fraction of the words of val and test that the vocabulary lacks; empty if no words are read."""
+    from cmr_bench.datamodules.texts.words import TokenView
+
+    views = {name: splits[name].texts for name in ("val", "test") if name in splits}
+    return {name: view.unknown_share for name, view in views.items() if isinstance(view, TokenView)}
+
+
+def foreign_words(splits: Mapping[str, Split], min_count: int) -> list[str]:
+    """Report, one line per split, val and test texts with many unknown words."""
+    from cmr_bench.datamodules.texts.words import MANY_UNKNOWN
+
+    return [
+        f"{100 * share:.0f} % of the words in {name} are unknown: they occur less than --data.min_count {min_count} "
+        "times in the training captions"
+        for name, share in unknown_words(splits).items()
+        if share > MANY_UNKNOWN
+    ]

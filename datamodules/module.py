@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
-from cmr_bench.datamodules.delivery import checksums_of, deliverable
+from cmr_bench.datamodules.delivery import checksums_of, deliverable, foreign_words
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
-from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import locate as locate
 from cmr_bench.support.places import store_folders
@@ -184,8 +185,11 @@ class RetrievalDataModule(L.LightningDataModule):
         """
         common = inspect.signature(RetrievalDataModule.__init__).parameters
         words = [] if self.root is None else ["--data.root", str(self.root)]
+        words += ["--data.skip_invalid", "true"] if self.skip_invalid else []
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
-            value = getattr(self, name, None)
+            # `splits` of a data set with that option are the ones that were read
+            value = getattr(self, "split_names" if name == "splits" else name, None)
+            value = json.dumps(value) if isinstance(value, dict) else value
             if name not in common and value not in (None, parameter.default) and isinstance(value, str | int | float):
                 words += [f"--data.{name}", str(value).lower() if isinstance(value, bool) else str(value)]
         return f" {shlex.join(words)}" if words else ""
@@ -306,8 +310,8 @@ class RetrievalDataModule(L.LightningDataModule):
                         f"{self.data_name} {split.name}: '{view.spec.source or view.spec.kind}' has {len(view)} rows "
                         f"for {n} {what}"
                     )
-        for line in (*self.report.lines(), *self._foreign_words()):
-            rank_zero_warn(f"{self.data_name}: {line}")
+        for line in (*self.report.lines(), *foreign_words(self.splits, self.min_count)):
+            rank_zero_warn(f"{self.data_name}: {line}", category=Notice)
         train = self.splits["train"]
         assert train.images is not None
         assert train.texts is not None
@@ -338,23 +342,6 @@ class RetrievalDataModule(L.LightningDataModule):
             raise DataError(
                 f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
             )
-
-    def unknown_words(self) -> dict[str, float]:
-        """Share of the words of validation and test that the vocabulary lacks, 0..1; empty where none is read."""
-        from cmr_bench.datamodules.texts.words import TokenView
-
-        views = {name: self.splits[name].texts for name in ("val", "test") if name in self.splits}
-        return {name: view.unknown_share for name, view in views.items() if isinstance(view, TokenView)}
-
-    def _foreign_words(self) -> list[str]:
-        from cmr_bench.datamodules.texts.words import MANY_UNKNOWN
-
-        return [
-            f"{100 * share:.0f} % of the words in {name} are unknown: few training captions hold them as often as "
-            f"--data.min_count {self.min_count}"
-            for name, share in self.unknown_words().items()
-            if share > MANY_UNKNOWN
-        ]
 
     def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:
         part = self.splits[split]

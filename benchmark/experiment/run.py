@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from cmr_bench import registry
 from cmr_bench.datamodules import raw
+from cmr_bench.datamodules.delivery import unknown_words
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.experiment import launch, recipe
@@ -136,7 +137,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         flags=[*evaluation.flags, *data.evaluation.flags],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         invalid_rows=data.report.count,
-        unknown_words=data.unknown_words(),
+        unknown_words=unknown_words(data.splits),
         options=recipe.settings(config),
         content=dict(run.content),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +13,6 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.support.errors import CmrBenchError
 
 _TRIED = 20
-_ATTRIBUTES = {"splits": "split_names"}  # options that an attribute of the base class has the name of
 
 
 def check_needs(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) -> Iterator[Finding]:
@@ -27,13 +24,13 @@ def check_needs(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
         "methods that read pixels need nothing more; those that can read pixels or features, such as vsepp, take "
         "--model.image_view pixels",
     )
-    data = " ".join([datamodule.data_name, *given_options(datamodule)])
-    make = f"`cmr-bench data features {data} --encoder torchvision:resnet152 --layer {{}}`, then"
+    data = f"{datamodule.data_name}{datamodule.given()}"
+    extract = f"`cmr-bench data features {data} --encoder torchvision:resnet152 --layer"
     there = _features(datamodule)
     for kind, layer in (("vectors", "pool"), ("regions", "grid")):
         names = there.get(kind) or [f"resnet152-{layer}"]
         others = f" (or {', '.join(names[1:4])})" if names[1:] else ""
-        first = "" if kind in there else f" {make.format(layer)}"
+        first = "" if kind in there else f" {extract} {layer}`, then"
         yield Finding("info", f"methods that read {kind} need{first} --data.image_features {names[0]}{others}")
 
 
@@ -61,22 +58,3 @@ def _features(datamodule: RetrievalDataModule) -> dict[str, list[str]]:
 
 def _kind(array: Any) -> str:
     return "vectors" if array.ndim == 2 else "regions"
-
-
-def given_options(datamodule: RetrievalDataModule) -> list[str]:
-    """Return the options of a data set that differ from their defaults, as the command line takes them."""
-    words: list[str] = []
-    for kind in type(datamodule).__mro__:
-        if "__init__" not in vars(kind) or not issubclass(kind, RetrievalDataModule):
-            continue
-        for name, parameter in inspect.signature(kind.__init__).parameters.items():
-            value: Any = getattr(datamodule, _ATTRIBUTES.get(name, name), parameter.default)
-            if parameter.default is inspect.Parameter.empty or name in ("seed", "text_features"):
-                continue
-            if value != parameter.default and isinstance(value, bool | int | float | str):
-                words.append(
-                    f"--data.{name} {shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))}"
-                )
-            elif value != parameter.default and isinstance(value, dict):
-                words.append(f"--data.{name} {shlex.quote(str(value))}")
-    return words

@@ -15,7 +15,7 @@ def check_words(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
     train = splits.get("train")
     if train is None or train.captions is None:
         return
-    vocabulary = Vocabulary.fit(train.captions, datamodule.min_count)
+    vocabulary = Vocabulary.fit(train.captions, datamodule.min_count, datamodule.word_split)
     for name in ("val", "test"):
         split = splits.get(name)
         if split is None or split.captions is None:

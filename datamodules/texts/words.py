@@ -136,8 +136,9 @@ class TokenView(View):
 
     @property
     def unknown_share(self) -> float:
-        """Share of the words, after cutting, that the vocabulary does not have, 0..1."""
-        return float(np.mean(self.ids.flat == UNKNOWN)) if len(self.ids.flat) else 0.0
+        """Fraction of the words, after truncation, that the vocabulary lacks."""
+        n_signs = 2 * len(self) if self.vocabulary.start_end else 0
+        return float(np.sum(self.ids.flat == UNKNOWN)) / max(1, len(self.ids.flat) - n_signs)
 
     def __len__(self) -> int:
         return len(self.ids)

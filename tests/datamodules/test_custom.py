@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cmr_bench import registry
+from cmr_bench import cli, registry
 from cmr_bench.datamodules.custom import Custom
+from cmr_bench.datamodules.delivery import unknown_words
 from cmr_bench.datamodules.doctor.examination import check
 from cmr_bench.datamodules.readers.items import seeded_split
 from cmr_bench.datamodules.readers.tablefiles import MARKERS
 from cmr_bench.datamodules.split import Split
+from cmr_bench.results.record import read_result
 from cmr_bench.support.errors import CmrBenchError, DataError
 
 Writer = Callable[..., Path]
@@ -309,10 +311,10 @@ def test_the_check_says_what_methods_need(tmp_path: Path, write_photo: Writer, w
     for k in range(10):
         write_photo(tmp_path / "p q" / f"{k}.jpg", k)
     write_table(tmp_path / "a.csv", [{"image": f"{k}.jpg", "caption": f"thing {k}"} for k in range(10)])
-    data = Custom(root=str(tmp_path), images="p q", split_seed=3)
+    data = Custom(root=str(tmp_path), images="p q", splits={"test": "test2"}, split_seed=3)
     needs = " ".join(finding.what for finding in check(data) if finding.what.startswith("methods that"))
     assert "--model.image_view pixels" in needs
-    options = f"--data.images 'p q' --data.split_seed 3 --data.root {tmp_path}"
+    options = f"--data.root {tmp_path} --data.images 'p q' --data.splits '{{\"test\": \"test2\"}}' --data.split_seed 3"
     for layer in ("pool", "grid"):
         assert (
             f"`cmr-bench data features custom {options} --encoder torchvision:resnet152 --layer {layer}`, "
@@ -334,7 +336,7 @@ def test_chinese_captions_are_many_words(tmp_path: Path, write_photo: Writer, wr
     data = Custom(root=str(tmp_path), image_size=32)
     spec = data.load("pixels", "tokens")
     assert spec.text.vocab_size == 2 + len(signs)
-    assert data.unknown_words() == {"val": 0.0, "test": 0.0}
+    assert unknown_words(data.splits) == {"val": 0.0, "test": 0.0}
 
 
 def test_foreign_words_are_reported(
@@ -347,8 +349,27 @@ def test_foreign_words_are_reported(
     write_table(tmp_path / "a.csv", rows)
     data = Custom(root=str(tmp_path), image_size=32)
     data.load("pixels", "tokens")
-    assert data.unknown_words() == {"val": 0.75, "test": 0.75}
+    assert unknown_words(data.splits) == {"val": 0.75, "test": 0.75}
     assert any("75 % of the words in test are unknown" in str(warning.message) for warning in recwarn)
     found = [f for f in check(data) if "of the words are not among" in f.what]
     assert [(f.level, f.what.split(":")[0]) for f in found] == [("warning", "val"), ("warning", "test")]
     assert "75.0 % of the words are not among the 1 that occur 4 times" in found[0].what
+
+
+def test_a_run_records_skipped_rows_and_unknown_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["image,caption,split"]
+    for k in range(24):
+        part = "train" if k < 16 else "val" if k < 20 else "test"
+        lines += [f"{k}.jpg,a red thing,{part}", f"{k}.jpg,{'the red thing' if k < 16 else 'some other thing'},{part}"]
+    lines += ["1.jpg,,train", "2.jpg,x"]
+    Path("a.csv").write_text("\n".join(lines) + "\n")
+    rng = np.random.default_rng(0)
+    np.savez("f.npz", **{str(k): rng.normal(size=8).astype(np.float32) for k in range(24)})
+    words = ["--model", "vsepp", "--data", "custom", "--data.root", ".", "--data.image_features", "f.npz"]
+    words += ["--data.skip_invalid", "true", "--data.batch_size", "8", "--trainer.max_epochs", "1", "--runs", "runs"]
+    assert cli.main(["run", *words, "--trainer.progress", "false"]) == 0
+    result = read_result(next(tmp_path.glob("runs/*/*/*/result.json")))
+    assert result.invalid_rows == 2
+    assert result.unknown_words == {"val": pytest.approx(1 / 3), "test": pytest.approx(1 / 3)}
+    assert result.views["image"]["source"] == "f.npz"

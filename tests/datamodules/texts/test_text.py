@@ -54,6 +54,10 @@ def test_tokenize(given_text: str, words: list[str]) -> None:
     assert tokenize(given_text) == [unicodedata.normalize("NFKC", word) for word in words]
 
 
+def test_treebank_takes_scripts_without_blanks_apart_too() -> None:
+    assert splitting.treebank("A 狗's ball, एक कुत्ता.") == ["a", "狗", "'s", "ball", ",", "एक", "कुत्ता", "."]
+
+
 LATIN = st.characters(min_codepoint=32, max_codepoint=0x24F, categories=["L", "N", "P", "S", "Z"])
 
 
@@ -76,6 +80,8 @@ def test_share_of_unknown_words() -> None:
     vocabulary = words.Vocabulary.fit(["a dog runs"], 1)
     assert words.TokenView(["a cat", "a dog runs far", "?"], vocabulary, 8).unknown_share == pytest.approx(3 / 7)
     assert words.TokenView(["a dog runs far far far"], vocabulary, 3).unknown_share == 0
+    with_signs = words.Vocabulary.fit(["a dog runs"], 1, start_end=True)
+    assert words.TokenView(["a cat", "a dog runs far", "?"], with_signs, 8).unknown_share == pytest.approx(3 / 7)
 
 
 @pytest.mark.parametrize(
