@@ -153,6 +153,21 @@ def test_files_that_say_nothing_or_are_damaged(table: Path, name: str, monkeypat
     assert not Path("executed").exists()
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".mat"])
+def test_files_that_grow_out_of_proportion_are_not_read(table: Path, suffix: str) -> None:
+    zeros = np.zeros((10, 8 << 20), dtype=np.float32)  # 320 MiB, and a thousandth of it on disk
+    file = table / f"f{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(file, ids=np.array(NAMES), x=zeros)
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(file, "w") as content:
+            content["ids"] = NAMES
+            content.create_dataset("x", data=zeros, compression="gzip", chunks=(1, 8 << 20))
+    with pytest.raises(DataError, match="would grow to more than 100 times its size"):
+        Custom(root=str(table), image_features=file.name, text_features="tfidf").load("vector", "vector")
+
+
 def test_pickled_values_in_lmdb_are_not_read(table: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
     with lmdb.open(str(table / "f.lmdb"), subdir=False) as environment, environment.begin(write=True) as into:
