@@ -14,6 +14,7 @@ LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 400, 60
 # Path, or path and function, and why it is longer. The paths that every run goes through have none.
 LONG_FILES = {
     "tests/datamodules/images/test_features.py": "interrupted, damaged and concurrent making of one kind of store",
+    "tests/datamodules/readers/test_layouts.py": "the layouts that one reader tells apart, side by side",
     "tests/test_faults.py": "full disks, damaged files and lost workers of one kind of run",
     "tests/leaderboard/test_leaderboard.py": "every rule of the board on one set of made-up rows",
     "tests/search/test_search.py": "trained runs that every test of the command searches with",

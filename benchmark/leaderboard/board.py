@@ -77,7 +77,9 @@ class _Column:
 
     def lines(self, short: bool = False) -> list[str]:
         """The heading, from the general to the particular."""
-        return [text for text in (*head(self.metric), _PARTS.get(self.part, "") if short else self.part) if text]
+        parts = (*head(self.metric), _PARTS.get(self.part, "") if short else self.part)
+        # A record from elsewhere can name a metric by nothing; its column still needs a heading.
+        return [text for text in parts if text] or ["?"]
 
 
 @dataclass(frozen=True)

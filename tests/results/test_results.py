@@ -139,6 +139,7 @@ def damaged(seed: int, value: Any) -> str:
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), value=JSON)
 @example(seed=2503, value=[])  # a split without its number of images
+@example(seed=5434, value={"": 0})  # a metric without a name
 def test_a_damaged_record_is_refused_with_one_line_or_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, seed: int, value: Any
 ) -> None:
