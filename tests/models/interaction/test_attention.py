@@ -23,8 +23,8 @@ VARIANTS = [
     CrossAttention("i2t", "avg", 4.0, 5.0),
     CrossAttention("t2i", "avg", 20.0, 5.0, "leaky", focal="equal"),
     CrossAttention("i2t", "avg", 20.0, 5.0, "leaky", focal="prob"),
-    CrossAttention("i2t", "lse", 9.0, 5.0, focal="equal"),
-    CrossAttention("t2i", "lse", 9.0, 5.0, focal="prob"),
+    CrossAttention("i2t", "lse", 9.0, 5.0, "leaky", focal="equal"),
+    CrossAttention("t2i", "lse", 9.0, 5.0, "leaky", focal="prob"),
     CrossAttention("t2i", "avg", 9.0, 6.0, "leaky", peak=0.5),
     CrossAttention("i2t", "avg", 4.0, 6.0, peak=0.25),
 ]
@@ -109,10 +109,13 @@ def test_equals_the_loop_over_pairs_forward_and_backward(
     seed: int, sizes: tuple[int, int, int, int], how: CrossAttention, piece: int
 ) -> None:
     given = made(seed, *sizes, dim=64)
-    # With a single query every positive cosine becomes 1: which fragments are kept is decided by the last bits.
+    # With a single query, or a single one that ReLU lets through, every positive cosine becomes 1: which fragments are
+    # kept is then decided by the last bits. Focal attention is tried with leaky ReLU, as its program has it.
     assume(how.focal == "none" or min(int(given[1].sum(1).min()), int(given[3].min())) > 1)
     expected = run(literal, given, how, torch.float64)
-    assert_equal(run(cross_attention, given, how, torch.float32, piece=piece), expected)
+    assert_equal(run(cross_attention, given, how, torch.float64, piece=piece), expected, tolerance=1e-7)
+    # In single precision an attended vector that nearly vanishes loses digits, its gradient more than its cosine.
+    assert_equal(run(cross_attention, given, how, torch.float32, piece=piece), expected, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("how", VARIANTS)
