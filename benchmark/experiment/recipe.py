@@ -111,6 +111,8 @@ class RunConfig:
 
 def recipe_file(dataset: str, method: str) -> Traversable | None:
     """Return the shipped recipe ``experiments/<data>/<method>.yaml``, or None."""
+    if dataset not in registry.DATASETS or method not in registry.METHODS:
+        return None
     file = importlib.resources.files("cmr_bench.experiments").joinpath(dataset, f"{method}.yaml")
     return file if file.is_file() else None
 
