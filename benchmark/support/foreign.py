@@ -67,10 +67,14 @@ def checked(path: Path, most: int | None = None, within: Path | None = None) -> 
 def check_folder(folder: Path) -> None:
     """Refuse a run folder in which something leads out of it by a symbolic link, or is neither file nor folder.
 
+    What lies below ``wandb/`` is passed over: nothing of it is read back, and W&B links its own logs there.
+
     Raises:
         DataError: For the first such entry.
     """
     for path in folder.rglob("*"):
+        if path.relative_to(folder).parts[0] == "wandb" and path.parent != folder:
+            continue
         if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"{path} is a link to {path.resolve()}, outside of {folder}; put the file itself there")
         if path.exists() and not path.is_dir():

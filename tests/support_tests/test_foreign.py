@@ -139,6 +139,8 @@ def test_no_link_leads_out_of_a_folder(tmp_path: Path) -> None:
     (inside / "hop.json").unlink()
     linked = tmp_path / "latest"
     linked.symlink_to(inside)
+    (inside / "wandb" / "logs").mkdir(parents=True)
+    (inside / "wandb" / "logs" / "core.log").symlink_to(outside)
     foreign.check_folder(linked)
     (inside / "below").symlink_to(tmp_path)
     with pytest.raises(DataError, match="below is a link to"):
