@@ -34,6 +34,8 @@ MAX_LAMBDA_SOFTMAX = 40.0
 _SLOPE = {"relu": 0.0, "leaky": 0.1}
 _EPS = 1e-8
 _TINY = 1e-30
+# The last bits of a cosine, times an inverse temperature of 20 or 40, and of the sums, with room.
+_ALIKE = 1e-4
 # Elements per chunk of elementwise work: its few tensors stay in the processor's cache, where they are about
 # 20 times as fast as in main memory. A GPU prefers fewer and larger chunks.
 _PIECE = {"cpu": 2**19, "other": 2**25}
@@ -335,16 +337,18 @@ def _focus(weights: Tensor, real: Tensor, how: CrossAttention) -> Tensor:
     """Set the weights of the fragments that do not beat the others to 0 (Liu et al., BFAN, 2019, section 3.2).
 
     A fragment i is kept where ``sum_m (w_i - w_m) g_m > 0``, with g = 1 or the square root of w. Where no fragment
-    beats the others, because there is but one or all weights are equal, all are kept.
+    beats the others, because there is but one or all weights are equal, all are kept. Equal is what differs by rounding
+    alone: with a single query every clipped cosine is 1 or -1 at unit length, give or take its last bit, and the order
+    of the sums, so the batch and the number of processes, would decide what is kept.
     """
     weights = weights * real
     if how.focal == "equal":
-        keep = weights * real.sum(how.among, keepdim=True) > weights.sum(how.among, keepdim=True)
+        worth, others = weights * real.sum(how.among, keepdim=True), weights.sum(how.among, keepdim=True)
     else:
         roots = weights.sqrt()
-        keep = weights * roots.sum(how.among, keepdim=True) > (weights * roots).sum(how.among, keepdim=True)
-    keep = keep | ~keep.any(how.among, keepdim=True)
-    return weights * keep
+        worth, others = weights * roots.sum(how.among, keepdim=True), (weights * roots).sum(how.among, keepdim=True)
+    beaten = (worth > others * (1 + _ALIKE)).any(how.among, keepdim=True)
+    return weights * ((worth > others) | ~beaten)
 
 
 def _shares(weights: Tensor, real: Tensor, how: CrossAttention) -> Tensor:

