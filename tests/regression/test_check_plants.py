@@ -62,10 +62,13 @@ NEW_SEED = 1000
 
 def margin_sign(patch: pytest.MonkeyPatch, family: str) -> None:
     if family in ("interaction", "pairwise"):
-        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, n: losses.hinge_ranking(s, p, -margin, n))
+        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, *how: losses.hinge_ranking(s, p, -margin, *how))
     elif family == "adversarial":
+        triplets = losses.triplet_hinge
         patch.setattr(
-            adv_subspace, "triplet_hinge", lambda d, p, n, margin, m: losses.triplet_hinge(d, p, n, -margin, m)
+            adv_subspace,
+            "triplet_hinge",
+            lambda d, p, n, margin, *how, **sums: triplets(d, p, n, -margin, *how, **sums),
         )
     elif family == "attributes":
         patch.setattr(agnet, "code_likelihood", lambda a, b, match, how: losses.code_likelihood(a, b, ~match, how))
@@ -102,12 +105,15 @@ def shifted_features(patch: pytest.MonkeyPatch, family: str) -> None:
 
 
 def other_negatives(patch: pytest.MonkeyPatch, family: str) -> None:
+    hinge, triplets = losses.hinge_ranking, losses.triplet_hinge
     if family == "interaction":
-        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, n: losses.hinge_ranking(s, p, margin, "mean"))
+        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, n, *how: hinge(s, p, margin, "mean", *how))
     elif family == "pairwise":
-        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, n: losses.hinge_ranking(s, p, margin, "hardest"))
+        patch.setattr(ranking, "hinge_ranking", lambda s, p, margin, n, *how: hinge(s, p, margin, "hardest", *how))
     elif family == "adversarial":
-        patch.setattr(adv_subspace, "triplet_hinge", lambda d, p, n, m, how: losses.triplet_hinge(d, p, n, m, "all"))
+        patch.setattr(
+            adv_subspace, "triplet_hinge", lambda d, p, n, m, mined, **sums: triplets(d, p, n, m, "all", **sums)
+        )
     elif family == "attributes":
         patch.setattr(agnet, "code_likelihood", lambda a, b, match, how: losses.code_likelihood(a, b, match, False))
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -483,10 +484,12 @@ def test_arrays_that_come_with_a_data_set_cannot_be_made(
 
 
 @pytest.mark.slow
-def test_network_for_pixels_comes_from_the_checkpoint(runs: Callable[[str], Path], tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(runs("vsepp-pixels"), copy)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(config.replace("cnn_weights: random", "cnn_weights: /nowhere/weights.pth"))
-    expected, found = load_run(runs("vsepp-pixels")).module.state_dict(), load_run(copy).module.state_dict()
+def test_network_for_pixels_comes_from_the_checkpoint(tmp_path: Path, cached: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_efficientnet").state_dict(), weights)
+    words = [str(weights) if word == "random" else word for word in RUNS["vsepp-pixels"]]
+    run = trained(tmp_path / "runs", ["--model", "vsepp", *SMALL, *QUICK, *words])
+    expected = load_run(run).module.state_dict()
+    weights.unlink()
+    found = load_run(run).module.state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -257,7 +257,8 @@ def test_a_kill_takes_the_runs_and_what_they_started_along(tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc to see processes")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, number: signal.Signals) -> None:
-    text = SUITE.replace("seeds: [0, 1]", "seeds: [0]").replace("max_epochs: 1", "max_epochs: 400")
+    epochs = 100
+    text = SUITE.replace("seeds: [0, 1]", "seeds: [0]").replace("max_epochs: 1", f"max_epochs: {epochs}")
     (folder / "try.yaml").write_text("\n".join(text.splitlines()[:-1]))
     words = [sys.executable, "-m", "cmr_bench", "suite", "try.yaml"]
     with subprocess.Popen(words, cwd=folder, start_new_session=True) as process:
@@ -270,14 +271,10 @@ def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, numb
     assert eventually(lambda: not any(map(alive, children)))
     (place,) = folder.glob("runs/Toy/Linear/*")
     assert not (place / "result.json").exists()
-    before = len((place / "history.csv").read_text().splitlines())
     (place / "checkpoints" / "last.ckpt").stat()
-    config = place / "config.yaml"
-    config.write_text(config.read_text().replace("max_epochs: 400", f"max_epochs: {before + 2}"))
-    (folder / "try.yaml").write_text((folder / "try.yaml").read_text().replace("400", str(before + 2)))
     assert main(["suite", "try.yaml"]) == 0
     assert [file.parent for file in folder.glob("runs/Toy/Linear/*/result.json")] == [place]
-    assert len((place / "history.csv").read_text().splitlines()) == before + 3
+    assert len((place / "history.csv").read_text().splitlines()) == epochs + 1
 
 
 @pytest.mark.parametrize(
