@@ -141,7 +141,7 @@ def test_every_command_has_its_module_and_help(name: str, capsys: Capture) -> No
         (["run", "--model", "mine.py:Mine"], "mine.py is not a file"),
         (["run", "--model", "no_such_module:Mine"], "no module 'no_such_module'"),
         (["list", "--rot"], "unknown option '--rot'. Did you mean '--root'?"),
-        (["list", "everything"], "invalid choice: 'everything'"),
+        (["list", "everything"], "nothing called 'everything' to list"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], message: str, capsys: Capture) -> None:

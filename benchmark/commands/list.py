@@ -1,4 +1,4 @@
-"""``cmr-bench list``: the methods, the data sets, and which data sets are found on this machine."""
+"""``cmr-bench list``: the methods, the data sets, which data sets are found on this machine, a method's recipes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import sys
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmr_bench import registry
 from cmr_bench.support import environment, foreign, places
-from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 from cmr_bench.support.files import is_leftover
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _MANY = 40
 
@@ -69,7 +73,12 @@ class DataEntry:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``cmr-bench list``."""
-    parser.add_argument("what", nargs="?", choices=("methods", "data"), help="list only these (default: both)")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="methods|data|METHOD",
+        help="list only these (default: both), or one method: its recipes, variants, fidelity and deviations",
+    )
     parser.add_argument(
         "--root",
         "--data.root",
@@ -82,6 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
+    if args.what not in (None, "methods", "data"):
+        return _method(args.what, args.format)
     root = places.data_root(args.root)
     if args.root and not Path(args.root).expanduser().is_dir():
         raise UsageError(f"--root {args.root}: no such folder; pass one that contains a folder per data set")
@@ -168,25 +179,49 @@ def _store(folder: Path) -> dict[str, Any]:
         return {"name": folder.name, "folder": str(folder), "shape": [], "complete": False}
 
 
-def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] | None, root: Path | None) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+def _method(name: str, kind: str) -> int:
+    """Show one method: what it reads, its recipes with variants, and where they deviate from paper or program."""
+    if name not in registry.METHODS:
+        known = ("methods", "data", *registry.METHODS)
+        raise UsageError(f"nothing called '{name}' to list.{did_you_mean(name, known)} There are {', '.join(known)}")
+    from cmr_bench.experiment.describe import recipes_of
+
+    (entry,) = (entry for entry in methods() if entry.name == name)
+    recipes = recipes_of(name)
+    if kind == "json":
+        content = asdict(entry) | {"recipes": [asdict(recipe) for recipe in recipes]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return 0
     from rich.text import Text
 
-    whole = ("method", "data set", "family", "labels", "images as", "texts as")
+    console = _console()
+    labels = {"ignored": "are not used", "optional": "are used where there are any", "required": "are required"}
+    console.print(Text(f"{name} ({entry.family}): {entry.paper}", style="bold"))
+    console.print(
+        f"reads images as {' or '.join(entry.image_views)}, texts as {' or '.join(entry.text_views)}; "
+        f"category labels {labels.get(entry.labels, entry.labels)}\n",
+        markup=False,
+    )
+    numbers = {line: at for at, line in enumerate(dict.fromkeys(d for r in recipes for d in r.deviations), start=1)}
+    shown = _table("recipe for", "variant", "fidelity", "deviations", "source")
+    for recipe in recipes:
+        listed = " ".join(str(numbers[line]) for line in recipe.deviations)
+        source = "" if recipe.variant else recipe.source
+        shown.add_row(*map(Text, (recipe.data, recipe.variant, recipe.fidelity, listed, source)))
+    console.print(shown)
+    if numbers:
+        console.print("\nDeviations from the paper, or from the program where the fidelity is code:")
+    for line, at in numbers.items():
+        console.print(Text(f"{at:>3} {line}"))
+    return 0
 
-    def table(*heads: str) -> Table:
-        made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
-        for name in heads:
-            made.add_column(name, no_wrap=name in whole, overflow="fold")
-        return made
 
-    # A pipe has no width: one line per entry, for grep.
-    width = None if sys.stdout.isatty() or environment.has_width() else 1000
-    console = Console(highlight=False, width=width)
+def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] | None, root: Path | None) -> None:
+    from rich.text import Text
+
+    console = _console()
     if found_methods is not None:
-        shown = table("method", "family", "paper", "images as", "texts as", "labels", "recipes for")
+        shown = _table("method", "family", "paper", "images as", "texts as", "labels", "recipes for")
         for method in found_methods:
             views = ("\n".join(method.image_views), "\n".join(method.text_views))
             cells = (method.name, method.family, method.paper, *views, method.labels, _recipes(method.recipes))
@@ -195,7 +230,7 @@ def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] |
     if found_data is not None:
         if found_methods is not None:
             console.print()
-        shown = table("data set", "about", f"found in {root}" if root is not None else "found")
+        shown = _table("data set", "about", f"found in {root}" if root is not None else "found")
         for data in found_data:
             about = Text(_there(data), style="" if data.found else "dim")
             shown.add_row(Text(data.name), Text(data.about), about)
@@ -204,6 +239,25 @@ def _show(found_methods: list[MethodEntry] | None, found_data: list[DataEntry] |
             console.print(
                 Text("Set CMR_BENCH_DATA or pass --root DIR: data sets are searched in DIR/<data set>/.", style="dim")
             )
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width: one line per entry, for grep.
+    width = None if sys.stdout.isatty() or environment.has_width() else 1000
+    return Console(highlight=False, width=width)
+
+
+def _table(*heads: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    whole = ("method", "data set", "family", "labels", "images as", "texts as", "recipe for", "variant", "fidelity")
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for name in heads:
+        made.add_column(name, no_wrap=name in whole, overflow="fold")
+    return made
 
 
 def _recipes(there: list[str]) -> str:

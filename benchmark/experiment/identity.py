@@ -33,7 +33,8 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
         found[part] = {key: value for key, value in kept if key not in _NO_ESSENCE.get(part, ())}
     if found["data"].get("seed") is None:
         found["data"]["seed"] = found.get("seed")
-    found.pop("fidelity", None)
+    for name in ("fidelity", "deviations", "changes", "shortened"):
+        found.pop(name, None)
     return found
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources.abc import Traversable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +15,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
+from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
+from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
+from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
+from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
+from cmr_bench.experiment.recipe_files import shipped_recipe, with_variant
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
-from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError, UsageError, did_you_mean
+from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import data_root, locate, without_folders
-
-FIDELITIES = ("paper", "code", "reconstruction")
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
@@ -83,7 +83,21 @@ class TrainerOptions:
 
 @dataclass
 class RunConfig:
-    """A resolved run: what ``config.yaml`` holds and `cmr-bench run --config` reads."""
+    """A resolved run: what ``config.yaml`` holds and `cmr-bench run --config` reads.
+
+    Attributes:
+        method: Short name of the method.
+        dataset: Short name of the data set.
+        model: Options of the method.
+        data: Options of the data set.
+        trainer: Options of the training.
+        seed: Seed of the run.
+        variant: Variant of the recipe, or empty.
+        fidelity: paper, code or reconstruction.
+        deviations: What differs from the paper or program, a line each.
+        changes: Options that differ from the shipped recipe (without one, from the defaults), by dotted name.
+        shortened: Whether the run trains less than its recipe.
+    """
 
     method: str
     dataset: str
@@ -93,6 +107,9 @@ class RunConfig:
     seed: int = 0
     variant: str = ""
     fidelity: str = "reconstruction"
+    deviations: list[str] = field(default_factory=list)
+    changes: dict[str, Any] = field(default_factory=dict)
+    shortened: bool = False
 
     @property
     def method_label(self) -> str:
@@ -107,60 +124,6 @@ class RunConfig:
     def to_yaml(self) -> str:
         """Return the configuration as YAML that `cmr-bench run --config` takes."""
         return yaml.safe_dump(self.__dict__, sort_keys=False)
-
-
-def recipe_file(dataset: str, method: str) -> Traversable | None:
-    """Return the shipped recipe ``experiments/<data>/<method>.yaml``, or None."""
-    if dataset not in registry.DATASETS or method not in registry.METHODS:
-        return None
-    file = importlib.resources.files("cmr_bench.experiments").joinpath(dataset, f"{method}.yaml")
-    return file if file.is_file() else None
-
-
-def read_yaml(file: Traversable | Path) -> dict[str, Any]:
-    """Read a recipe or a saved configuration; anything but a table of options is a usage error."""
-    try:
-        content = foreign.read_yaml(file)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    except DataError as error:
-        raise UsageError(str(error)) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UsageError(f"{file} is not a mapping of options")
-    known = {"method", "dataset", "model", "data", "trainer", "seed", "variant", "variants", "fidelity", "source"}
-    for key in content:
-        if key not in known:
-            raise UsageError(f"{file}: unknown entry '{key}'.{did_you_mean(key, known)}")
-    for key in ("model", "data", "trainer", "variants"):
-        if content.get(key) is None:
-            content.pop(key, None)
-        elif not isinstance(content[key], dict):
-            raise UsageError(f"{file}: '{key}' must be a mapping")
-    if type(content.get("seed", 0)) is not int:
-        raise UsageError(f"{file}: 'seed' must be an integer, not {content['seed']!r}")
-    for key in ("method", "dataset", "variant"):
-        if not isinstance(content.get(key) or "", str):
-            raise UsageError(f"{file}: '{key}' must be text, not {content[key]!r}")
-    fidelity = content.get("fidelity")
-    if fidelity is not None and fidelity not in FIDELITIES:
-        raise UsageError(f"{file}: fidelity '{fidelity}' is none of {', '.join(FIDELITIES)}")
-    return content
-
-
-def with_variant(recipe: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:
-    """Return the recipe with the options of one of its variants laid over it."""
-    merged = {key: value for key, value in recipe.items() if key != "variants"}
-    if not variant:
-        return merged
-    variants = recipe.get("variants", {})
-    if variant not in variants:
-        there = f"it has {', '.join(variants)}" if variants else "it has none"
-        raise UsageError(f"{where} has no variant '{variant}': {there}.{did_you_mean(variant, variants)}")
-    for part, options in (variants[variant] or {}).items():
-        merged[part] = {**merged.get(part, {}), **options} if isinstance(options, dict) else options
-    return merged
 
 
 def option_parser(method: str, dataset: str) -> ArgumentParser:
@@ -222,38 +185,92 @@ def resolve(
     Raises:
         UsageError: For an unknown option or a value of the wrong type.
     """
-    shipped = recipe_file(dataset, method)
-    recipe = dict(config) if config is not None else read_yaml(shipped) if shipped is not None else {}
+    shipped = shipped_recipe(dataset, method)
+    recipe = dict(config) if config is not None else shipped or {}
     variant = variant or str(recipe.get("variant", ""))
-    saved = config is not None and "variants" not in recipe
-    layers = recipe if saved else with_variant(recipe, variant, f"the recipe of {method} on {dataset}")
+    whole = config is not None and "variants" not in recipe
+    layers = recipe if whole else with_variant(recipe, variant, f"the recipe of {method} on {dataset}")
     parser = option_parser(method, dataset)
     known = option_names(parser)
-    defaults = {
-        f"{part}.{name}": value for part in ("model", "data", "trainer") for name, value in layers.get(part, {}).items()
-    }
-    for name in defaults:
-        if name not in known:
-            raise UsageError(
-                f"the recipe sets '{name}', which {method} on {dataset} does not have.{did_you_mean(name, known)}"
-            )
     for word in overrides:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name not in known and name not in ("help", "print_config"):
             raise _unknown(name, f"{method} on {dataset}", known)
-    try:
-        parser.set_defaults(defaults)
-        options = parser.parse_args(list(overrides))
-    except (ArgumentError, argparse.ArgumentError, ArithmeticError, ValueError, TypeError) as error:
-        raise _wrong_value(error, parser) from error
-    tree = {part: _plain(options[part]) for part in ("model", "data", "trainer")}
-    return RunConfig(
+    plain = _flat(parser.get_defaults())
+    base = _parsed(parser, layers, [], f"{method} on {dataset}")
+    tree = _parsed(parser, layers, overrides, f"{method} on {dataset}") if overrides else base
+    found = RunConfig(
         method=method,
         dataset=dataset,
         **tree,
         seed=int(recipe.get("seed", 0)) if seed is None else seed,
         variant=variant,
-        fidelity=str(layers.get("fidelity", "reconstruction")),
+    )
+    if config is None:
+        recipes = [_flat(base)] if shipped is not None else []
+        return _labelled(found, recipe, _flat(base), recipes[0] if recipes else plain, recipes)
+    # A saved configuration is judged by the recipe that it came from, an own recipe by what it says itself.
+    saved = whole and ("changes" in recipe or "source" not in recipe)
+    own = {**recipe, "variants": {}} if whole else recipe
+    if shipped is None:
+        made = _labelled(found, own, _flat(base), plain, [_flat(base)])
+        return replace(made, shortened=made.shortened or bool(recipe.get("shortened")))
+    there = variant if variant in shipped.get("variants", {}) else ""
+    from_shipped = with_variant(shipped, there, "")
+    reference = _flat(_parsed(option_parser(method, dataset), from_shipped, [], f"{method} on {dataset}"))
+    if saved and there == variant:
+        return _labelled(found, shipped, reference, reference, [reference])
+    return _labelled(found, own, _flat(base), reference, [_flat(base), reference])
+
+
+def _parsed(parser: ArgumentParser, layers: Mapping[str, Any], overrides: Sequence[str], what: str) -> dict[str, Any]:
+    """Lay a recipe and command-line options over a parser's defaults; return ``model``, ``data`` and ``trainer``."""
+    known = option_names(parser)
+    defaults = dotted(layers)
+    for name in defaults:
+        if name not in known:
+            raise UsageError(f"the recipe sets '{name}', which {what} does not have.{did_you_mean(name, known)}")
+    try:
+        parser.set_defaults(defaults)
+        options = parser.parse_args(list(overrides))
+    except (ArgumentError, argparse.ArgumentError, ArithmeticError, ValueError, TypeError) as error:
+        raise _wrong_value(error, parser) from error
+    return {part: _plain(options[part]) for part in ("model", "data", "trainer")}
+
+
+def _flat(tree: Mapping[str, Any] | Namespace) -> dict[str, Any]:
+    """Return options by dotted name, as a JSON file would give them back."""
+    return {name: _json_value(value) for name, value in dotted(_plain(tree)).items()}
+
+
+def _labelled(
+    config: RunConfig,
+    recipe: Mapping[str, Any],
+    base: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    recipes: Sequence[Mapping[str, Any]],
+) -> RunConfig:
+    """Say of a run how faithful it is and what it changes.
+
+    Args:
+        config: The run.
+        recipe: The recipe that labels it.
+        base: Every option of that recipe; any other value makes the run a reconstruction.
+        reference: Every option by which the run is named: those of the shipped recipe, else the defaults.
+        recipes: Every option of the recipes whose epochs a run must not fall short of.
+    """
+    options = _flat(config.__dict__)
+    variant = config.variant if config.variant in recipe.get("variants", {}) else ""
+    fidelity, deviations = label_of(recipe, variant, config.method, config.dataset)
+    # Data that the user gave a name of their own are not those of the paper.
+    if changed(options, base) or config.data.get("name") or (fidelity == "paper" and deviations):
+        fidelity = "reconstruction"
+    return replace(
+        config,
+        fidelity=fidelity,
+        deviations=deviations,
+        changes=without_folders(changed(options, reference)),
+        shortened=any(is_shorter(options, one) for one in (recipes or [{}])),
     )
 
 
@@ -264,13 +281,11 @@ def settings(config: RunConfig) -> dict[str, Any]:
     devices, or that a result records elsewhere, such as features, are left out. Of absolute paths the last name is
     kept: no folder of somebody's machine belongs in a record.
     """
-    defaults = option_parser(config.method, config.dataset).get_defaults()
-    chosen = {"model": config.model, "data": config.data, "trainer": config.trainer}
+    defaults = _flat(option_parser(config.method, config.dataset).get_defaults())
     return {
-        f"{part}.{name}": without_folders(_json_value(value))
-        for part, options in chosen.items()
-        for name, value in options.items()
-        if f"{part}.{name}" not in _NO_SETTING and _json_value(value) != _json_value(defaults.get(f"{part}.{name}"))
+        name: without_folders(value)
+        for name, value in _flat(config.__dict__).items()
+        if name not in _NO_SETTING and value != defaults.get(name)
     }
 
 

@@ -17,6 +17,7 @@ from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.experiment import launch, recipe
 from cmr_bench.experiment.examples import examples, store_examples
+from cmr_bench.experiment.fidelity import other_sizes
 from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.experiment.selection import Selection, fit
@@ -109,6 +110,10 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
     assert data.spec is not None
     evaluation = tested.evaluation
     cost = Cost.of(module, selection.train_seconds, tested.encode_seconds, tested.score_seconds)
+    sizes = {name: (split.n_images, split.n_texts) for name, split in data.splits.items()}
+    other_splits = other_sizes(sizes, data.expected_counts(), {name: len(ids) for name, ids in data.skipped.items()})
+    # A closed form has no epochs to be cut short of.
+    shortened = ["shortened"] if config.shortened and not module.closed_form else []
     return Result(
         method=config.method_label,
         data=config.data_label,
@@ -116,11 +121,11 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         run_id=run.folder.name,
         variant=config.variant,
         family=run.family,
-        fidelity=config.fidelity,
+        fidelity="reconstruction" if other_splits else config.fidelity,
         units=evaluation.units,
         intervals=dict(evaluation.intervals),
         curves=evaluation.curves,
-        split_sizes={name: [split.n_images, split.n_texts] for name, split in data.splits.items()},
+        split_sizes={name: list(size) for name, size in sizes.items()},
         fingerprint=data.splits["test"].fingerprint(),
         views=data.spec.record(),
         protocol=evaluation.record(),
@@ -134,12 +139,14 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         device=device,
         code=registry.checksums(config.method, config.dataset),
         commit=commit(),
-        flags=[*evaluation.flags, *data.evaluation.flags],
+        flags=[*evaluation.flags, *data.evaluation.flags, *shortened],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         invalid_rows=data.report.count,
         unknown_words=unknown_words(data.splits),
         options=recipe.settings(config),
         content=dict(run.content),
+        deviations=[*config.deviations, *other_splits],
+        changes=config.changes,
     )
 
 

@@ -49,13 +49,16 @@ class Result:
         device: Device in words.
         code: SHA-256 of the files that classes outside of the suite came from, by ``FILE.py:Class``.
         commit: Commit of the code, where known.
-        flags: ensemble, transductive, uses_test_groups, selected_on_test.
+        flags: ensemble, transductive, uses_test_groups, selected_on_test, shortened.
         skipped: Images skipped because a file is missing or cannot be decoded, by split.
         invalid_rows: Rows of the annotation files skipped because they cannot be read.
         unknown_words: Fraction of the words of validation and test that the vocabulary lacks, 0..1.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
         content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
             ``<split>.images`` and ``<split>.texts`` (photographs, features, vectors), files that options name.
+        deviations: What differs from the paper or program, a line each.
+        changes: Options that differ from the recipe of the method on the data set, by dotted name; None where the
+            record is older than this field.
         created: Time of writing, UTC.
         schema: Version of this record.
     """
@@ -90,6 +93,8 @@ class Result:
     unknown_words: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
+    deviations: list[str] = field(default_factory=list)
+    changes: dict[str, Any] | None = None
     created: str = ""
     schema: int = SCHEMA
 
@@ -171,6 +176,7 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "float": (_number, "a finite number"),
     "list[str]": (_list_of(_text), "a list of texts"),
     "dict[str, Any]": (_table_of(lambda value: True), "a table"),
+    "dict[str, Any] | None": (lambda value: value is None or isinstance(value, dict), "a table"),
     "dict[str, str]": (_table_of(_text), "a table of texts"),
     "dict[str, int]": (_table_of(_whole), "a table of whole numbers"),
     "dict[str, float]": (_table_of(_number), "a table of finite numbers"),
