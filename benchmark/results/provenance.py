@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import resource
 import subprocess
 import sys
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,12 +17,50 @@ from torch import nn
 
 from cmr_bench import __version__
 
+# What a number can depend on; a change of the README makes no other code.
+_CODE = ("benchmark", "models", "datamodules", "experiments", "pyproject.toml")
 
-def commit() -> str:
-    """Return the commit of the code where it runs from a checkout, else an empty string."""
-    here = Path(__file__).resolve().parent
-    answer = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+def commit(here: Path | None = None) -> str:
+    """Return the commit of the code where it runs from a checkout of the suite, else an empty string.
+
+    The repository counts only where it is the suite's own: installed into the environment of another project, the
+    package lies in that project's repository, whose commit says nothing of this code. A `+` behind the commit
+    stands for changes of the code that are not committed.
+
+    Args:
+        here: A file of the package; None takes this one.
+    """
+    here = (here or Path(__file__)).resolve()
+    top = _git(here.parent, "rev-parse", "--show-toplevel")
+    tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
+    if top is None or not tracked or not _is_suite(Path(top.strip())):
+        return ""
+    head = _git(here.parent, "rev-parse", "HEAD")
+    changed = _git(Path(top.strip()), "status", "--porcelain", "--", *_CODE)
+    return "" if head is None else head.strip() + ("+" if changed is None or changed.strip() else "")
+
+
+def _is_suite(top: Path) -> bool:
+    """Tell by its pyproject.toml whether a repository is that of the suite."""
+    try:
+        project = tomllib.loads((top / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(project.get("project", {}).get("name") == "cmr-bench")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git prints about the repository around a folder; None where there is none, or no git."""
+    # Variables of a hook or of another tool would point git to another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, env=environment
+        )
+    except OSError:
+        return None
+    return answer.stdout if answer.returncode == 0 else None
 
 
 def library_versions() -> dict[str, str]:

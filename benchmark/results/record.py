@@ -48,7 +48,8 @@ class Result:
         versions: Versions of Python and the libraries.
         device: Device in words.
         code: SHA-256 of the files that classes outside of the suite came from, by ``FILE.py:Class``.
-        commit: Commit of the code, where known.
+        commit: Commit of the code, where it ran from a checkout of the suite; with a `+` behind it where changes of the
+            code were not committed.
         flags: ensemble, transductive, uses_test_groups, selected_on_test, shortened.
         skipped: Images skipped because a file is missing or cannot be decoded, by split.
         invalid_rows: Rows of the annotation files skipped because they cannot be read.
@@ -104,6 +105,11 @@ class Result:
         if bad:
             raise CmrBenchError(f"result of {self.method} on {self.data} is not finite: {', '.join(bad)}")
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def short_commit(commit: str) -> str:
+    """Return the first letters of a commit, and the `+` behind one with uncommitted changes."""
+    return commit[:12].removesuffix("+") + ("+" if commit.endswith("+") else "")
 
 
 def write_result(folder: Path, result: Result) -> Path:
