@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from cmr_bench import registry
 from cmr_bench.results.record import Result
-from cmr_bench.results.store import load_results
 from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -65,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         UsageError: For names that do not exist.
         CmrBenchError: If there is no folder of results and nothing published to show.
     """
+    from cmr_bench.leaderboard.checks import load_checked
     from cmr_bench.results.published import load_published
 
     runs = args.runs or Path("runs")
@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         return _show(args, *_suite_tables(args, runs, published))
     if args.set:
         raise UsageError("--set needs --suite: it repeats the --set options of `cmr-bench suite`")
-    results, problems = load_results(runs)
+    checked, problems = load_checked(runs)
+    results = [result for _, result in checked]
     _left_out(problems)
     _check_names(args, results, published)
     found = sections(results, published, data=args.data, family=args.family)
@@ -103,13 +104,15 @@ def _suite_tables(
     for option in ("sort", "family"):
         if getattr(args, option) is not None:
             raise UsageError(f"--{option} cannot be combined with --suite, whose tables have their own rows and order")
+    from cmr_bench.leaderboard.checks import read_checked
     from cmr_bench.leaderboard.tables import table_sections
     from cmr_bench.suites import plan, stored
     from cmr_bench.suites.tables import read_tables
 
     content = plan.read_suite(args.suite)
     planned = list(plan.jobs(content, None, [f"--{option.removeprefix('--')}" for option in args.set]))
-    results, problems = stored.stored_results(planned, runs)
+    checked, problems = read_checked(stored.finished_folders(planned, runs))
+    results = [result for _, result in checked]
     _left_out(problems)
     if not results:
         print(f"No results of this suite in {runs}. Make them: cmr-bench suite {args.suite}", file=sys.stderr)

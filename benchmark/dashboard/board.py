@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cmr_bench.dashboard.collect import StoredRun, slug
-from cmr_bench.leaderboard.board import MARKS, head, legend, number
+from cmr_bench.leaderboard.board import MARKS, head, legend, marks, number
 from cmr_bench.leaderboard.columns import best, columns, order
+from cmr_bench.leaderboard.naming import FEATURES, NEVER_BEST, changes_of, split_seed_of
 from cmr_bench.leaderboard.rows import Row, Section
 from cmr_bench.results.groups import GROUPS, LOWER_IS_BETTER
 from cmr_bench.results.record import Result
@@ -49,6 +50,11 @@ def short(source: str) -> str:
     if path.startswith(("/", "~", ".")):
         return f"{kind}:{'/'.join(path.split('/')[-2:])}"
     return plain
+
+
+def _repetition(result: Result) -> str:
+    seed, draw = "–" if result.seed is None else str(result.seed), split_seed_of(result)
+    return seed if draw is None else f"draw {draw}, seed {seed}"
 
 
 def _views(row: Row) -> tuple[str, str]:
@@ -110,9 +116,10 @@ def board(section: Section, run_of: Mapping[int, StoredRun]) -> dict[str, Any]:
     repeated = Counter(row["label"] for row in shown if row["measured"])
     for place, row in enumerate(shown):
         row["id"] = place
-        # Charts name a row by its label alone, so what it read has to tell it from another of that name.
+        # Charts name a row by its label alone, so it says what it read where that is not what its recipe reads.
         features = ", ".join(part for part in (row["image"], row["text"]) if part)
-        row["title"] = f"{row['label']} · {features}" if repeated[row["label"]] > 1 and features else row["label"]
+        told = features and (row["other_features"] or repeated[row["label"]] > 1)
+        row["title"] = f"{row['label']} · {features}" if told else row["label"]
     return {
         "title": section.title,
         "slug": section_slug(section),
@@ -133,6 +140,10 @@ def board(section: Section, run_of: Mapping[int, StoredRun]) -> dict[str, Any]:
         "images": _distinct(row["image"] for row in shown),
         "texts": _distinct(row["text"] for row in shown),
         "legend": legend(rows),
+        "remarks": [
+            *(f"{row.label}: averaged over {'; '.join(row.mixture)}." for row in rows if row.mixture),
+            *(f"{warning}." for warning in section.warnings),
+        ],
         "definitions": [(head(name), section.definitions[name]) for name in names if name in section.definitions],
         "ablations": ablations(rows, names, main),
         "data": {
@@ -166,11 +177,12 @@ def _row(row: Row, names: Sequence[str], tops: Mapping[str, float], run_of: Mapp
                 "text": number(name, row.metrics[name]),
                 "spread": number(name, row.spread[name]) if name in row.spread else "",
                 "interval": [number(name, end) for end in low_high] if low_high else None,
-                "best": row.measured and tops.get(name) == row.metrics[name],
+                "best": row.measured and not set(row.flags) & set(NEVER_BEST) and tops.get(name) == row.metrics[name],
             }
     spent = _mean_costs([costs(result) for result in row.results])
     return {
         "label": row.label,
+        "other_features": any(name in changes_of(result) for result in row.results for name in FEATURES),
         "method": row.method,
         "variant": row.variant,
         "detail": row.detail,
@@ -180,9 +192,11 @@ def _row(row: Row, names: Sequence[str], tops: Mapping[str, float], run_of: Mapp
         "features": row.features,
         "measured": row.measured,
         "source": row.source,
-        "seeds": [{"name": "–" if seed is None else str(seed), "slug": run.slug}
-                  for seed, run in zip(row.seeds, runs, strict=True)],
+        "seeds": [{"name": _repetition(run.result), "slug": run.slug} for run in runs],
         "n_seeds": row.n_seeds,
+        "draws": row.draws,
+        "repeats": row.repeats,
+        "about": "; ".join(row.deviations) or "no deviation is listed",
         "marks": [MARKS.get(flag, (flag, flag)) for flag in row.flags],
         "fidelity": row.fidelity,
         "cells": cells,
@@ -213,7 +227,8 @@ def _mean_costs(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _chart_row(shown: Mapping[str, Any]) -> dict[str, Any]:
     row: Row = shown["row"]
     found: dict[str, Any] = {
-        "label": shown["title"] if row.measured else f"{row.label} (published)",
+        "label": " ".join([shown["title"], *(f"[{mark}]" for mark in marks(row))])
+                 if row.measured else f"{row.label} (published)",
         "family": row.family,
         "measured": row.measured,
         "metrics": {name: rounded(cell["value"]) for name, cell in shown["cells"].items()},
@@ -245,8 +260,8 @@ def mean_curves(results: Sequence[Result]) -> dict[str, list[float]]:
 def ablations(rows: Sequence[Row], names: Sequence[str], main: str) -> list[dict[str, Any]]:
     """Put the variants of a method side by side, as differences from its plain recipe.
 
-    The reference is the row without a variant whose settings differ in the fewest places from the constructors'
-    defaults; a method whose rows all lack the main metric, or that has one row, is omitted.
+    The reference is the row without a variant that changes the fewest options of the recipe; a method whose rows all
+    lack the main metric, or that has one row, is left out.
     """
     of_method: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -257,7 +272,7 @@ def ablations(rows: Sequence[Row], names: Sequence[str], main: str) -> list[dict
         plain = [row for row in members if not row.variant]
         if len(members) < 2 or not plain:
             continue
-        reference = min(plain, key=lambda row: len(row.results[0].options))
+        reference = min(plain, key=lambda row: ("shortened" in row.flags, len(changes_of(row.results[0]))))
         shared = [name for name in names if name in reference.metrics]
         found.append(
             {

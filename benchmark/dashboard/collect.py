@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query
+from cmr_bench.leaderboard.checks import contradictions
 from cmr_bench.results.examples import EXAMPLES_FILE
 from cmr_bench.results.record import Result, read_result
 from cmr_bench.results.store import failures, result_files
@@ -59,7 +60,11 @@ def collect(runs: Path) -> tuple[list[StoredRun], list[str]]:
         except CmrBenchError as error:
             problems.append(str(error))
             continue
-        found.append(_stored(path.parent, runs, result, problems))
+        run = _stored(path.parent, runs, result, problems)
+        wrong = contradictions(result, path.parent, run.outcomes)
+        problems += wrong
+        if not wrong:
+            found.append(run)
     return found, problems + failures(runs)
 
 

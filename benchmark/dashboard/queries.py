@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.dashboard.collect import DIRECTIONS, StoredRun, slug
+from cmr_bench.leaderboard.naming import label_of
 from cmr_bench.results.examples import THUMBNAILS, read_thumbnail, thumbnail_name
 
 # Documents stand in some data sets in place of captions; this much of one tells what it is about.
@@ -71,6 +72,7 @@ def split_data(runs: Sequence[StoredRun], thumbnails: Path) -> tuple[dict[str, A
         "runs": [
             {
                 "slug": run.slug,
+                "label": label_of(run.result),
                 "method": run.result.method,
                 "variant": run.result.variant,
                 "seed": run.result.seed,

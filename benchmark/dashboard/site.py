@@ -23,10 +23,12 @@ from cmr_bench.dashboard.board import board, costs, rounded, short, write_cost
 from cmr_bench.dashboard.collect import StoredRun, collect
 from cmr_bench.dashboard.queries import split_data, split_key
 from cmr_bench.dashboard.verdicts import RESAMPLES, packed_draws
-from cmr_bench.leaderboard.board import head, number
+from cmr_bench.leaderboard.board import MARKS, head, number
+from cmr_bench.leaderboard.naming import NEVER_BEST, changes_of, flags_of, label_of, split_seed_of
 from cmr_bench.leaderboard.rows import Section, comparable, sections
 from cmr_bench.results.groups import GROUPS
 from cmr_bench.results.published import Published
+from cmr_bench.results.record import Result, short_commit
 from cmr_bench.support.errors import CmrBenchError, UsageError
 
 # A folder with this file is a site of ours, which may be replaced.
@@ -173,9 +175,15 @@ def _groups(stored: Sequence[StoredRun]) -> dict[str, int]:
 
 
 def _label(run: StoredRun) -> str:
-    result = run.result
-    name = f"{result.method} ({result.variant})" if result.variant else result.method
-    return name if result.seed is None else f"{name}, seed {result.seed}"
+    draw, seed = split_seed_of(run.result), run.result.seed
+    parts = [label_of(run.result)]
+    parts += [] if draw is None else [f"draw {draw}"]
+    parts += [] if seed is None else [f"seed {seed}"]
+    return ", ".join(parts)
+
+
+def _marks(result: Result) -> list[str]:
+    return [MARKS[flag][0] if flag in MARKS else flag for flag in flags_of(result)]
 
 
 def _index_entry(run: StoredRun, group: int, has_draws: bool) -> dict[str, Any]:
@@ -193,6 +201,8 @@ def _index_entry(run: StoredRun, group: int, has_draws: bool) -> dict[str, Any]:
         "group": group,
         "paired": has_draws,
         "fingerprint": result.fingerprint[:12],
+        "marks": _marks(result),
+        "ranked": not set(flags_of(result)) & set(NEVER_BEST),
         "created": result.created[:16].replace("T", " "),
         "figures": {name: number(name, result.metrics[name]) for name in names},
     }
@@ -231,14 +241,15 @@ def _facts(run: StoredRun) -> dict[str, str]:
         "data": result.data,
         "batch size": str(result.batch_size or ""),
         "device": result.device,
-        "commit": result.commit[:12],
-        "flags": ", ".join(result.flags),
+        "commit": short_commit(result.commit),
+        "flags": ", ".join(flags_of(result)),
     }
     for side in ("image", "text"):
         view = result.views.get(side)
         if isinstance(view, dict):
             found[f"{side} view"] = f"{view.get('kind')}, {view.get('source')}, {view.get('shape')}"
-    found |= {name: str(value) for name, value in result.options.items()}
+    found |= {name: str(value) for name, value in {**result.options, **changes_of(result)}.items()}
+    found |= {f"version of {name}": version for name, version in result.versions.items()}
     return {name: value for name, value in found.items() if value}
 
 
@@ -253,6 +264,9 @@ def _run_page(run: StoredRun) -> dict[str, Any]:
         "label": _label(run),
         "slug": run.slug,
         "result": result,
+        "flags": flags_of(result),
+        "changes": changes_of(result),
+        "commit": short_commit(result.commit),
         "headline": [
             (name, *head(name), number(name, result.metrics[name]))
             for name in ("rsum", "map", "i2t_r1", "t2i_r1") if name in result.metrics

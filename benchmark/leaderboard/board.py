@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cmr_bench.leaderboard.columns import best, best_of, columns
+from cmr_bench.leaderboard.naming import NEVER_BEST
 from cmr_bench.leaderboard.rows import Row, Section
 from cmr_bench.results.published import load_published
 
@@ -13,6 +14,8 @@ from cmr_bench.results.published import load_published
 MARKS = {
     "transductive": ("t", "transductive: scores were corrected using the whole test set"),
     "selected_on_test": ("!", "the checkpoint was selected on the test split, as in released code"),
+    "shortened": ("shortened", "trained on fewer batches or epochs than the recipe; never the best"),
+    "draws": ("d", "mean over seeded draws of the test split"),
     "ensemble": ("e", "ensemble of several models"),
     "uses_test_groups": ("g", "uses which captions of the test set belong together"),
     "external": ("x", "evaluated from external files; the content of the test split is not verified"),
@@ -137,13 +140,16 @@ class Board:
             return _Cell()
         top = self.best_published if published else self.best
         spread = f"±{number(name, spreads[name])}" if name in spreads else ""
-        return _Cell(number(name, values[name]), spread, row.measured and name in top and values[name] == top[name])
+        ranked = row.measured and not set(row.flags) & set(NEVER_BEST)
+        is_best = (ranked or published) and name in top and values[name] == top[name]
+        return _Cell(number(name, values[name]), spread, is_best)
 
     def notes(self) -> Iterator[str]:
         """What a reader must know, beside the legend of marks."""
         several = [row for row in self.rows if row.measured and row.spread]
         if several:
-            yield "± is the standard deviation over seeds."
+            drawn = any(row.draws for row in several)
+            yield f"± is the standard deviation over seeds{' and draws of the test split' if drawn else ''}."
         if self.compares:
             yield (
                 "Difference: measured - published; in or out: whether it is within two standard deviations of the "
@@ -152,6 +158,17 @@ class Board:
         left_out = sum(row.superseded for row in self.rows)
         if left_out:
             yield f"Not shown: {left_out} earlier result{'s' if left_out > 1 else ''} of a repeated seed."
+        copies = sum(row.copies for row in self.rows)
+        if copies:
+            yield (
+                f"Not shown: {copies} result{'s' if copies > 1 else ''} with every digit and the wall time of another "
+                "seed: one result copied under several seeds."
+            )
+        for row in self.rows:
+            if row.mixture:
+                yield f"{row.label}: averaged over {'; '.join(row.mixture)}."
+        for warning in self.section.warnings:
+            yield f"{warning}."
         flagged = self.section.left_out
         if flagged:
             yield f"Not shown: {flagged} result{'s' if flagged > 1 else ''} with a flag, such as transductive."

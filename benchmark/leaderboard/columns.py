@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     pass
+from cmr_bench.leaderboard.naming import NEVER_BEST
 from cmr_bench.leaderboard.rows import Row, Section
 from cmr_bench.results.groups import GROUPS, LOWER_IS_BETTER
 
@@ -38,9 +39,10 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
 def best(rows: Iterable[Row], names: Iterable[str]) -> dict[str, float]:
     """Return the best value of every metric among the measured rows, where there are at least two to compare.
 
-    Rows whose weights were chosen on the test split take no part.
+    Rows whose weights were chosen on the test split, and those that train less than their recipe, take no part.
     """
-    return best_of([row.metrics for row in rows if row.measured and "selected_on_test" not in row.flags], names)
+    ranked = [row.metrics for row in rows if row.measured and not set(row.flags) & set(NEVER_BEST)]
+    return best_of(ranked, names)
 
 
 def best_of(figures: Sequence[Mapping[str, float]], names: Iterable[str]) -> dict[str, float]:

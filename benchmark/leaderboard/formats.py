@@ -51,7 +51,7 @@ def _markdown(board: Board) -> str:
     lines = [["method", "features or source", "seeds", *(" ".join(column.lines()) for column in shown)]]
     for row in board.rows:
         label = escape_markdown(row.label) + "".join(f"<sup>{escape_markdown(mark)}</sup>" for mark in marks(row))
-        lines.append([label, escape_markdown(row.source or row.features), str(row.n_seeds or "")])
+        lines.append([label, escape_markdown(row.source or row.features), row.repeats])
         for column in shown:
             cell = board.cell(row, column)
             text = f"{cell.text} {cell.second}".rstrip().replace("±", "± ")
@@ -118,7 +118,7 @@ def _latex(board: Board) -> str:
         if previous is not None and previous.measured and not row.measured:
             lines.append(r"\midrule")
         mark = rf"\textsuperscript{{{_escape_latex(','.join(marks(row)))}}}" if row.flags else ""
-        cells = [_escape_latex(row.label) + mark, _escape_latex(row.source or row.features), str(row.n_seeds or "")]
+        cells = [_escape_latex(row.label) + mark, _escape_latex(row.source or row.features), row.repeats]
         for column in shown:
             cell = board.cell(row, column)
             text = _escape_latex(f"{cell.text} {cell.second}".replace("±", "± "))
@@ -150,8 +150,10 @@ def _csv(boards: Sequence[Board]) -> str:
         "detail": lambda section, row: row.detail,
         "features": lambda section, row: row.features if row.metrics else "",
         "fidelity": lambda section, row: row.fidelity,
+        "deviations": lambda section, row: "; ".join(row.deviations),
         "flags": lambda section, row: ";".join(row.flags),
         "n_seeds": lambda section, row: row.n_seeds if row.n_seeds is not None else "",
+        "draws": lambda section, row: ";".join(map(str, row.draws)),
         "seeds": lambda section, row: ";".join("" if seed is None else str(seed) for seed in row.seeds),
     }
     if any(board.section.heading for board in boards):

@@ -2,158 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cmr_bench import registry
 from cmr_bench.evaluation.definitions import by_mid_rank, in_words_of_today
+from cmr_bench.leaderboard.entries import Row as Row
+from cmr_bench.leaderboard.entries import Section as Section
+from cmr_bench.leaderboard.naming import SPLIT_SEED, difference, facts_of, flags_of, set_apart, split_seed_of
 from cmr_bench.results.content import by_content
-from cmr_bench.results.record import Result
+from cmr_bench.results.record import Result, short_commit
 
 if TYPE_CHECKING:
     from cmr_bench.results.published import Published, PublishedRow
-from cmr_bench.results.groups import GROUPS
 
 _FOLD = re.compile(r"fold(\d+)_(.+)")
-
-
-@dataclass
-class Row:
-    """One line of the leaderboard: a method measured over seeds, or one that a paper reports.
-
-    Attributes:
-        method: Name of the method.
-        variant: Variant of its recipe, or empty.
-        family: Family of the survey, or empty.
-        features: What the images and texts were read as.
-        source: Key of the publication; empty for a measured row.
-        metrics: Mean over the seeds, of metrics that every seed has.
-        spread: Standard deviation over the seeds, of the same metrics; empty for a single seed.
-        seeds: The seeds; None stands for a result without one.
-        n_seeds: Number of seeds; None where a publication does not say.
-        flags: What a reader must know of the row.
-        fidelity: paper, code, reconstruction or external.
-        detail: What sets the row apart from others of the same name, features and flags.
-        superseded: Results not shown because a later one has the same seed.
-        criterion: Criterion of model selection, rsum or map, where recorded.
-        title: What a paper's table calls the row; empty for method and variant.
-        published: What the paper reports for this row, where a measured row stands beside it.
-        published_spread: Standard deviation over seeds that the paper reports.
-        results: The results that a measured row comes from, one per seed.
-    """
-
-    method: str
-    variant: str = ""
-    family: str = ""
-    features: str = ""
-    source: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    spread: dict[str, float] = field(default_factory=dict)
-    seeds: tuple[int | None, ...] = ()
-    n_seeds: int | None = None
-    flags: tuple[str, ...] = ()
-    fidelity: str = ""
-    detail: str = ""
-    superseded: int = 0
-    criterion: str = ""
-    title: str = ""
-    published: Mapping[str, float] = field(default_factory=dict)
-    published_spread: Mapping[str, float] = field(default_factory=dict)
-    results: tuple[Result, ...] = field(default=(), repr=False, compare=False)
-
-    @property
-    def measured(self) -> bool:
-        """Whether the row comes from stored results."""
-        return not self.source
-
-    @property
-    def label(self) -> str:
-        """Title, or method and variant, and the detail in one text."""
-        inner = ", ".join(part for part in ("" if self.title else self.variant, self.detail) if part)
-        name = self.title or self.method
-        return f"{name} ({inner})" if inner else name
-
-    def difference(self, name: str) -> float | None:
-        """Return measured minus published, or None where either is missing."""
-        if name not in self.metrics or name not in self.published:
-            return None
-        return self.metrics[name] - self.published[name]
-
-    def inside(self, name: str) -> bool | None:
-        """Return whether the difference lies inside two standard deviations.
-
-        The variance over the measured seeds and, where the paper gives one, the published variance add up.
-
-        Returns:
-            None where there is no difference or only one seed to judge it by.
-        """
-        difference = self.difference(name)
-        if difference is None or name not in self.spread:
-            return None
-        allowed = 2 * math.hypot(self.spread[name], self.published_spread.get(name, 0.0))
-        return abs(difference) <= allowed or math.isclose(abs(difference), allowed)
-
-
-@dataclass
-class Section:
-    """Rows that may be compared: scored on the same test split under the same protocol.
-
-    Attributes:
-        data: Name of the data set.
-        folds: Number of folds that the metrics are means over; None for the whole test split.
-        n_images: Images of the test split; 0 where unknown.
-        n_texts: Texts of the test split; 0 where unknown.
-        fingerprint: Content fingerprint of the test split, where all measured rows share one.
-        definitions: Definition of every metric, as the results record it.
-        rows: The rows, measured ones first.
-        note: Why these rows stand apart from others of the data set.
-        remark: What to bear in mind with the published rows.
-        heading: What the table is called, where it is one of a suite.
-        paper: Key of the publication whose figures stand beside the measured ones; empty where there are none.
-        columns: Metrics and groups to show; None chooses by what the rows have.
-        left_out: Results not shown in a suite's table because they carry a flag.
-    """
-
-    data: str
-    folds: int | None
-    n_images: int
-    n_texts: int
-    fingerprint: str = ""
-    definitions: Mapping[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
-    note: str = ""
-    remark: str = ""
-    heading: str = ""
-    paper: str = ""
-    columns: tuple[str, ...] | None = None
-    left_out: int = 0
-
-    @property
-    def title(self) -> str:
-        """Heading, data set and protocol in words."""
-        return f"{self.heading}. {self._protocol}" if self.heading else self._protocol
-
-    @property
-    def _protocol(self) -> str:
-        if self.folds is None:
-            images = f", {self.n_images:,} images" if self.n_images else ""
-            texts = f" and {self.n_texts:,} texts" if self.n_texts else ""
-            return f"{self.data}: whole test split{images}{texts}"
-        each = f" of {self.n_images // self.folds:,} images" if self.n_images else ""
-        return f"{self.data}: mean of {self.folds} folds{each}"
-
-    def names(self) -> list[str]:
-        """Every metric of any row, known ones first."""
-        there = {name for row in self.rows for name in (*row.metrics, *row.published)}
-        known = [name for group in GROUPS.values() for name in group if name in there]
-        return known + sorted(there.difference(known))
+Measured = tuple[Result, dict[str, float]]
 
 
 def sections(
@@ -172,14 +42,16 @@ def sections(
     """
     chosen = [r for r in results if data in (None, r.data) and family in (None, r.family)]
     found: list[Section] = []
-    for bucket in comparable(chosen):
+    for bucket in [*comparable([r for r in chosen if split_seed_of(r) is None]), *_drawn(chosen)]:
         folds = {int(match[1]) for result in bucket for name in result.metrics if (match := _FOLD.fullmatch(name))}
-        found += [section for n in (None, *sorted(folds)) if (section := _section(bucket, n)).rows]
+        found += [section for n in (None, *sorted(folds)) for section in _sections(bucket, n) if section.rows]
     if published is not None:
         names = {data} if data is not None else {section.data for section in found}
         _add_published(found, published, names, family)
     place = {name: number for number, name in enumerate(registry.DATASETS)}
-    found.sort(key=lambda section: (place.get(section.data, len(place)), section.data, section.folds or 0))
+    found.sort(
+        key=lambda section: (place.get(section.data, len(place)), section.data, section.folds or 0, bool(section.draws))
+    )
     explain(found)
     return found
 
@@ -221,32 +93,138 @@ def _test_size(result: Result) -> tuple[int, int]:
     return images, texts
 
 
-def _section(bucket: Sequence[Result], folds: int | None) -> Section:
-    """Average the repetitions of each experiment, for the whole test split or for one number of folds."""
-    alike: dict[str, list[tuple[Result, dict[str, float]]]] = defaultdict(list)
+@dataclass
+class _Draws:
+    """Results on draws of one data set that agree on the content of every draw and on what the metrics mean."""
+
+    definitions: dict[str, str]
+    tests: dict[int, str] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+
+def _drawn(results: Sequence[Result]) -> list[list[Result]]:
+    """Split the results on drawn test splits into lists of the same data set, draws and definitions of metrics."""
+    buckets: list[_Draws] = []
+    for result in results:
+        seed, definitions = split_seed_of(result), _definitions(result)
+        if seed is None:
+            continue
+        for bucket in buckets:
+            first = bucket.results[0]
+            same = (first.data, _test_size(first)) == (result.data, _test_size(result))
+            same = same and bucket.tests.get(seed, result.fingerprint) == result.fingerprint
+            if same and not _differing(bucket.definitions, definitions):
+                bucket.tests[seed] = result.fingerprint
+                bucket.results.append(result)
+                bucket.definitions |= definitions
+                break
+        else:
+            buckets.append(_Draws(dict(definitions), {seed: result.fingerprint}, [result]))
+    return sorted((bucket.results for bucket in buckets), key=len, reverse=True)
+
+
+def _sections(bucket: Sequence[Result], folds: int | None) -> list[Section]:
+    """Average the repetitions of each experiment, for the whole test split or for one number of folds.
+
+    Rows over different draws of the test split do not share a section: what they differ in may be the draws.
+    """
+    groups: dict[str, list[Measured]] = defaultdict(list)
     for result in bucket:
         metrics = _metrics(result, folds)
         if metrics:
-            alike[_experiment(result)].append((result, metrics))
-    groups = [
-        [runs[place] for place in places]
-        for runs in alike.values()
-        for places in by_content([result.content for result, _ in runs])
+            groups[_experiment(result)].append((result, metrics))
+    by_draws: dict[tuple[int, ...], list[tuple[Row, Result]]] = defaultdict(list)
+    for group in (part for alike in groups.values() for part in _of_one_content(alike)):
+        row = _averaged(group)
+        by_draws[row.draws].append((row, max(sorted(row.results, key=_age), key=lambda result: len(result.content))))
+    found = []
+    for draws, rows in sorted(by_draws.items(), key=lambda pair: -len(pair[0])):
+        results = [result for row, _ in rows for result in row.results]
+        section = Section(bucket[0].data, folds, *_test_size(bucket[0]), _fingerprint(results), draws=draws)
+        section.definitions = {name: text for result in results for name, text in _definitions(result).items()}
+        names = [(row.method, row.variant, row.features, row.detail) for row, _ in rows]
+        words = set_apart(
+            names, [facts_of(first) for _, first in rows], [min(map(_age, row.results)) for row, _ in rows]
+        )
+        for (row, _), apart in zip(rows, words, strict=True):
+            row.detail = ", ".join(part for part in (row.detail, apart) if part)
+        section.rows = [row for row, _ in rows]
+        section.warnings = _twins(section.rows)
+        found.append(section)
+    return found
+
+
+def _of_one_content(runs: Sequence[Measured]) -> list[list[Measured]]:
+    """Split repetitions by what they read; of drawn splits each reads its own, so these are split draw by draw."""
+    by_draw: dict[int | None, list[Measured]] = defaultdict(list)
+    for result, metrics in runs:
+        by_draw[split_seed_of(result)].append((result, metrics))
+    found: dict[int, list[Measured]] = defaultdict(list)
+    for each in by_draw.values():
+        for number, places in enumerate(by_content([result.content for result, _ in each])):
+            found[number] += [each[place] for place in places]
+    return list(found.values())
+
+
+def _age(result: Result) -> str:
+    return f"{result.created} {result.run_id}"
+
+
+def _fingerprint(results: Sequence[Result]) -> str:
+    """Return the fingerprint of the test split, one for all its draws; empty where the results do not share it."""
+    drawn = {(split_seed_of(result), result.fingerprint) for result in results if result.fidelity != "external"}
+    if any(seed is not None for seed, _ in drawn):
+        return hashlib.sha256(json.dumps(sorted(drawn, key=str)).encode()).hexdigest()
+    return drawn.pop()[1] if len(drawn) == 1 else ""
+
+
+def _averaged(group: Sequence[Measured]) -> Row:
+    """Average the repetitions of one experiment: the latest of each seed and draw, no result twice."""
+    latest: dict[tuple[int | None, int | None], Measured] = {}
+    for result, metrics in sorted(group, key=lambda pair: _age(pair[0])):
+        latest[split_seed_of(result), result.seed] = (result, metrics)
+    known: dict[str, tuple[int | None, int | None]] = {}
+    for place in sorted(latest, key=lambda place: (_age(latest[place][0]), str(place))):
+        known.setdefault(_figures(latest[place][0]), place)
+    kept = sorted(known.values(), key=lambda place: [(part is None, part or 0) for part in place])
+    row = _row([latest[place] for place in kept])
+    return replace(row, superseded=len(group) - len(latest), copies=len(latest) - len(kept))
+
+
+def _figures(result: Result) -> str:
+    """Return what two runs never have in common: every figure to the last digit, and the seconds they took."""
+    return json.dumps([result.metrics, result.cost, result.selection.get("value")], sort_keys=True, default=str)
+
+
+def _twins(rows: Sequence[Row]) -> list[str]:
+    """Warn of results of different rows that are one result by their figures and the seconds they took."""
+    twins: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for result in row.results:
+            if result.cost:
+                twins[_figures(result)].append(f"{row.label} ({result.run_id})")
+    return [
+        f"{' and '.join(names)} have the same figures and took the same seconds: one result under several names"
+        for names in twins.values()
+        if len(names) > 1
     ]
-    fingerprints = {result.fingerprint for result in bucket if result.fidelity != "external"}
-    fingerprint = fingerprints.pop() if len(fingerprints) == 1 else ""
-    definitions = {name: text for result in bucket for name, text in _definitions(result).items()}
-    section = Section(bucket[0].data, folds, *_test_size(bucket[0]), fingerprint, definitions)
-    facts = []
-    for group in groups:
-        latest: dict[int | None, tuple[Result, dict[str, float]]] = {}
-        for result, metrics in sorted(group, key=lambda pair: (pair[0].created, pair[0].run_id)):
-            latest[result.seed] = (result, metrics)
-        runs = [latest[seed] for seed in sorted(latest, key=lambda seed: (seed is None, seed or 0))]
-        section.rows.append(replace(_row(runs), superseded=len(group) - len(runs)))
-        facts.append(_facts(max((run for run, _ in runs), key=lambda run: len(run.content))))
-    _set_apart(section.rows, facts)
-    return section
+
+
+def _mixture(results: Sequence[Result]) -> list[str]:
+    """Say in what results that are averaged differ beside their seed."""
+    found = []
+    for name in dict.fromkeys(name for result in results for name in result.versions):
+        versions = dict.fromkeys(result.versions.get(name, "unknown") for result in results)
+        found += [f"{name} {' and '.join(versions)}"] if len(versions) > 1 else []
+    commits = dict.fromkeys(short_commit(result.commit) or "unknown" for result in results)
+    found += [f"commits {' and '.join(commits)}"] if len(commits) > 1 else []
+    devices = dict.fromkeys(result.device or "unknown" for result in results)
+    found += [f"devices {' and '.join(devices)}"] if len(devices) > 1 else []
+    trained = [result for result in results if result.selection.get("epoch") is not None]
+    figures = [json.dumps([result.fingerprint, result.metrics], sort_keys=True) for result in trained]
+    if len(set(figures)) < len(figures):
+        found.append("seeds that have every figure in common, to the last digit")
+    return found
 
 
 def _metrics(result: Result, folds: int | None) -> dict[str, float]:
@@ -257,38 +235,55 @@ def _metrics(result: Result, folds: int | None) -> dict[str, float]:
 
 
 def _experiment(result: Result) -> str:
-    """Return what repetitions of one experiment have in common beside what they read; the seed may differ."""
+    """Return what repetitions of one experiment have in common beside what they read; seed and draw may differ."""
+    drawn = split_seed_of(result) is not None
+    options = {name: value for name, value in result.options.items() if not (drawn and name == SPLIT_SEED)}
     same = (
-        *(result.method, result.variant, result.family, result.fidelity, result.fingerprint, result.label_space),
-        *(result.options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(result.flags)),
-        result.invalid_rows,
+        *(result.method, result.variant, result.family, result.fidelity, result.label_space, drawn),
+        *(options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(flags_of(result))),
+        *(result.invalid_rows, "" if drawn else result.fingerprint, difference(result)),
         *(result.protocol.get("folds"), result.protocol.get("postprocess"), _definitions(result)),
     )
     return json.dumps(same, sort_keys=True, default=str)
 
 
-def _row(runs: Sequence[tuple[Result, Mapping[str, float]]]) -> Row:
-    result = runs[0][0]
+def _row(runs: Sequence[Measured]) -> Row:
+    results = [run for run, _ in runs]
+    first = results[0]
     names = [name for name in runs[0][1] if all(name in metrics for _, metrics in runs)]
     values = {name: [metrics[name] for _, metrics in runs] for name in names}
-    flags = [*result.flags]
-    flags += ["external"] if result.fidelity == "external" else []
-    flags += ["skipped"] if any(result.skipped.values()) else []
-    flags += ["mid_rank_recalls"] if by_mid_rank(_definitions(result)) else []
+    places = [split_seed_of(result) for result in results]
+    draws = tuple(sorted({place for place in places if place is not None}))
     return Row(
-        method=result.method,
-        variant=result.variant,
-        family=result.family,
-        features=_features(result),
-        metrics={name: statistics.fmean(each) for name, each in values.items()},
+        method=first.method,
+        variant=first.variant,
+        family=first.family,
+        features=_features(first),
+        metrics={name: _mean(each, places) for name, each in values.items()},
         spread={name: statistics.stdev(each) for name, each in values.items()} if len(runs) > 1 else {},
-        seeds=tuple(run.seed for run, _ in runs),
-        n_seeds=len(runs),
-        flags=tuple(dict.fromkeys(flags)),
-        fidelity=result.fidelity,
-        criterion=str(result.selection.get("criterion", "")),
-        results=tuple(run for run, _ in runs),
+        seeds=tuple(result.seed for result in results),
+        n_seeds=len({result.seed for result in results}),
+        draws=draws,
+        flags=(
+            *flags_of(first),
+            *(["mid_rank_recalls"] if by_mid_rank(_definitions(first)) else []),
+            *(["draws"] if draws else []),
+        ),
+        fidelity=first.fidelity,
+        detail=difference(first),
+        deviations=tuple(dict.fromkeys(line for result in results for line in result.deviations)),
+        mixture=tuple(_mixture(results)),
+        criterion=str(first.selection.get("criterion", "")),
+        results=tuple(results),
     )
+
+
+def _mean(values: Sequence[float], places: Sequence[int | None]) -> float:
+    """Return the mean, of each draw first, so that a draw with more seeds weighs no more."""
+    by_draw: dict[int | None, list[float]] = defaultdict(list)
+    for value, place in zip(values, places, strict=True):
+        by_draw[place].append(value)
+    return statistics.fmean(statistics.fmean(each) for each in by_draw.values())
 
 
 def _features(result: Result) -> str:
@@ -298,45 +293,6 @@ def _features(result: Result) -> str:
         if isinstance(view, dict):
             parts.append(str(view.get("source") or view.get("kind") or "?"))
     return " + ".join(parts)
-
-
-def _facts(result: Result) -> dict[str, str]:
-    """Return what may set apart two rows of one method, in words."""
-    facts = {name.partition(".")[2]: f"{name.partition('.')[2]}={value}" for name, value in result.options.items()}
-    facts |= {
-        name: f"{name} {images:,}"
-        for name, sizes in result.split_sizes.items()
-        for images in sizes[:1]
-        if name != "test"
-    }
-    for side, view in result.views.items():
-        if isinstance(view, dict):
-            facts[f"{side} view"] = f"{side} {view.get('kind')} {view.get('shape')}"
-    facts["batch"] = f"batch {result.batch_size}" if result.batch_size else ""
-    facts["fidelity"] = result.fidelity
-    facts["labels"] = f"labels: {result.label_space}"
-    facts["post"] = str(result.protocol.get("postprocess") or "")
-    facts["folds"] = f"folds {result.protocol.get('folds')}"
-    facts["skipped"] = f"{sum(result.skipped.values())} images skipped" if any(result.skipped.values()) else ""
-    for part in ("train", "val"):
-        facts[f"{part} content"] = f"{part} {result.content[part][:8]}" if part in result.content else ""
-    for side in ("images", "texts", "model"):
-        values = [value for part, value in result.content.items() if side in part.split(".")]
-        facts[f"{side} content"] = f"{side} {sha256(' '.join(values).encode()).hexdigest()[:8]}" if values else ""
-    facts["fingerprint"] = f"test {result.fingerprint[-8:]}" if result.fingerprint else ""
-    return facts
-
-
-def _set_apart(rows: Sequence[Row], facts: Sequence[Mapping[str, str]]) -> None:
-    """Give rows of the same name and features a detail: the facts in which they differ."""
-    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        alike[row.method, row.variant, row.features].append(number)
-    for numbers in alike.values():
-        names = dict.fromkeys(name for number in numbers for name in facts[number])
-        differing = [name for name in names if len({facts[number].get(name, "") for number in numbers}) > 1]
-        for number in numbers:
-            rows[number].detail = ", ".join(text for name in differing if (text := facts[number].get(name, "")))
 
 
 def _add_published(found: list[Section], published: Published, names: set[str], family: str | None) -> None:
@@ -349,7 +305,7 @@ def _add_published(found: list[Section], published: Published, names: set[str], 
         fitting = (
             section
             for section in found
-            if (section.data, section.folds) == (data, folds)
+            if (section.data, section.folds, section.draws) == (data, folds, ())
             and published.fits(data, section.n_images, section.n_texts)
         )
         section = next(fitting, None)
@@ -375,13 +331,15 @@ def _published_row(entry: PublishedRow) -> Row:
 
 def explain(found: Sequence[Section]) -> None:
     """Say of each section after the first of its data set and protocol why it stands apart."""
-    first: dict[tuple[str, int | None], Section] = {}
+    first: dict[tuple[str, int | None, bool], Section] = {}
     for section in found:
-        other = first.setdefault((section.data, section.folds), section)
+        other = first.setdefault((section.data, section.folds, bool(section.draws)), section)
         if other is section:
             continue
         if (section.n_images, section.n_texts) != (other.n_images, other.n_texts):
             why = f"its test split has another size than {other.n_images:,} images and {other.n_texts:,} texts"
+        elif section.draws != other.draws:
+            why = f"its rows were measured on other draws ({', '.join(map(str, section.draws))})"
         elif section.fingerprint != other.fingerprint:
             one, two = (part.fingerprint[:8] or "unknown" for part in (section, other))
             why = f"its test split has the same size but another content (fingerprint {one}, above {two})"

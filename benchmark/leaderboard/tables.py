@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cmr_bench.leaderboard.naming import flags_of
 from cmr_bench.leaderboard.rows import Row, Section, explain, sections
 from cmr_bench.results.published import Published, PublishedRow
 from cmr_bench.results.record import Result
@@ -31,7 +32,7 @@ def table_sections(tables: Iterable[Table], results: Sequence[Result], published
 
 
 def _filled(table: Table, results: Sequence[Result], published: Published | None) -> list[Section]:
-    kept = [result for result in results if not result.flags]
+    kept = [result for result in results if not _flagged(result)]
     found = [section for section in sections(kept, data=table.data) if section.folds == table.folds]
     paper = published if table.source else None
     test: Mapping[str, Any] = paper.tests.get(table.data, {}) if paper is not None else {}
@@ -52,10 +53,15 @@ def _filled(table: Table, results: Sequence[Result], published: Published | None
         section.heading, section.columns, section.note = table.title, table.columns, ""
         section.paper = table.source if beside is not None else ""
         section.remark = str(test.get("remark", "")) if beside is not None else ""
-    found[0].left_out = sum(1 for result in results if result.flags and result.data == table.data)
+    found[0].left_out = sum(1 for result in results if _flagged(result) and result.data == table.data)
     found = [section for section in found if section.rows]
     explain(found)
     return found
+
+
+def _flagged(result: Result) -> bool:
+    """Whether a result has no place in a table of a suite; one that trained less keeps it, with its mark."""
+    return bool(set(flags_of(result)) - {"shortened", "skipped"})
 
 
 def _beside(row: Row, published: Published | None, table: Table) -> Row:

@@ -115,7 +115,7 @@ def _table(board: Board, layout: _Layout, console: Console) -> Table:
             label.append(_superscript(notes.setdefault(about, len(notes) + 1)))
         cells: list[Text] = [label]
         cells += [Text(about)] if with_features else []
-        cells += [Text(str(row.n_seeds or ""))] if with_seeds else []
+        cells += [Text(row.repeats)] if with_seeds else []
         for column in shown:
             cell = board.cell(row, column)
             text, second = cell.text, cell.second

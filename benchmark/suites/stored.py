@@ -12,7 +12,7 @@ from cmr_bench.experiment.checkpoints import read_mark
 from cmr_bench.experiment.identity import content_of, essence, same_run
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.results.content import other_content
-from cmr_bench.results.record import RESULT_FILE, Result, read_result
+from cmr_bench.results.record import RESULT_FILE, read_result
 from cmr_bench.results.store import stored_configuration
 from cmr_bench.suites.plan import Job
 from cmr_bench.support.errors import CmrBenchError
@@ -91,12 +91,8 @@ def short_name(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def stored_results(planned: Iterable[Job], runs: Path) -> tuple[list[Result], list[str]]:
-    """Read the finished runs of a suite's configurations, whatever their seeds.
-
-    Returns:
-        The results, and one line for each file that could not be read.
-    """
+def finished_folders(planned: Iterable[Job], runs: Path) -> list[Path]:
+    """Return the folders of the finished runs of a suite's configurations, whatever their seeds."""
     stored = Stored(runs)
     folders = {
         folder: None
@@ -104,10 +100,4 @@ def stored_results(planned: Iterable[Job], runs: Path) -> tuple[list[Result], li
         for folder, content in stored.folders(job.config)
         if (folder / RESULT_FILE).is_file() and _same_but_for_the_seed(content, job.config)
     }
-    results, problems = [], []
-    for folder in folders:
-        try:
-            results.append(read_result(folder / RESULT_FILE))
-        except CmrBenchError as error:
-            problems.append(str(error))
-    return results, problems
+    return list(folders)

@@ -56,7 +56,7 @@
 
   function bars(rows, names, heads, axes) {
     const error = names.map((name) => whisker(rows, name));
-    return { type: "bar", x: heads, y: names.map((name) => rows.metrics[name] ?? null), name: charts.plain(charts.short(rows.label)),
+    return { type: "bar", x: heads, y: names.map((name) => rows.metrics[name] ?? null), name: charts.lines(rows.label),
       legendgroup: String(rows.place), marker: { color: charts.colour(rows.place), opacity: rows.measured ? 1 : 0.45 },
       error_y: { type: "data", symmetric: false, array: error.map((one) => one[1]), arrayminus: error.map((one) => one[0]), thickness: 1.3, width: 2, color: charts.style("--ink") },
       hoverinfo: "text", hovertext: names.map((name, at) => `${charts.plain(rows.label)}<br>${heads[at]}: ${rows.metrics[name] ?? "none"}`), ...axes };
@@ -98,7 +98,7 @@
     if (!items().some((row) => Object.keys(row.cost).length)) return null;
     const traces = rows.map((row) => {
       const [below, above] = whisker(row, wanted.metric);
-      return { type: "scatter", mode: "markers", x: [row.cost[wanted.cost]], y: [row.metrics[wanted.metric]], name: charts.plain(charts.short(row.label)),
+      return { type: "scatter", mode: "markers", x: [row.cost[wanted.cost]], y: [row.metrics[wanted.metric]], name: charts.lines(row.label),
         error_y: { type: "data", symmetric: false, array: [above], arrayminus: [below], thickness: 1.2, width: 3 },
         marker: { size: 12, color: charts.colour(row.place), symbol: charts.SYMBOLS[row.family] || "star" }, hoverinfo: "text",
         hovertext: [`${charts.plain(row.label)}<br>${board.names[wanted.metric]} ${row.metrics[wanted.metric]}<br>${COSTS[wanted.cost]}: ${row.cost[wanted.cost]}`] };
@@ -120,8 +120,8 @@
         marker: { size: 22, symbol: "line-ns-open", color: charts.colour(row.place), line: { width: 2 } } }]);
     return { traces, heads: ["Row", "Seeds", "Mean", "Standard deviation", "Values"],
       rows: rows.map((row) => [row.label, row.seeds[name].length, row.metrics[name], row.spread[name], row.seeds[name].join(", ")]),
-      layout: charts.layout({ height: 130 + 34 * rows.length, margin: { l: 8, r: 12, t: 10, b: 44 }, xaxis: charts.axis({ title: board.names[name] }),
-        yaxis: charts.axis({ tickvals: rows.map((_, place) => place), ticktext: rows.map((row) => charts.plain(charts.short(row.label, charts.narrow() ? 16 : 26))),
+      layout: charts.layout({ height: 130 + rows.reduce((all, row) => all + Math.max(34, 16 * charts.lines(row.label, charts.narrow() ? 16 : 26).split("<br>").length), 0), margin: { l: 8, r: 12, t: 10, b: 44 }, xaxis: charts.axis({ title: board.names[name] }),
+        yaxis: charts.axis({ tickvals: rows.map((_, place) => place), ticktext: rows.map((row) => charts.lines(row.label, charts.narrow() ? 16 : 26)),
           autorange: "reversed", zeroline: false }) }),
       summary: `${board.names[name]} of every seed for ${rows.length} rows. The data are in the table below the plot.` };
   }

@@ -10,7 +10,16 @@ cmr.charts = (() => {
 
   // Plotly reads some tags in texts as format.
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  const short = (text, most = 34) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+  // A name in a legend keeps every word, as what it ends with may be all that sets it apart: it takes more lines.
+  function lines(text, most = 34) {
+    const found = [""];
+    for (const word of String(text).split(" ")) {
+      const last = found[found.length - 1];
+      if (last && last.length + 1 + word.length > most) found.push(word);
+      else found[found.length - 1] = last ? `${last} ${word}` : word;
+    }
+    return found.map(plain).join("<br>");
+  }
   const narrow = () => innerWidth < 700;
 
   function style(name) {
@@ -127,7 +136,7 @@ cmr.charts = (() => {
       const y = line.history[metric];
       if (!y) continue;
       const x = (line.history.epoch || y.map((_, place) => place)).map((epoch) => epoch + 1);
-      traces.push({ type: "scatter", mode: x.length > 1 ? "lines" : "markers", x, y, name: plain(short(line.name)), legendgroup: String(line.place),
+      traces.push({ type: "scatter", mode: x.length > 1 ? "lines" : "markers", x, y, name: lines(line.name), legendgroup: String(line.place),
         showlegend: !seen.has(line.place), line: { color: colour(line.place), dash: dash(line.place), width: 2 },
         marker: { color: colour(line.place) }, opacity: seen.has(line.place) ? 0.55 : 1, hoverinfo: "text",
         hovertext: y.map((value, at) => `${plain(line.label)}<br>epoch ${x[at]}: ${value === null ? "none" : value.toPrecision(5)}`) });
@@ -147,7 +156,7 @@ cmr.charts = (() => {
       for (const [number, way] of [["", "i2t"], ["2", "t2i"]]) {
         const y = item.curves[`${way}_precision`];
         traces.push({ type: "scatter", mode: "lines+markers", x: item.curves.recall, y, xaxis: `x${number}`, yaxis: `y${number}`,
-          name: plain(short(item.label)), legendgroup: String(item.place), showlegend: !number, marker: { size: 5 },
+          name: lines(item.label), legendgroup: String(item.place), showlegend: !number, marker: { size: 5 },
           line: { color: colour(item.place), dash: dash(item.place), width: 2 }, hoverinfo: "text",
           hovertext: y.map((value, at) => `${plain(item.label)}<br>recall ${item.curves.recall[at].toFixed(1)}: precision ${value.toFixed(3)}`) });
         y.forEach((value, at) => rows.push([item.label, way, item.curves.recall[at].toFixed(1), value]));
@@ -159,5 +168,5 @@ cmr.charts = (() => {
     summary: `Precision against recall for both directions, ${drawn.length} rows. The data are in the table below the plot.` };
   }
 
-  return { add, redraw, style, select, plain, short, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
+  return { add, redraw, style, select, plain, lines, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
 })();

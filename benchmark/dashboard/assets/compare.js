@@ -11,7 +11,7 @@
   let chosen = (asked.get("runs") || "").split(",").filter((slug) => bySlug.has(slug));
   let drawn = [];
 
-  const label = (run) => `${run.label}`;
+  const label = (run) => [run.label, ...run.marks.map((mark) => `[${mark}]`)].join(" ");
   const unique = (run) => runs.filter((one) => one.label === run.label && one.data === run.data).length > 1 ? `${run.label} (${run.run_id})` : run.label;
 
   for (const run of runs) {
@@ -114,7 +114,7 @@
     return {
       traces: others.map((other, place) => {
         const own = kept.filter((one) => one.other === other);
-        return { type: "scatter", mode: "markers", name: charts.plain(charts.short(unique(other.run))), x: own.map((one) => one.difference), y: own.map((one) => NAMES[one.name]),
+        return { type: "scatter", mode: "markers", name: charts.lines(unique(other.run)), x: own.map((one) => one.difference), y: own.map((one) => NAMES[one.name]),
           marker: { size: 10, color: charts.colour(place + 1) }, hoverinfo: "text", hovertext: own.map((one) => `${charts.plain(unique(other.run))}<br>${NAMES[one.name]}: ${signed(one.name, one.difference)}`),
           error_x: { type: "data", symmetric: false, array: own.map((one) => one.high - one.difference), arrayminus: own.map((one) => one.difference - one.low), thickness: 2, width: 4 } };
       }),
@@ -134,7 +134,7 @@
     const names = [...new Set(drawn.flatMap((one) => Object.keys(one.data.metrics)))];
     const rows = names.map((name) => {
       const values = drawn.map((one) => one.data.metrics[name]);
-      const there = values.filter((value) => value !== undefined);
+      const there = values.filter((value, at) => value !== undefined && drawn[at].run.ranked);
       const lower = drawn.some((one) => one.data.lower.includes(name));
       const best = comparable && there.length > 1 ? (lower ? Math.min : Math.max)(...there) : null;
       const title = drawn.map((one) => one.data.names[name]).find(Boolean);
@@ -142,7 +142,7 @@
         if (values[at] === undefined) return "";
         const interval = one.data.intervals[name];
         const text = digits(name, values[at]);
-        return cmr.element("span", {}, values[at] === best ? cmr.element("strong", { text }) : text,
+        return cmr.element("span", {}, drawn[at].run.ranked && values[at] === best ? cmr.element("strong", { text }) : text,
           interval ? cmr.element("small", { text: ` ${digits(name, interval[0])}–${digits(name, interval[1])}` }) : null);
       })];
     });

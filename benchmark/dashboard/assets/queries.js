@@ -11,7 +11,7 @@
   let chosen = [];
   let turn = 0;
 
-  const name = (run) => `${run.method}${run.variant ? ` (${run.variant})` : ""}`;
+  const name = (run) => run.label;
   const label = (run) => `${name(run)}${run.seed === null ? "" : `, seed ${run.seed}`}`;
 
   // One run of each method and variant, the best of it, at most five.
