@@ -8,16 +8,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query, with_sums
 from cmr_bench.results.published import RECALLS
 from cmr_bench.results.record import RESULT_FILE, Result, read_result
 from cmr_bench.results.store import failures, result_files, stored_configuration
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.places import without_folders
 
+if TYPE_CHECKING:
+    from cmr_bench.evaluation.per_query import PerQuery
+
+_RANKS_FILE = "ranks.npz"
 # What a metric can be, by its name without fold and direction.
 _RANGES = (
     (re.compile(r"r\d+|mr"), 0.0, 100.0),
@@ -51,9 +53,11 @@ def read_checked(folders: Iterable[Path]) -> tuple[list[tuple[Path, Result]], li
             problems.append(str(error))
             continue
         outcomes = None
-        if (folder / RANKS_FILE).is_file():
+        if (folder / _RANKS_FILE).is_file():
+            from cmr_bench.evaluation.per_query import read_per_query
+
             try:
-                outcomes = read_per_query(folder / RANKS_FILE, result.tie_rate)
+                outcomes = read_per_query(folder / _RANKS_FILE, result.tie_rate)
             except CmrBenchError as error:
                 problems.append(str(error))
         wrong = contradictions(result, folder, outcomes)
@@ -137,17 +141,21 @@ def _identity(result: Result, folder: Path) -> Iterator[str]:
 
 def _ranks(result: Result, outcomes: PerQuery) -> Iterator[str]:
     """Compare the metrics with the means over the queries that lie beside them."""
+    import numpy as np
+
+    from cmr_bench.evaluation.per_query import with_sums
+
     images, texts, *_ = [*result.split_sizes.get("test", []), 0, 0]
     if images and texts and (outcomes.n_images, len(outcomes.image_of_text)) != (images, texts):
         yield (
-            f"{RANKS_FILE} has {outcomes.n_images} images and {len(outcomes.image_of_text)} texts, and the test split "
+            f"{_RANKS_FILE} has {outcomes.n_images} images and {len(outcomes.image_of_text)} texts, and the test split "
             f"{images} and {texts}"
         )
         return
     columns = {name: values for name, values in outcomes.columns().items() if not np.isnan(values).all()}
     means = with_sums({name: np.nanmean(values, keepdims=True) for name, values in columns.items()})
     differing = [
-        f"{name} {result.metrics[name]:.6g} by {RESULT_FILE} and {float(value[0]):.6g} by {RANKS_FILE}"
+        f"{name} {result.metrics[name]:.6g} by {RESULT_FILE} and {float(value[0]):.6g} by {_RANKS_FILE}"
         for name, value in means.items()
         if name in result.metrics and not math.isclose(result.metrics[name], float(value[0]), rel_tol=_RANK)
     ]

@@ -61,7 +61,7 @@ def comparable(results: Sequence[Result]) -> list[list[Result]]:
     buckets: list[tuple[list[Result], dict[str, str]]] = []
     # Scores from elsewhere come without ids of the items, so their fingerprint never equals that of a run.
     for result in sorted(results, key=lambda r: r.fidelity == "external"):
-        definitions = _definitions(result)
+        definitions = definitions_of(result)
         for members, known in buckets:
             if _same_test(members[0], result) and not _differing(known, definitions):
                 members.append(result)
@@ -82,7 +82,8 @@ def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return [name for name in one if name in other and one[name] != other[name]]
 
 
-def _definitions(result: Result) -> dict[str, str]:
+def definitions_of(result: Result) -> dict[str, str]:
+    """Return the definition of every metric that a result records."""
     found = result.protocol.get("definitions")
     stored = {name: str(text) for name, text in found.items()} if isinstance(found, dict) else {}
     return in_words_of_today(stored, result.metrics, result.tie_rate)
@@ -106,7 +107,7 @@ def _drawn(results: Sequence[Result]) -> list[list[Result]]:
     """Split the results on drawn test splits into lists of the same data set, draws and definitions of metrics."""
     buckets: list[_Draws] = []
     for result in results:
-        seed, definitions = split_seed_of(result), _definitions(result)
+        seed, definitions = split_seed_of(result), definitions_of(result)
         if seed is None:
             continue
         for bucket in buckets:
@@ -141,7 +142,7 @@ def _sections(bucket: Sequence[Result], folds: int | None) -> list[Section]:
     for draws, rows in sorted(by_draws.items(), key=lambda pair: -len(pair[0])):
         results = [result for row, _ in rows for result in row.results]
         section = Section(bucket[0].data, folds, *_test_size(bucket[0]), _fingerprint(results), draws=draws)
-        section.definitions = {name: text for result in results for name, text in _definitions(result).items()}
+        section.definitions = {name: text for result in results for name, text in definitions_of(result).items()}
         names = [(row.method, row.variant, row.features, row.detail) for row, _ in rows]
         words = set_apart(
             names, [facts_of(first) for _, first in rows], [min(map(_age, row.results)) for row, _ in rows]
@@ -242,7 +243,7 @@ def _experiment(result: Result) -> str:
         *(result.method, result.variant, result.family, result.fidelity, result.label_space, drawn),
         *(options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(flags_of(result))),
         *(result.invalid_rows, "" if drawn else result.fingerprint, difference(result)),
-        *(result.protocol.get("folds"), result.protocol.get("postprocess"), _definitions(result)),
+        *(result.protocol.get("folds"), result.protocol.get("postprocess"), definitions_of(result)),
     )
     return json.dumps(same, sort_keys=True, default=str)
 
@@ -266,7 +267,7 @@ def _row(runs: Sequence[Measured]) -> Row:
         draws=draws,
         flags=(
             *flags_of(first),
-            *(["mid_rank_recalls"] if by_mid_rank(_definitions(first)) else []),
+            *(["mid_rank_recalls"] if by_mid_rank(definitions_of(first)) else []),
             *(["draws"] if draws else []),
         ),
         fidelity=first.fidelity,
