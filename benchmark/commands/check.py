@@ -14,9 +14,11 @@ from rich.console import Console
 from cmr_bench.regression.compare import Found, Report, collect, compare, notes_on
 from cmr_bench.regression.expected import (
     FALSE_ALARMS,
+    LEAST_SEEDS,
     expect,
     provenance,
     read_expected,
+    toothless,
     write_expected,
 )
 from cmr_bench.suites import plan, pool
@@ -66,8 +68,11 @@ def record(args: argparse.Namespace, planned: Sequence[Job], found: Sequence[Fou
     created = datetime.now(UTC).isoformat(timespec="seconds")
     name = suite_name(args.suite)
     expected = expect(name, [each.results for each in found], args.false_alarms, provenance(results, created))
-    command = f"cmr-bench check --record --suite {args.suite} --seeds {args.seeds}"
+    force = " --force" if args.force else ""
+    command = f"cmr-bench check --record --suite {args.suite} --seeds {args.seeds}{force}"
     write_expected(args.expected, expected, command)
+    for line in toothless(expected, [each.results for each in found]):
+        print(f"cmr-bench check: warning: {line}", file=sys.stderr)
     for row in expected.rows:
         scores = ", ".join(
             f"{metric} {score.mean:.4g} ± {score.sd:.2g} (allowed {score.tolerance:.2g})"
@@ -114,6 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", action="store_true", help="record the expected scores instead of comparing")
     parser.add_argument(
         "--seeds", type=_count, default=5, metavar="N", help="with --record: seeds 0 to N - 1 (default: 5)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help=f"with --record: record fewer than {LEAST_SEEDS} seeds all the same"
     )
     parser.add_argument(
         "--false-alarms",
@@ -186,6 +194,13 @@ def _refuse(args: argparse.Namespace) -> None:
         raise UsageError("--record needs --expected FILE, the file to write")
     if args.record and args.seeds < 2:
         raise UsageError("--seeds 1: at least 2 are needed to estimate the spread, better 5")
+    if args.record and args.seeds < LEAST_SEEDS and not args.force:
+        raise UsageError(
+            f"--seeds {args.seeds}: the tolerance of so few seeds lets a broken method pass; record at least "
+            f"{LEAST_SEEDS}, better 5, or pass --force"
+        )
+    if args.force and not args.record:
+        raise UsageError("--force needs --record")
     if args.expected is None and args.suite != "ci":
         raise UsageError(f"no expected scores are shipped for '{args.suite}': pass --expected FILE")
 

@@ -24,6 +24,7 @@ JUDGED = ("rsum", "map")
 RECALLS = tuple(f"{way}_r{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
 RECORDED = (*RECALLS, "mr", "rsum", "i2t_map", "t2i_map", "map")
 FALSE_ALARMS = 0.01
+LEAST_SEEDS = 3
 _AGAIN = "record it again with `cmr-bench check --record`"
 
 
@@ -148,6 +149,52 @@ def one_query(name: str, n_images: int, n_texts: int) -> float:
         return step[way] * (1 if rest == "map" else 100)
     whole = step["i2t"] + step["t2i"]
     return {"rsum": 300 * whole, "mr": 50 * whole, "map": whole / 2}[name]
+
+
+def chance(name: str, results: Sequence[Result]) -> float | None:
+    """Return what a metric of rsum, mR, mAP and the recalls would be, were the ranking random.
+
+    A random ranking finds one of an image's c texts among the first K of n with 1 - C(n - c, K) / C(n, K). Its mAP is
+    about the share of relevant items, which the precision at full recall bounds from above.
+
+    Args:
+        name: Metric.
+        results: Results of a row, on one test split.
+
+    Returns:
+        The score; None where the results do not tell.
+    """
+    n_images, n_texts = test_size_of(results[0])
+    if min(n_images, n_texts) < 1:
+        return None
+    if name in ("rsum", "mr"):
+        whole = sum(chance(recall, results) or 0.0 for recall in RECALLS)
+        return whole if name == "rsum" else whole / len(RECALLS)
+    if name == "map":
+        ways = [chance(f"{way}_map", results) for way in ("i2t", "t2i")]
+        return None if None in ways else statistics.fmean(one for one in ways if one is not None)
+    way, _, rest = name.partition("_")
+    if rest == "map":
+        last = [result.curves.get(f"{way}_precision", [])[-1:] for result in results]
+        return statistics.fmean(one[0] for one in last) if all(last) else None
+    n, matches = (n_texts, n_texts / n_images) if way == "i2t" else (n_images, 1.0)
+    missed = math.prod(max(0.0, 1 - matches / (n - place)) for place in range(min(int(rest[1:]), n)))
+    return 100 * (1 - missed)
+
+
+def toothless(expected: Expected, groups: Sequence[Sequence[Result]]) -> list[str]:
+    """Say of every score that decides, a line each, where it may fall to what chance gives without being noticed."""
+    lines = []
+    for row, group in zip(expected.rows, groups, strict=True):
+        for name in row.judged:
+            score, floor = row.metrics[name], chance(name, group)
+            if floor is not None and score.mean - score.tolerance <= floor:
+                lines.append(
+                    f"{row.title}: {name} of {score.mean:.4g} may fall by "
+                    f"{score.tolerance:.4g}, and chance gives {floor:.3g}: a broken method would pass; record "
+                    "more seeds or train for longer"
+                )
+    return lines
 
 
 def per_score(false_alarms: float, n_judged: int) -> float:

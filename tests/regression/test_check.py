@@ -193,6 +193,8 @@ def test_rows_that_only_one_side_has_are_named(
         (["--suite", "mine.yaml", "--expected", "nowhere.yaml"], "no expected scores at nowhere.yaml"),
         (["--record"], "--record needs --expected"),
         (["--record", "--expected", "x.yaml", "--seeds", "1"], "estimate the spread"),
+        (["--record", "--expected", "x.yaml", "--seeds", "2"], "or pass --force"),
+        (["--force"], "--force needs --record"),
         (["--seeds", "0"], "must be at least 1"),
         (["--seeds", "1,2"], "expected an integer"),
         (["--jobs", "0"], "must be at least 1"),
@@ -211,11 +213,25 @@ def test_wrong_usage_is_one_line_and_2(
     assert len(printed.splitlines()) == 1
 
 
+def test_few_seeds_are_recorded_by_force_and_a_toothless_score_is_warned_of(
+    store: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, value in enumerate((72.0, 73.6)):
+        store("cca", seed, value)
+        store("gma", seed, 300.0 + seed / 100)
+        store("gmamfa", seed, 300.0 + seed / 100)
+    assert main([*WORDS, "--record", "--seeds", "2", "--force"]) == 0
+    printed = capsys.readouterr().err
+    assert "warning: cca on synthetic: rsum of 72.8 may fall by" in printed
+    assert "gma" not in printed
+    assert "--seeds 2 --force" in Path("expected.yaml").read_text().splitlines()[0]
+
+
 def test_nothing_is_recorded_where_a_seed_is_missing(
     store: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store("cca", 0)
-    assert main([*WORDS, "--record", "--seeds", "2"]) == 1
+    assert main([*WORDS, "--record", "--seeds", "2", "--force"]) == 1
     assert "nothing recorded: cca on synthetic: seed 1 is not stored" in capsys.readouterr().err
     assert not Path("expected.yaml").exists()
 

@@ -176,6 +176,6 @@ def test_suite_of_the_page_is_recorded_and_checked(tmp_path: Path, monkeypatch: 
     quick = suite.replace("max_epochs: 5", "max_epochs: 1").replace("n_train: 500", "n_train: 60")
     Path("recall.yaml").write_text(quick, encoding="utf-8")
     words = ["check", "--suite", "recall.yaml", "--expected", "expected.yaml"]
-    assert main([*words, "--record", "--seeds", "2"]) == 0
+    assert main([*words, "--record", "--seeds", "2", "--force"]) == 0
     assert main([*words, "--junit", "check.xml"]) == 0
     assert Path("check.xml").is_file()

@@ -92,6 +92,41 @@ def result(seed: int = 0, rsum: float = 300.0, **changes: Any) -> Result:
     )
 
 
+@pytest.mark.parametrize(("n_images", "captions"), [(6, 1), (5, 2), (4, 3)])
+def test_chance_is_what_random_rankings_score(n_images: int, captions: int) -> None:
+    rng = np.random.default_rng(0)
+    owner, n_texts = np.repeat(np.arange(n_images), captions), n_images * captions
+    there = [result(split_sizes={"test": [n_images, n_texts]})]
+    total = 0.0
+    for k in (1, 5, 10):
+        first = [[int(np.flatnonzero(owner[rng.permutation(n_texts)] == 0)[0]) for _ in range(20_000)]]
+        i2t, t2i = 100 * float(np.mean(np.array(first) < k)), 100 * min(1.0, k / n_images)
+        assert expected.chance(f"i2t_r{k}", there) == pytest.approx(i2t, abs=1.5)
+        assert expected.chance(f"t2i_r{k}", there) == pytest.approx(t2i)
+        total += i2t + t2i
+    assert expected.chance("rsum", there) == pytest.approx(total, abs=4)
+    assert expected.chance("mr", there) == pytest.approx(total / 6, abs=1)
+    assert expected.chance("map", there) is None
+    assert expected.chance("rsum", [result(split_sizes={})]) is None
+
+
+def test_chance_of_map_is_the_precision_at_full_recall() -> None:
+    curves = {"recall": [0.0, 1.0], "i2t_precision": [0.9, 0.1], "t2i_precision": [0.8, 0.3]}
+    assert expected.chance("map", [result(curves=curves)]) == pytest.approx(0.2)
+
+
+def test_a_fall_to_chance_that_would_be_allowed_is_told() -> None:
+    def told(rsums: list[float]) -> list[str]:
+        group = [result(seed, rsum) for seed, rsum in enumerate(rsums)]
+        return expected.toothless(expected.expect("mine", [group], 0.01, {}), [group])
+
+    assert told([300.0, 301.0, 299.0, 300.5, 300.2]) == []
+    (line,) = told([72.0, 73.6])
+    assert line.startswith("cca on synthetic: rsum of 72.8 may fall by ")
+    assert "chance gives" in line
+    assert "a broken method would pass" in line
+
+
 def some_expected(**changes: Any) -> expected.Expected:
     group = [result(seed, rsum, **changes) for seed, rsum in enumerate(RSUMS)]
     return expected.expect("mine", [group], 0.01, expected.provenance(group, "2024-01-01T00:00:00+00:00"))
