@@ -55,7 +55,8 @@ class Custom(RetrievalDataModule):
         pattern: Format string that turns the image column into a file name, such as '{:012d}.jpg' for numbers.
         strip_prefix: Prefix to remove from every image path.
         splits: Names of the splits in the file, such as '{test: test2, train: train+restval}'; others are skipped.
-        split_seed: Random seed of the 80/10/10 split, independent of the run's seed.
+        split_seed: Random seed of an 80/10/10 split that replaces the split column; if not given, the column is used,
+            or seed 0 without one. Independent of the run's seed.
     """
 
     data_name = "custom"
@@ -75,7 +76,7 @@ class Custom(RetrievalDataModule):
         pattern: str | None = None,
         strip_prefix: str | None = None,
         splits: dict[str, str] | None = None,
-        split_seed: int = 0,
+        split_seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -141,6 +142,8 @@ class Custom(RetrievalDataModule):
                 raise DataError(
                     f"{file} is a Karpathy JSON, which holds all splits; pass --data.file {file.name} alone"
                 )
+            elif self.split_seed is not None:
+                raise UsageError(f"{file} has splits of its own: --data.split_seed needs a table")
             else:
                 fields = own_fields(content, file, columns, self.label_separator, paths)
                 photos = photos_in(content, file, self.report, fields)

@@ -13,7 +13,7 @@ from cmr_bench.datamodules.readers.cells import relative_path
 from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES, PhotoFinder, without_suffix
 from cmr_bench.datamodules.readers.parts import part_named
 from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.datamodules.stratified import stratified_slice
+from cmr_bench.datamodules.stratified import stratified_parts
 from cmr_bench.support.errors import DataError, did_you_mean
 from cmr_bench.support.files import is_leftover
 
@@ -26,15 +26,15 @@ class Pascal(RetrievalDataModule):
     Args:
         sentences: Treat every sentence as a text of its own, instead of joining the sentences of an image to one
             document.
-        split_seed: Random seed of the 40 / 5 / 5 split per category, used if train.txt, val.txt and test.txt are
-            absent; independent of the run's seed.
+        split_seed: Random seed of a 40 / 5 / 5 split per category that replaces that of train.txt, val.txt and
+            test.txt; if not given, the lists are used, or seed 0 if they are absent. Independent of the run's seed.
     """
 
     data_name = "pascal"
     selection = "map"
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {"train": (800, 800), "val": (100, 100), "test": (100, 100)}
 
-    def __init__(self, sentences: bool = False, split_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, sentences: bool = False, split_seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sentences, self.split_seed = sentences, split_seed
         self.text_features = self.text_features or "tfidf"
@@ -60,7 +60,11 @@ class Pascal(RetrievalDataModule):
             raise DataError(
                 f"{folder}: {absent} missing beside {lists[0]}.txt; add it, or remove all lists for a random split"
             )
-        parts = read_lists(folder, categories) if lists else draw(all_items(folder, categories), self.split_seed)
+        parts = read_lists(folder, categories) if lists else {}
+        if self.split_seed is not None or not lists:
+            items = sorted(item for part in parts.values() for item in part) or all_items(folder, categories)
+            # The recipes' settings were chosen on the validation list, so none of it may be tested on.
+            parts = draw(items, self.split_seed or 0, parts.get("val", []))
         splits = {}
         for name, items in parts.items():
             captions: list[str] = []
@@ -95,18 +99,15 @@ def all_items(folder: Path, categories: Sequence[str]) -> list[str]:
     return items
 
 
-def draw(items: Sequence[str], seed: int) -> dict[str, list[str]]:
-    """Share items out by category: a tenth is test, a tenth validation, the rest training."""
+def draw(items: Sequence[str], seed: int, never_test: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Share items out by category: a tenth is test, none of ``never_test``, a tenth validation, the rest training."""
     categories = sorted({item.split("/")[0] for item in items})
-    left = np.arange(len(items))
     labels = np.array([categories.index(item.split("/")[0]) for item in items], dtype=np.int64)
-    parts: dict[str, list[str]] = {"train": []}
-    for name in ("val", "test"):
-        drawn = left[stratified_slice(labels[left], len(items) // 10, seed)]
-        left = np.setdiff1d(left, drawn)
-        parts[name] = [items[row] for row in drawn.tolist()]
-    parts["train"] = [items[row] for row in left.tolist()]
-    return parts
+    tenth = len(items) // 10
+    sizes = {"train": len(items) - 2 * tenth, "val": tenth, "test": tenth}
+    barred = np.flatnonzero(np.isin(items, list(never_test)))
+    parts = stratified_parts(labels, sizes, seed, barred)
+    return {name: [items[row] for row in rows.tolist()] for name, rows in parts.items()}
 
 
 def list_file(folder: Path, split: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,3 +37,32 @@ def stratified_slice(labels: npt.NDArray[np.int64], n_items: int, seed: int) -> 
         for k, label in enumerate(classes)
     ]
     return np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
+
+
+def stratified_parts(
+    labels: npt.NDArray[np.int64], sizes: Mapping[str, int], seed: int, never_test: Rows | None = None
+) -> dict[str, Rows]:
+    """Share items out to training, validation and test so that every category keeps its share in each.
+
+    Args:
+        labels: Category of every item, (n,).
+        sizes: Number of items of ``train``, ``val`` and ``test``, n in all.
+        seed: Seed of the draw.
+        never_test: Rows that are not drawn for the test part, as settings were chosen on them.
+
+    Returns:
+        Rows of each part, ascending.
+
+    Raises:
+        DataError: If the sizes are not those of the items.
+    """
+    if sum(sizes.values()) != len(labels):
+        raise DataError(f"cannot share {len(labels)} items out to parts of {sum(sizes.values())}")
+    left = np.arange(len(labels))
+    parts = {"train": left}
+    for name in ("val", "test"):
+        barred = never_test if name == "test" and never_test is not None else left[:0]
+        open_rows = np.setdiff1d(left, barred)
+        parts[name] = open_rows[stratified_slice(labels[open_rows], sizes[name], seed)]
+        left = np.setdiff1d(left, parts[name])
+    return parts | {"train": left}

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", metavar="B", help="another")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where rows are looked for")
     parser.add_argument("--data", metavar="NAME", help="data set of the rows, where they are on several")
+    parser.add_argument(
+        "--draws",
+        action="store_true",
+        help="compare rows over draws of the test split in place of its own",
+    )
     parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the bootstrap (default: 1000)")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
@@ -48,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--resamples {args.resamples}: at least one")
     from cmr_bench.leaderboard.pairs import differing, find_side, provenance_of, settings_of, versus
 
-    one, other = (find_side(name, args.runs, args.data) for name in (args.one, args.other))
+    one, other = (find_side(name, args.runs, args.data, args.draws) for name in (args.one, args.other))
     found = versus(one, other, args.resamples)
     settings = differing(settings_of(one), settings_of(other), "-")
     provenance = differing(provenance_of(one), provenance_of(other), "unknown")

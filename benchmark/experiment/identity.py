@@ -12,6 +12,7 @@ from typing import Any
 
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.experiment.recipe_files import modernised
 from cmr_bench.support.checksums import checksum, folder_checksum
 from cmr_bench.support.places import without_folders
 
@@ -26,7 +27,7 @@ _NO_ESSENCE = {
 
 def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that can change a number; of absolute paths the last name."""
-    found: dict[str, Any] = without_folders(json.loads(json.dumps(dict(config), default=str)))
+    found: dict[str, Any] = without_folders(json.loads(json.dumps(modernised(config), default=str)))
     for part in PARTS:
         options = found.get(part)
         kept = options.items() if isinstance(options, dict) else ()

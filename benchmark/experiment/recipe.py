@@ -17,9 +17,9 @@ from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
 from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
+from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_variant
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
-from cmr_bench.experiment.recipe_files import shipped_recipe, with_variant
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import data_root, locate, without_folders
@@ -186,7 +186,7 @@ def resolve(
         UsageError: For an unknown option or a value of the wrong type.
     """
     shipped = shipped_recipe(dataset, method)
-    recipe = dict(config) if config is not None else shipped or {}
+    recipe = modernised(config) if config is not None else shipped or {}
     variant = variant or str(recipe.get("variant", ""))
     whole = config is not None and "variants" not in recipe
     layers = recipe if whole else with_variant(recipe, variant, f"the recipe of {method} on {dataset}")

@@ -63,6 +63,18 @@ def read_yaml(file: Traversable | Path) -> dict[str, Any]:
     return content
 
 
+def modernised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved configuration in the words of today.
+
+    Up to 0.1.0 the split seed was 0 where the split is that of the data set, which is now no seed.
+    """
+    data = config.get("data") or {}
+    saved_then = isinstance(data, Mapping) and "changes" not in config and "eval_batch_size" in data
+    if saved_then and config.get("dataset") in ("pascal", "custom") and data.get("split_seed") == 0:
+        return {**config, "data": {**data, "split_seed": None}}
+    return dict(config)
+
+
 def with_variant(recipe: Mapping[str, Any], variant: str, where: str) -> dict[str, Any]:
     """Return the recipe with the options of one of its variants laid over it."""
     merged = {key: value for key, value in recipe.items() if key != "variants"}

@@ -92,13 +92,14 @@ class Versus:
     notes: tuple[str, ...] = ()
 
 
-def find_side(name: str, runs: Path, data: str | None) -> Side:
+def find_side(name: str, runs: Path, data: str | None, draws: bool = False) -> Side:
     """Return the runs that a run folder, or a row of the leaderboard, stands for.
 
     Args:
         name: A run folder, or the label of a row such as ``vsepp (margin=0.3)``.
         runs: Folder of runs in which rows are looked for.
         data: One data set; None takes the only one that has such a row.
+        draws: Take the row over draws of the test split, where there is another on the data set's own split.
 
     Raises:
         UsageError: If there is no such run or row, or more than one.
@@ -119,6 +120,7 @@ def find_side(name: str, runs: Path, data: str | None) -> Side:
     of = {id(result): (place, result) for place, result in stored}
     rows = [row for section in sections([result for _, result in stored], data=data) for row in section.rows]
     match = [row for row in rows if row.label == name]
+    match = [row for row in match if bool(row.draws) == draws] or match
     if len(match) == 1:
         return Side(name, tuple(of[id(result)] for result in match[0].results))
     if not match:

@@ -33,7 +33,11 @@ def table_sections(tables: Iterable[Table], results: Sequence[Result], published
 
 def _filled(table: Table, results: Sequence[Result], published: Published | None) -> list[Section]:
     kept = [result for result in results if not _flagged(result)]
-    found = [section for section in sections(kept, data=table.data) if section.folds == table.folds]
+    found = [
+        section
+        for section in sections(kept, data=table.data)
+        if section.folds == table.folds and bool(section.draws) == table.draws
+    ]
     paper = published if table.source else None
     test: Mapping[str, Any] = paper.tests.get(table.data, {}) if paper is not None else {}
     if paper is not None:

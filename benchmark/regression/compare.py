@@ -156,7 +156,8 @@ class Found:
     @property
     def entry(self) -> Entry:
         """The method on the data set that it is of."""
-        return Entry(self.job.config.method_label, self.job.config.data_label, self.job.config.variant)
+        config = self.job.config
+        return Entry(config.method_label, config.data_label, config.variant, draw=self.job.draw)
 
 
 def collect(planned: Sequence[Job], runs: Path, failed: Mapping[str, str]) -> list[Found]:
@@ -215,7 +216,11 @@ def compare(expected: Expected, found: Sequence[Found]) -> list[Row]:
         else:
             rows.append(replace(row, comparisons=_comparisons(expected, match, each.results)))
     rows += [
-        Row(one.method, one.data, one.variant, problem="is expected, but the suite no longer runs it; record again")
+        Row(
+            *(one.method, one.data, one.variant),
+            draw=one.draw,
+            problem="is expected, but the suite no longer runs it; record again",
+        )
         for one in expected.rows
         if one not in seen
     ]

@@ -53,20 +53,24 @@ class Entry:
         method: Name of the method.
         data: Name of the data set.
         variant: Variant of the recipe, or empty.
+        draw: Seed of the drawn split, each of which is compared with itself; None for the data set's own split.
     """
 
     method: str
     data: str
     variant: str
+    draw: int | None = field(default=None, kw_only=True)
 
     @property
     def title(self) -> str:
-        """Method, variant and data set."""
-        return f"{self.method}{f' ({self.variant})' if self.variant else ''} on {self.data}"
+        """Method, variant, data set and drawn split."""
+        draw = "" if self.draw is None else f", split {self.draw}"
+        return f"{self.method}{f' ({self.variant})' if self.variant else ''} on {self.data}{draw}"
 
     def same(self, other: Entry) -> bool:
-        """Return whether the other is of the same method, data set and variant."""
-        return (self.method, self.data, self.variant) == (other.method, other.data, other.variant)
+        """Return whether the other is of the same method, data set, variant and drawn split."""
+        mine, theirs = ((one.method, one.data, one.variant, one.draw) for one in (self, other))
+        return mine == theirs
 
 
 @dataclass(frozen=True)
@@ -239,7 +243,7 @@ def expect(
         UsageError: If a row has fewer than two seeds, nothing that decides, or results that differ in more than seed.
     """
     for group in groups:
-        title = Entry(group[0].method, group[0].data, group[0].variant).title
+        title = Entry(group[0].method, group[0].data, group[0].variant, draw=_draw(group[0])).title
         if len(group) < 2:
             raise UsageError(f"{title}: {len(group)} seed; at least 2 are needed to estimate the spread, better 5")
         repeated: dict[str, list[Any]] = {
@@ -280,7 +284,13 @@ def _row(group: Sequence[Result], rate: float) -> ExpectedRow:
         test_size_of(first),
         views_of(first),
         metrics,
+        draw=_draw(first),
     )
+
+
+def _draw(result: Result) -> int | None:
+    seed = result.options.get("data.split_seed")
+    return seed if type(seed) is int else None
 
 
 def provenance(results: Iterable[Result], created: str) -> dict[str, Any]:
@@ -362,6 +372,7 @@ def _parsed(content: Mapping[str, Any]) -> Expected:
             fingerprint=str(row["fingerprint"]),
             test_size=(int(row["test_size"][0]), int(row["test_size"][1])),
             views={str(side): str(source) for side, source in row["views"].items()},
+            draw=None if row.get("draw") is None else int(row["draw"]),
             metrics={str(name): _score(score) for name, score in row["metrics"].items() if name in RECORDED},
         )
         for row in content["rows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,13 @@ from cmr_bench import registry
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import essence
 from cmr_bench.experiment.recipe import RunConfig
-from cmr_bench.suites.tables import read_tables
+from cmr_bench.suites.tables import read_tables, split_seeds
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
 
-_ENTRIES = {"about", "seeds", "options", "runs", "tables"}
-_RUN_ENTRIES = {"method", "data", "variants", "seeds", "options"}
+SPLIT_SEED = "data.split_seed"
+_ENTRIES = {"about", "seeds", "split_seeds", "options", "runs", "tables"}
+_RUN_ENTRIES = {"method", "data", "variants", "seeds", "split_seeds", "options"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,13 @@ class Job:
     def title(self) -> str:
         """Name of the run in progress and failures."""
         variant = f" ({self.config.variant})" if self.config.variant else ""
-        return f"{self.config.method}{variant} on {self.config.data_label}, seed {self.config.seed}"
+        draw = "" if self.draw is None else f", split {self.draw}"
+        return f"{self.config.method}{variant} on {self.config.data_label}{draw}, seed {self.config.seed}"
+
+    @property
+    def draw(self) -> int | None:
+        """Seed of the drawn split; None where the split is that of the data set."""
+        return draw_of(self.config.data)
 
 
 def shipped() -> dict[str, str]:
@@ -96,6 +104,11 @@ def _check_kinds(table: Mapping[str, Any], where: str) -> None:
         value = table.get(name)
         if value is not None and not (_listed(value) and all(type(one) is kind for one in _listed(value))):
             raise UsageError(f"{where}: '{name}' must be {words}, not {value!r}")
+    splits = table.get("split_seeds")
+    if splits is not None and not all(one is None or type(one) is int for one in _listed(splits)):
+        raise UsageError(
+            f"{where}: 'split_seeds' must be a list of integers, with null for the data set's own split, not {splits!r}"
+        )
     options = table.get("options") or {}
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise UsageError(f"{where}: 'options' must be a mapping of dotted options, not {options!r}")
@@ -112,7 +125,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Sequence[str]) -> Iterator[Job]:
-    """Yield every run of a suite, each method on each data set, variant and seed.
+    """Yield every run of a suite, each method on each data set, variant, drawn split and seed.
 
     Args:
         suite: As :func:`read_suite` returns it.
@@ -125,11 +138,20 @@ def jobs(suite: Mapping[str, Any], seeds: Sequence[int] | None, overrides: Seque
         words = [f"--{name}={json.dumps(v) if isinstance(v, bool) else v}" for name, v in options.items()]
         for dataset in _listed(entry["data"]):
             for method in _listed(entry["method"]):
-                for variant in _listed(entry.get("variants") or ""):
-                    config = recipe.resolve(method, dataset, [*words, *overrides], variant=str(variant or ""))
+                for variant, split in itertools.product(
+                    _listed(entry.get("variants") or ""), split_seeds(suite, entry)
+                ):
+                    drawn = [] if split is None else [f"--{SPLIT_SEED}={split}"]
+                    config = recipe.resolve(method, dataset, [*words, *drawn, *overrides], variant=str(variant or ""))
                     for seed in seeds or _listed(entry.get("seeds", suite.get("seeds", 0))):
                         job = Job(replace(config, seed=int(seed)))
                         key = json.dumps(essence(job.config.__dict__), sort_keys=True)
                         if key not in planned:
                             planned.add(key)
                             yield job
+
+
+def draw_of(data: Mapping[str, Any]) -> int | None:
+    """Return the seed of the drawn split among the options of a data set; None where there is none."""
+    seed = data.get(SPLIT_SEED.partition(".")[2])
+    return seed if type(seed) is int else None

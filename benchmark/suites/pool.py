@@ -172,7 +172,8 @@ def run_suite(
 def _launch(job: Job, folder: Path | None, runs: Path, logger: str, threads: int, progress: Progress) -> Running:
     config = job.config
     if folder is None:
-        label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
+        parts = [config.variant, "" if job.draw is None else f"split{job.draw}", f"s{config.seed}"]
+        label = "-".join(part for part in parts if part)
         folder = new_run_folder(runs, short_name(config.data_label), short_name(config.method), label)
     # An unfinished run goes on where and how it is computed now.
     write_atomic(folder / "config.yaml", config.to_yaml())

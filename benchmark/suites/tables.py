@@ -14,7 +14,7 @@ from cmr_bench.support.errors import UsageError, did_you_mean
 
 _ENTRIES = {"title", "source", "data", "protocol", "columns", "rows"}
 _ROW_ENTRIES = {"method", "variant", "title"}
-_PROTOCOLS = {"whole": None, "5x1k": 5}
+_PROTOCOLS = {"whole": None, "5x1k": 5, "draws": None}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Table:
         folds: Number of folds that the figures are means over; None for the whole test split.
         columns: Metrics and groups of metrics; None chooses by what was measured.
         rows: The rows in order.
+        draws: Whether the figures are means over draws of the test split.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Table:
     folds: int | None
     columns: tuple[str, ...] | None
     rows: tuple[TableRow, ...]
+    draws: bool = False
 
 
 def read_tables(suite: Mapping[str, Any], where: str) -> list[Table]:
@@ -58,7 +60,7 @@ def read_tables(suite: Mapping[str, Any], where: str) -> list[Table]:
         UsageError: If an entry is malformed or names what does not exist.
     """
     if suite.get("tables") is None:
-        return _tables_of_runs(suite["runs"])
+        return _tables_of_runs(suite)
     if not isinstance(suite["tables"], list):
         raise UsageError(f"{where}: 'tables' is a list of entries with 'data' and 'rows'")
     methods = {*registry.METHODS, *(row.method for row in load_published().rows)}
@@ -84,7 +86,13 @@ def _table(entry: Any, methods: set[str], where: str) -> Table:
     columns = tuple(str(name) for name in _listed(entry["columns"])) if entry.get("columns") else None
     if columns:
         _known(columns, {*GROUPS, *(name for group in GROUPS.values() for name in group)}, "column", where)
-    return Table(str(entry.get("title") or ""), str(entry["data"]), source, _PROTOCOLS[protocol], columns, tuple(rows))
+    title, folds, drawn = str(entry.get("title") or ""), _PROTOCOLS[protocol], protocol == "draws"
+    return Table(title, str(entry["data"]), source, folds, columns, tuple(rows), drawn)
+
+
+def split_seeds(suite: Mapping[str, Any], entry: Mapping[str, Any]) -> list[int | None]:
+    """Return the seeds of the splits that an entry of a suite is run on; None is the data set's own split."""
+    return _listed(entry.get("split_seeds", suite.get("split_seeds")))
 
 
 def _known(names: Iterable[Any], there: Iterable[str], what: str, where: str) -> None:
@@ -98,11 +106,12 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _tables_of_runs(runs: Iterable[Mapping[str, Any]]) -> list[Table]:
-    rows: dict[str, dict[TableRow, None]] = defaultdict(dict)
-    for entry in runs:
+def _tables_of_runs(suite: Mapping[str, Any]) -> list[Table]:
+    rows: dict[tuple[str, bool], dict[TableRow, None]] = defaultdict(dict)
+    for entry in suite["runs"]:
         for data in _listed(entry["data"]):
-            for method in _listed(entry["method"]):
-                for variant in _listed(entry.get("variants") or ""):
-                    rows[str(data)][TableRow(str(method), str(variant or ""))] = None
-    return [Table("", data, "", None, None, tuple(found)) for data, found in rows.items()]
+            for drawn in {seed is not None: None for seed in split_seeds(suite, entry)}:
+                for method in _listed(entry["method"]):
+                    for variant in _listed(entry.get("variants") or ""):
+                        rows[str(data), drawn][TableRow(str(method), str(variant or ""))] = None
+    return [Table("", data, "", None, None, tuple(found), drawn) for (data, drawn), found in rows.items()]

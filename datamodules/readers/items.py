@@ -91,11 +91,11 @@ def assemble(items: Sequence[Item], multi: bool = False) -> dict[str, Split]:
     return splits
 
 
-def drawn(items: Mapping[str, Item], seed: int) -> list[Item]:
-    """Return the images, shared out to splits where the file does not say them."""
-    if any(item.split is not None for item in items.values()):
+def drawn(items: Mapping[str, Item], seed: int | None) -> list[Item]:
+    """Return the images, shared out to splits where a seed is given or the file does not say them."""
+    if seed is None and any(item.split is not None for item in items.values()):
         return list(items.values())
-    share = seeded_split(list(items), seed)
+    share = seeded_split(list(items), seed or 0)
     for name, item in items.items():
         item.split = share[name]
     return list(items.values())

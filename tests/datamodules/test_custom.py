@@ -18,7 +18,7 @@ from cmr_bench.datamodules.readers.items import seeded_split
 from cmr_bench.datamodules.readers.tablefiles import MARKERS
 from cmr_bench.datamodules.split import Split
 from cmr_bench.results.record import read_result
-from cmr_bench.support.errors import CmrBenchError, DataError
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
 Writer = Callable[..., Path]
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,6 +101,12 @@ def test_a_karpathy_json_is_read_too(tmp_path: Path, write_karpathy: Writer) -> 
     assert not dm.missing_images("pixels", dm.read()["train"]).any()
 
 
+def test_a_karpathy_json_keeps_its_splits(tmp_path: Path, write_karpathy: Writer) -> None:
+    write_karpathy(tmp_path, "mine")
+    with pytest.raises(UsageError, match="has splits of its own: --data.split_seed needs a table"):
+        Custom(root=str(tmp_path), name="mine", file=str(next(tmp_path.rglob("*.json"))), split_seed=1).read()
+
+
 def test_seeded_split_ignores_order_and_the_seed_of_the_run(tmp_path: Path, write_table: Writer) -> None:
     rows = [{"image": f"{k}.jpg", "caption": f"c{k}"} for k in range(40) for _ in range(2)]
     write_table(tmp_path / "a.csv", rows)
@@ -111,6 +117,18 @@ def test_seeded_split_ignores_order_and_the_seed_of_the_run(tmp_path: Path, writ
     assert {n: set(s.image_ids) for n, s in first.items()} == {n: set(s.image_ids) for n, s in second.items()}
     other = Custom(root=str(tmp_path), file="a.csv", split_seed=1).read()
     assert set(other["test"].image_ids) != set(first["test"].image_ids)
+
+
+def test_a_split_seed_draws_in_place_of_the_column(tmp_path: Path, write_table: Writer) -> None:
+    column = ["train"] * 30 + ["val"] * 5 + ["test"] * 5
+    write_table(tmp_path / "a.csv", [{"image": f"{k}.jpg", "caption": "c", "split": s} for k, s in enumerate(column)])
+    told = Custom(root=str(tmp_path)).read()
+    assert {name: split.n_images for name, split in told.items()} == {"train": 30, "val": 5, "test": 5}
+    drawn = [Custom(root=str(tmp_path), split_seed=seed).read() for seed in range(3)]
+    assert [{name: split.n_images for name, split in one.items()} for one in drawn] == [
+        {"train": 32, "val": 4, "test": 4}
+    ] * 3
+    assert len({tuple(one["test"].image_ids) for one in drawn}) == 3
 
 
 @given(st.sets(st.text(min_size=1, max_size=5), min_size=3, max_size=60), st.integers(0, 5))

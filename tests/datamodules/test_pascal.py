@@ -90,6 +90,24 @@ def test_drawn_split_is_stratified_and_fixed(root: Path) -> None:
     assert len(drawn) > 1
 
 
+def test_a_split_seed_draws_in_place_of_the_lists_and_never_tests_on_the_validation_list(with_lists: Path) -> None:
+    listed = Pascal(root=str(with_lists)).read()
+    everything = {image for split in listed.values() for image in split.image_ids}
+    for seed in range(8):
+        drawn = Pascal(root=str(with_lists), split_seed=seed).read()
+        assert {image for split in drawn.values() for image in split.image_ids} == everything
+        assert [split.n_images for split in drawn.values()] == [16, 2, 2]
+        for name in ("val", "test"):
+            assert np.bincount(drawn[name].labels).tolist() == [1, 1]
+        assert not set(drawn["test"].image_ids) & set(listed["val"].image_ids)
+    texts = {split.text_ids[0]: split.captions[0] for split in listed.values() if split.captions}
+    again = Pascal(root=str(with_lists), split_seed=3).read()
+    found = {
+        name: text for split in again.values() for name, text in zip(split.text_ids, split.captions or (), strict=True)
+    }
+    assert all(found[name] == text for name, text in texts.items())
+
+
 def test_views(with_lists: Path) -> None:
     data = Pascal(root=str(with_lists), image_size=8, min_count=1)
     spec = data.load("pixels", "vector")

@@ -94,6 +94,34 @@ def test_full_test_list_is_never_selected_on(root: Path) -> None:
     assert Wikipedia(root=str(root), full_test=True, seed=5).read()["val"].image_ids == data.splits["val"].image_ids
 
 
+@pytest.mark.parametrize("full_test", [False, True])
+def test_a_split_seed_draws_parts_of_the_same_sizes(root: Path, full_test: bool) -> None:
+    listed = Wikipedia(root=str(root), full_test=full_test).read()
+    vectors = {
+        image: vector
+        for split, part in (
+            (split, Wikipedia(root=str(root), full_test=full_test)) for split in ("train", "val", "test")
+        )
+        for image, vector in zip(listed[split].image_ids, _loaded(part, split), strict=True)
+    }
+    tests = set()
+    for seed in range(4):
+        data = Wikipedia(root=str(root), full_test=full_test, split_seed=seed)
+        drawn = data.read()
+        assert {name: split.n_images for name, split in drawn.items()} == {n: s.n_images for n, s in listed.items()}
+        assert sorted(image for split in drawn.values() for image in split.image_ids) == sorted(vectors)
+        assert not set(drawn["test"].image_ids) & set(listed["val"].image_ids)
+        for image, vector in zip(drawn["test"].image_ids, _loaded(data, "test"), strict=True):
+            assert torch.equal(vector, vectors[image])
+        tests.add(tuple(drawn["test"].image_ids))
+    assert len(tests) > 1
+
+
+def _loaded(data: Wikipedia, split: str) -> torch.Tensor:
+    data.load("vector", "vector")
+    return _vectors(data, split)[0]
+
+
 def test_arrays_for_the_data_check(root: Path) -> None:
     np.savez(root / "wikipedia" / "own.npz", deep=made_up(8, N, 3))
     data = Wikipedia(root=str(root))

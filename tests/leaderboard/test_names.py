@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +158,43 @@ def test_one_result_under_two_names_is_told() -> None:
     moved.method = "scan"
     text = render("table", sections([a_result(cost={"train_seconds": 2.0}), moved]))
     assert "vsepp (run0) and scan (run0) have the same figures" in text
+
+
+def on_draw(base: float, split: int, seed: int = 0, **changes: Any) -> Result:
+    option = {"data.split_seed": split}
+    fields = {"fingerprint": f"{split:02}" * 32, "options": option, "changes": option}
+    return a_result(base, seed, **(fields | changes))
+
+
+def test_draws_are_averaged_over_splits_and_seeds() -> None:
+    values = {(0, 0): 20.0, (0, 1): 22.0, (1, 0): 30.0}
+    own, drawn = sections([a_result(50), *(on_draw(base, *place) for place, base in values.items())])
+    (row,) = drawn.rows
+    assert (row.label, row.draws, row.n_seeds, row.repeats) == ("vsepp", (0, 1), 2, "2x2")
+    assert row.metrics["i2t_r1"] == pytest.approx((21 + 30) / 2)
+    assert row.spread["i2t_r1"] == pytest.approx(statistics.stdev(values.values()))
+    assert "draws" in row.flags
+    assert [one.metrics["i2t_r1"] for one in own.rows] == [50]
+    text = render("table", [drawn])
+    for part in ("mean of 2 draws of the test split", "2x2", "over seeds and draws", "[d] mean over seeded draws"):
+        assert part in text
+    (line,) = csv.DictReader(io.StringIO(render("csv", [drawn])))
+    assert (line["draws"], line["flags"]) == ("0;1", "draws")
+
+
+def test_rows_over_other_draws_do_not_share_a_table() -> None:
+    few = [on_draw(40, split, options={"data.split_seed": split, "model.dim": 9}, changes={}) for split in (0,)]
+    many, one = sections([*(on_draw(20 + split, split) for split in range(3)), *few])
+    assert (many.draws, one.draws) == ((0, 1, 2), (0,))
+    assert "measured on other draws (0)" in one.note
+    assert one.title.startswith("flickr8k: draw 0 of the test split")
+
+
+def test_draws_of_other_data_are_never_averaged() -> None:
+    other = on_draw(40, 1)
+    other.fingerprint = "ef" * 32
+    found = sections([on_draw(20, 0), on_draw(21, 1), other])
+    assert [[row.metrics["i2t_r1"] for row in section.rows] for section in found] == [[20.5], [40]]
 
 
 def test_published_rows_are_matched_by_variant() -> None:

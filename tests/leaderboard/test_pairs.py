@@ -116,6 +116,16 @@ def test_draws_are_paired_by_the_corrected_t_test(store: Callable[..., Path], tm
     assert (verdict.low, verdict.high) == pytest.approx((low, high))
 
 
+def test_a_row_over_draws_is_told_from_that_on_the_own_split(store: Callable[..., Path], tmp_path: Path) -> None:
+    own = store("vsepp", 1.2)
+    for draw in range(2):
+        drawn(store, "vsepp", 1.5 + draw / 10, draw)
+        drawn(store, "scan", 1.5 + draw / 10, draw)
+    assert [folder for folder, _ in find_side("vsepp", tmp_path / "runs", None).results] == [own]
+    assert len(find_side("vsepp", tmp_path / "runs", None, draws=True).results) == 2
+    assert len(find_side("scan", tmp_path / "runs", None).results) == 2
+
+
 def test_draws_that_only_one_side_has_do_not_count(store: Callable[..., Path], tmp_path: Path) -> None:
     for draw in range(4):
         drawn(store, "vsepp", 1.5 + draw / 10, draw)

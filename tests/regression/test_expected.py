@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from cmr_bench.evaluation.metrics import mr, recall_at_k, rsum
 from cmr_bench.evaluation.ties import BestMatches
-from cmr_bench.regression import expected
+from cmr_bench.experiment import recipe
+from cmr_bench.regression import compare, expected
 from cmr_bench.results.record import Result
+from cmr_bench.suites import plan
 from cmr_bench.support.errors import UsageError
 
 RSUMS = (300.0, 303.0, 297.0, 304.0, 296.0)
@@ -125,6 +127,24 @@ def test_a_fall_to_chance_that_would_be_allowed_is_told() -> None:
     assert line.startswith("cca on synthetic: rsum of 72.8 may fall by ")
     assert "chance gives" in line
     assert "a broken method would pass" in line
+
+
+def test_every_drawn_split_is_compared_with_itself(tmp_path: Path) -> None:
+    def on(split: int, seed: int, rsum: float) -> Result:
+        return result(seed, rsum, options={"data.split_seed": split}, fingerprint=f"{split}" * 64)
+
+    groups = [[on(split, seed, 200.0 + 50 * split + seed) for seed in range(5)] for split in range(2)]
+    expected.write_expected(tmp_path / "e.yaml", expected.expect("mine", groups, 0.01, {}), "record")
+    recorded = expected.read_expected(tmp_path / "e.yaml")
+    assert [(row.draw, row.title) for row in recorded.rows] == [
+        (0, "cca on synthetic, split 0"),
+        (1, "cca on synthetic, split 1"),
+    ]
+    jobs = [plan.Job(recipe.RunConfig("cca", "synthetic", data={"split_seed": split})) for split in range(2)]
+    found = [compare.Found(job, [on(split, 7, 202.0 + 50 * split)]) for split, job in enumerate(jobs)]
+    rows = compare.compare(recorded, found[::-1])
+    assert [(row.draw, row.problem, len(row.have("fell"))) for row in rows] == [(1, "", 0), (0, "", 0)]
+    assert compare.compare(recorded, [compare.Found(jobs[1], [on(1, 7, 200.0)])])[0].have("fell")
 
 
 def some_expected(**changes: Any) -> expected.Expected:
