@@ -209,18 +209,36 @@ def resolve(
     if config is None:
         recipes = [_flat(base)] if shipped is not None else []
         return _labelled(found, recipe, _flat(base), recipes[0] if recipes else plain, recipes)
-    # A saved configuration is judged by the recipe that it came from, an own recipe by what it says itself.
-    saved = whole and ("changes" in recipe or "source" not in recipe)
-    own = {**recipe, "variants": {}} if whole else recipe
+    return _judged(found, recipe, shipped, _flat(base), plain)
+
+
+def _judged(
+    config: RunConfig,
+    given: Mapping[str, Any],
+    shipped: Mapping[str, Any] | None,
+    base: Mapping[str, Any],
+    plain: Mapping[str, Any],
+) -> RunConfig:
+    """Label a run of a configuration that was passed: a saved one by its recipe, a user's own recipe by what it says.
+
+    Args:
+        config: The run.
+        given: The configuration that was passed.
+        shipped: The shipped recipe, if there is one.
+        base: Every option of the given configuration.
+        plain: Every option by default.
+    """
+    own = given if "variants" in given else {**given, "variants": {}}
     if shipped is None:
-        made = _labelled(found, own, _flat(base), plain, [_flat(base)])
-        return replace(made, shortened=made.shortened or bool(recipe.get("shortened")))
-    there = variant if variant in shipped.get("variants", {}) else ""
-    from_shipped = with_variant(shipped, there, "")
-    reference = _flat(_parsed(option_parser(method, dataset), from_shipped, [], f"{method} on {dataset}"))
-    if saved and there == variant:
-        return _labelled(found, shipped, reference, reference, [reference])
-    return _labelled(found, own, _flat(base), reference, [_flat(base), reference])
+        made = _labelled(config, own, base, plain, [base])
+        return replace(made, shortened=made.shortened or bool(given.get("shortened")))
+    there = config.variant if config.variant in shipped.get("variants", {}) else ""
+    parser = option_parser(config.method, config.dataset)
+    reference = _flat(_parsed(parser, with_variant(shipped, there, ""), [], f"{config.method} on {config.dataset}"))
+    saved = "variants" not in given and ("changes" in given or "source" not in given)
+    if saved and there == config.variant:
+        return _labelled(config, shipped, reference, reference, [reference])
+    return _labelled(config, own, base, reference, [base, reference])
 
 
 def _parsed(parser: ArgumentParser, layers: Mapping[str, Any], overrides: Sequence[str], what: str) -> dict[str, Any]:

@@ -192,11 +192,12 @@ def test_a_configuration_from_before_labels_were_lowered_is_judged_by_its_recipe
     assert recipe.resolve("scan", "flickr30k", config=old).fidelity == "reconstruction"
 
 
-def test_data_under_a_name_of_ones_own_are_not_those_of_the_paper() -> None:
-    own = {"source": "mine", "fidelity": "code", "deviations": ["x"]}
+def test_data_under_a_name_of_ones_own_are_not_those_of_the_recipe() -> None:
+    own = {"source": "mine", "fidelity": "code"}
     assert recipe.resolve("cca", "custom", config=own).fidelity == "code"
     named = recipe.resolve("cca", "custom", ["--data.name=mine"], config=own)
     assert named.fidelity == "reconstruction"
+    assert "data.name" not in named.changes
 
 
 def test_a_recipe_of_ones_own_is_labelled_as_it_says_and_named_by_the_shipped_one() -> None:

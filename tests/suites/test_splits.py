@@ -9,7 +9,11 @@ import pytest
 
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import same_run
+from cmr_bench.leaderboard.tables import table_sections
+from cmr_bench.results.published import load_published
+from cmr_bench.results.record import Result
 from cmr_bench.suites import plan
+from cmr_bench.suites.tables import read_tables
 from cmr_bench.support.errors import UsageError
 
 
@@ -53,3 +57,36 @@ def test_the_tables_of_the_common_subspace_are_measured_on_ten_splits_of_pascal(
     assert all(draws == [None] * 3 + list(range(10)) for draws in rows.values())
     features = {(job.config.data["image_features"], job.config.data["text_features"]) for job in planned}
     assert len(features) == 1
+
+
+def on_draw(method: str, i2t: float, split: int, seed: int = 0) -> Result:
+    options = {"data.split_seed": split}
+    return Result(
+        method,
+        "pascal",
+        {"i2t_map": i2t, "t2i_map": i2t, "map": i2t},
+        fingerprint=f"{split:02}" * 32 if split >= 0 else "ab" * 32,
+        split_sizes={"train": [800, 800], "val": [100, 100], "test": [100, 100]},
+        selection={"criterion": "map"},
+        options=options if split >= 0 else {},
+        cost={"train_seconds": i2t},
+        seed=seed,
+    )
+
+
+def test_draws_have_a_table_of_their_own_beside_the_figures_of_the_paper() -> None:
+    rows = [{"method": "dscmr"}, {"method": "cca"}]
+    table = {"title": "T", "source": "adcsl2023", "data": "pascal", "columns": ["map"], "rows": rows}
+    content = {
+        "runs": [{"method": ["cca", "dscmr"], "data": "pascal", "split_seeds": [None, 0, 1]}],
+        "tables": [table, table | {"protocol": "draws"}],
+    }
+    results = [on_draw("cca", 0.4, -1), *(on_draw("cca", 0.5 + split / 10, split) for split in (0, 1))]
+    own, draws = table_sections(read_tables(content, "a suite"), results, load_published())
+    assert [row.metrics.get("map") for row in own.rows] == [None, 0.4]
+    row = draws.rows[-1]
+    assert row.draws == (0, 1)
+    assert (row.metrics["map"], row.spread["map"]) == pytest.approx((0.55, 0.05 * 2**0.5))
+    assert row.published["i2t_map"] == 0.457
+    assert "mean of 2 draws of the test split" in draws.title
+    assert [bool(table.draws) for table in read_tables({"runs": content["runs"]}, "a suite")] == [False, True]

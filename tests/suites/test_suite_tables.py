@@ -202,30 +202,6 @@ def test_without_tables_there_is_one_for_each_data_set_of_the_runs() -> None:
     assert "i2t" in render("table", found[:1])
 
 
-def drawn(method: str, i2t: float, split: int, seed: int = 0) -> Result:
-    options = {"data.split_seed": split}
-    return a_result(method, i2t, seed, fingerprint=f"{split:02}" * 32, options=options, cost={"train_seconds": i2t})
-
-
-def test_draws_have_a_table_of_their_own_beside_the_figures_of_the_paper() -> None:
-    content = {
-        "runs": [{"method": ["cca", "dscmr"], "data": "pascal", "split_seeds": [None, 0, 1]}],
-        "tables": [SUITE["tables"][0], SUITE["tables"][0] | {"protocol": "draws"}],  # type: ignore[index]
-    }
-    results = [a_result("cca", 0.4), *(drawn("cca", 0.5 + split / 10, split) for split in (0, 1))]
-    own, draws = filled(results, content)
-    assert [row.metrics.get("map") for row in own.rows] == [None, None, None, 0.4]
-    row = draws.rows[-1]
-    assert (row.draws, row.metrics["map"], row.spread["map"]) == (
-        (0, 1),
-        pytest.approx(0.55),
-        pytest.approx(0.05 * 2**0.5),
-    )
-    assert row.published["i2t_map"] == 0.457
-    assert "mean of 2 draws of the test split" in draws.title
-    assert [bool(table.draws) for table in read_tables({"runs": content["runs"]}, "a suite")] == [False, True]
-
-
 def test_folds_are_compared_with_folds() -> None:
     content = {
         "runs": [{"method": "vsepp", "data": "mscoco"}],
