@@ -21,6 +21,7 @@ from cmr_bench.results.record import RESULT_FILE, Result, short_commit
 from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 
 CONFIDENCE = 0.95
+_FEW = 5
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,8 @@ def versus(one: Side, other: Side, resamples: int = 1000) -> Versus:
     most = max(len(one.splits), len(other.splits))
     if len(shared) < most:
         notes.append(f"compared on the {len(shared)} test splits that both have, of {most}")
+    if 1 < len(shared) < _FEW:
+        notes.append(f"{len(shared)} draws are too few to trust these intervals; ten are usual")
     if len(shared) > 1:
         how = f"{CONFIDENCE:.0%} intervals of the corrected t-test over {len(shared)} draws, paired draw by draw"
         return Versus(tuple(_over_draws(one, other, shared)), len(shared), how, tuple(notes))

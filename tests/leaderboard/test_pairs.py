@@ -104,6 +104,7 @@ def test_draws_are_paired_by_the_corrected_t_test(store: Callable[..., Path], tm
     one, other = (find_side(name, tmp_path / "runs", None) for name in ("vsepp", "scan"))
     found = versus(one, other)
     assert found.n_splits == 4
+    assert "4 draws are too few to trust these intervals; ten are usual" in found.notes
     verdict = next(verdict for verdict in found.verdicts if verdict.name == "t2i_r5")
     each = []
     for split in one.splits:
