@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.experiment.checkpoints import read_mark
 from cmr_bench.experiment.identity import content_of, essence, same_run
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.results.content import other_content
@@ -80,6 +79,9 @@ def _content(folder: Path, finished: bool) -> Mapping[str, str]:
     try:
         if finished:
             return read_result(folder / RESULT_FILE).content
+        # Reading a checkpoint imports torch, which a name that is wrong need not wait for.
+        from cmr_bench.experiment.checkpoints import read_mark
+
         content = read_mark(folder / "checkpoints" / "last.ckpt").get("content")
         return content if isinstance(content, dict) else {}
     except CmrBenchError:
