@@ -213,6 +213,14 @@ def _method(name: str, kind: str) -> int:
         console.print("\nDeviations from the paper, or from the program where the fidelity is code:")
     for line, at in numbers.items():
         console.print(Text(f"{at:>3} {line}"))
+    unsaid: dict[str, dict[str, None]] = {}
+    for recipe in recipes:
+        for line in recipe.program:
+            unsaid.setdefault(line, {})[recipe.variant or "default"] = None
+    if unsaid:
+        console.print("\nWhat the released program does otherwise where the paper does not say:")
+    for line, variants in unsaid.items():
+        console.print(Text(f"    {line} ({', '.join(variants)})"))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cmr_bench import registry
-from cmr_bench.experiment.fidelity import label_of
+from cmr_bench.experiment.fidelity import label_of, unsaid_by_paper
 from cmr_bench.experiment.recipe_files import shipped_recipe
 
 
@@ -19,6 +19,7 @@ class RecipeEntry:
         fidelity: paper, code or reconstruction.
         deviations: What differs from the paper or program, a line each.
         source: What the recipe cites.
+        program: What the released program does otherwise where the paper does not say, a line each.
     """
 
     data: str
@@ -26,6 +27,7 @@ class RecipeEntry:
     fidelity: str
     deviations: list[str]
     source: str
+    program: list[str]
 
 
 def recipes_of(method: str) -> list[RecipeEntry]:
@@ -40,5 +42,7 @@ def recipes_of(method: str) -> list[RecipeEntry]:
         recipe = shipped_recipe(data, method)
         for variant in ("", *(recipe.get("variants") or {})) if recipe is not None else ():
             fidelity, deviations = label_of(recipe or {}, variant, method, data)
-            found.append(RecipeEntry(data, variant, fidelity, deviations, str((recipe or {}).get("source", ""))))
+            source = str((recipe or {}).get("source", ""))
+            program = unsaid_by_paper(method, variant)
+            found.append(RecipeEntry(data, variant, fidelity, deviations, source, program))
     return found

@@ -269,7 +269,9 @@ def test_the_list_shows_a_method_with_its_recipes_and_deviations(kind: str, caps
     assert cli.main(["list", "scan", "--format", kind]) == 0
     out = capsys.readouterr().out
     for entry in recipes_of("scan"):
-        assert all(part in out for part in (entry.data, entry.variant, entry.fidelity, *entry.deviations))
+        assert all(
+            part in out for part in (entry.data, entry.variant, entry.fidelity, *entry.deviations, *entry.program)
+        )
     if kind == "json":
         content = json.loads(out)
         (released,) = (
