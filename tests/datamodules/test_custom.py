@@ -103,7 +103,7 @@ def test_a_karpathy_json_is_read_too(tmp_path: Path, write_karpathy: Writer) -> 
 
 def test_a_karpathy_json_keeps_its_splits(tmp_path: Path, write_karpathy: Writer) -> None:
     write_karpathy(tmp_path, "mine")
-    with pytest.raises(UsageError, match="has splits of its own: --data.split_seed needs a table"):
+    with pytest.raises(UsageError, match="has splits of its own"):
         Custom(root=str(tmp_path), name="mine", file=str(next(tmp_path.rglob("*.json"))), split_seed=1).read()
 
 
