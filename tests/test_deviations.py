@@ -10,41 +10,41 @@ import yaml
 
 from cmr_bench import registry
 from cmr_bench.experiment import recipe
+from cmr_bench.experiment.describe import recipes_of
+from cmr_bench.experiment.recipe_files import shipped_recipe
+from cmr_bench.results.published import load_published, model_of
 
 CONTENT: dict[str, Any] = yaml.safe_load(
     importlib.resources.files("cmr_bench.experiments").joinpath("deviations.yaml").read_text(encoding="utf-8")
 )
 SHIPPED = [(data, name) for data in registry.DATASETS for name in registry.METHODS if recipe.recipe_file(data, name)]
+ENTRIES = [entry for method in registry.METHODS for entry in recipes_of(method)]
 
 
-def deviations(data: str, method: str, variant: str) -> list[str]:
-    of_method = CONTENT["methods"][method]
-    found = of_method.get(variant or "default", of_method["default"])
-    return [*found, *CONTENT["data"].get(data, {}).get(method, [])] if found else []
+def test_paper_needs_an_empty_list_and_everything_else_says_why() -> None:
+    assert {(entry.data, entry.variant) for entry in ENTRIES if entry.fidelity == "paper"} >= {("flickr30k", "paper")}
+    for entry in ENTRIES:
+        assert (entry.deviations == []) == (entry.fidelity == "paper"), entry
 
 
-def variants(data: str, method: str) -> dict[str, str]:
-    file = recipe.recipe_file(data, method)
-    assert file is not None
-    content = recipe.read_yaml(file)
-    return {"": content["fidelity"]} | {
-        name: (options or {}).get("fidelity", content["fidelity"])
-        for name, options in content.get("variants", {}).items()
-    }
+def test_the_file_is_the_one_source() -> None:
+    for data, method in SHIPPED:
+        content = shipped_recipe(data, method) or {}
+        for own in (content, *(options or {} for options in content.get("variants", {}).values())):
+            assert "deviations" not in own, (data, method)
 
 
-@pytest.mark.parametrize(("data", "method"), SHIPPED)
-def test_paper_needs_an_empty_list_and_everything_else_says_why(data: str, method: str) -> None:
-    for variant, fidelity in variants(data, method).items():
-        assert (deviations(data, method, variant) == []) == (fidelity == "paper"), (variant, fidelity)
+@pytest.mark.parametrize("method", ["vsepp", "scan"])
+def test_what_claims_a_paper_has_its_figures_to_stand_beside(method: str) -> None:
+    models = {(row.data, row.variant) for row in load_published().rows if row.method == method}
+    claimed = [entry for entry in recipes_of(method) if entry.fidelity == "paper" and entry.data == "flickr30k"]
+    assert {("flickr30k", model_of(entry.variant)) for entry in claimed} <= models
+    assert claimed
 
 
 def test_every_name_is_that_of_a_recipe() -> None:
     assert set(CONTENT["methods"]) == set(registry.METHODS)
-    there = {
-        method: {variant for data, name in SHIPPED if name == method for variant in variants(data, name)}
-        for method in registry.METHODS
-    }
+    there = {method: {entry.variant for entry in recipes_of(method)} for method in registry.METHODS}
     for part in ("methods", "program"):
         for method, lists in CONTENT[part].items():
             assert set(lists) - {"default"} <= there[method], method

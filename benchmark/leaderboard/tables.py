@@ -9,7 +9,7 @@ from typing import Any
 
 from cmr_bench.leaderboard.naming import flags_of
 from cmr_bench.leaderboard.rows import Row, Section, explain, sections
-from cmr_bench.results.published import Published, PublishedRow
+from cmr_bench.results.published import Published, PublishedRow, model_of
 from cmr_bench.results.record import Result
 from cmr_bench.suites.tables import Table
 
@@ -78,7 +78,7 @@ def _beside(row: Row, published: Published | None, table: Table) -> Row:
 
 
 def _published(row: Row, published: Published, table: Table) -> PublishedRow | None:
-    wanted = (row.method, row.variant, table.data, table.source, table.folds)
+    wanted = (row.method, model_of(row.variant), table.data, table.source, table.folds)
     same = (
         entry
         for entry in published.rows

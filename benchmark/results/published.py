@@ -69,6 +69,14 @@ class Published:
         return bool(expected.get("images", n_images) == n_images and expected.get("texts", n_texts) == n_texts)
 
 
+def model_of(variant: str) -> str:
+    """Return which of a paper's models a variant of a recipe stands for, as the published rows name it.
+
+    A variant ``paper`` is the model of the method's name and ``paper_X`` the model X, trained as the paper says.
+    """
+    return "" if variant == "paper" else variant.removeprefix("paper_")
+
+
 def with_sums(metrics: Mapping[str, float]) -> dict[str, float]:
     """Add mr and rsum where all six recalls are there, and map where both directions are; nothing is filled in."""
     found = dict(metrics)

@@ -123,17 +123,6 @@ def test_a_run_is_named_by_what_it_changes_in_its_recipe(one_parser: None, data:
         assert set(config.changes) == {name} - WHERE_AND_HOW
 
 
-@pytest.mark.parametrize(("data", "method"), SHIPPED)
-def test_labels_of_recipes_and_variants(data: str, method: str) -> None:
-    content = shipped_recipe(data, method)
-    assert content is not None
-    for variant in variants(data, method):
-        label, deviations = fidelity.label_of(content, variant, method, data)
-        own = (content.get("variants", {}).get(variant) or {}) if variant else content
-        assert label == own.get("fidelity", "reconstruction")
-        assert not (label == "paper" and deviations)
-
-
 @pytest.mark.parametrize(("data", "method", "variant"), LABELLED)
 def test_a_recipe_changes_nothing_of_itself(data: str, method: str, variant: str) -> None:
     config = recipe.resolve(method, data, variant=variant)

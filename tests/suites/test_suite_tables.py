@@ -236,6 +236,13 @@ def test_a_paper_with_a_single_model_and_an_ensemble_is_compared_by_the_single_m
     assert section.rows[0].published["i2t_r1"] == 1
 
 
+def test_a_variant_of_the_paper_stands_beside_the_figures_of_its_model() -> None:
+    rows = [{"method": "scan", "variant": name} for name in ("paper_t2i_lse", "t2i_lse", "released_program")]
+    table = {"title": "T", "source": "scan_readme", "data": "flickr30k", "columns": ["i2t_r1"], "rows": rows}
+    (section,) = filled([], {"runs": [{"method": "scan", "data": "flickr30k"}], "tables": [table]})
+    assert [row.published.get("i2t_r1") for row in section.rows] == [61.1, 61.1, None]
+
+
 # Formats.
 
 
