@@ -64,6 +64,10 @@ def test_reading_a_run_folder_executes_nothing(
     (strange / "config.yaml").write_text(yaml.safe_dump({**config, entry: target.format(root=tmp_path)}))
     if command == "resume":
         (strange / "result.json").unlink()
+    elif command == "dashboard":  # a record that says otherwise than its configuration would not be read at all
+        record = json.loads((strange / "result.json").read_text())
+        shown = target.format(root="").removeprefix("/")
+        (strange / "result.json").write_text(json.dumps(record | {entry.removesuffix("set"): shown}))
     (tmp_path / "suite.yaml").write_text("runs: [{method: vsepp, data: synthetic}]\n")
     words: list[object] = {
         "search": ["search", strange, "a red circle", "--images", "photos"],

@@ -24,7 +24,7 @@ WHERE_AND_HOW = {
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic", "trainer.bootstrap"),
     *("trainer.progress", "data.name"),
 }
-WORDS = ("other", "8", "0.25", "true", "[3]", "null")
+WORDS = ("other", "8", "0.25", "true", "[3]", "{test: other}", "null")
 SHIPPED = [
     (data, method)
     for data in registry.DATASETS
