@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     settings = differing(settings_of(one), settings_of(other), "-")
     provenance = differing(provenance_of(one), provenance_of(other), "unknown")
     if args.format == "json":
-        content: dict[str, Any] = {"a": one.label, "b": other.label} | asdict(found)
+        content: dict[str, Any] = {"a": one.label, "b": other.label, "flags": {"a": one.flags, "b": other.flags}}
+        content |= asdict(found)
         print(json.dumps(content | {"settings": settings, "provenance": provenance}, indent=2, ensure_ascii=False))
         return 0
     _show(one, other, found, {"settings": settings, "code, versions and device": provenance})
@@ -71,7 +72,7 @@ def _show(one: Side, other: Side, found: Versus, differences: dict[str, dict[str
     from rich.table import Table
     from rich.text import Text
 
-    from cmr_bench.leaderboard.board import clean, head, number
+    from cmr_bench.leaderboard.board import MARKS, clean, head, number
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
     console = Console(highlight=False, width=width)
@@ -84,8 +85,9 @@ def _show(one: Side, other: Side, found: Versus, differences: dict[str, dict[str
         return made
 
     result = one.results[0][1]
-    console.print(Text(f"A: {clean(one.label)}, {_runs(one)}"), soft_wrap=True)
-    console.print(Text(f"B: {clean(other.label)}, {_runs(other)}"), soft_wrap=True)
+    for name, side in (("A", one), ("B", other)):
+        marked = f" [{','.join(MARKS[flag][0] for flag in side.flags if flag in MARKS)}]" if side.flags else ""
+        console.print(Text(f"{name}: {clean(side.label)}{marked}, {_runs(side)}"), soft_wrap=True)
     console.print(Text(f"on {clean(result.data)}\n"), soft_wrap=True)
     shown = table("metric", "A", "B", "A - B", "95% interval", "p", "better")
     for verdict in found.verdicts:
@@ -101,8 +103,9 @@ def _show(one: Side, other: Side, found: Versus, differences: dict[str, dict[str
             style="bold" if verdict.better else "",
         )
     console.print(shown)
-    for note in (f"{found.how}.", *(f"{note}." for note in found.notes)):
-        console.print(Text(clean(note), style="dim"), soft_wrap=True)
+    notes = [f"[{mark}] {words}" for flag, (mark, words) in MARKS.items() if flag in (*one.flags, *other.flags)]
+    for note in (found.how, *found.notes, *notes):
+        console.print(Text(f"{clean(note)}.", style="dim"), soft_wrap=True)
     for what, pairs in differences.items():
         console.print(Text(f"\n{what}: {'' if pairs else 'no difference'}".rstrip()))
         if pairs:

@@ -45,6 +45,11 @@ class Side:
         """Fingerprints of its test splits."""
         return list(dict.fromkeys(result.fingerprint for _, result in self.results))
 
+    @property
+    def flags(self) -> list[str]:
+        """What a reader must know of any of its runs."""
+        return list(dict.fromkeys(flag for _, result in self.results for flag in flags_of(result)))
+
 
 @dataclass(frozen=True)
 class Verdict:

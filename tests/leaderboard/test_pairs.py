@@ -187,17 +187,19 @@ def test_the_command_shows_verdicts_options_and_versions(
 ) -> None:
     margin = {"model.margin": 0.3}
     one = store("vsepp", 1.5)
-    other = store(
-        "vsepp", 0.5, seed=1, changes=margin, options=margin, versions={"torch": "1.0"}, commit="f" * 40 + "+"
-    )
+    changed: dict[str, Any] = {"changes": margin, "options": margin, "fidelity": "external", "flags": ["shortened"]}
+    other = store("vsepp", 0.5, seed=1, versions={"torch": "1.0"}, commit="f" * 40 + "+", **changed)
     assert cli.main(["compare", str(one), str(other)]) == 0
     out = capsys.readouterr().out
     for part in ("A: vsepp, seed 0", "B: vsepp (margin=0.3), seed 1", "rsum", "model.margin", "2.5", "ffffffffffff+"):
         assert part in out
+    assert "seed 1 [shortened,x], " in out
+    assert "[x] evaluated from external files" in out
     assert cli.main(["compare", str(one), str(other), "--format", "json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["settings"] == {"seeds": ["0", "1"], "model.margin": ["-", "0.3"]}
+    assert content["settings"] == {"seeds": ["0", "1"], "model.margin": ["-", "0.3"], "fidelity": ["-", "external"]}
     assert content["provenance"]["torch"] == ["2.5", "1.0"]
+    assert content["flags"] == {"a": [], "b": ["shortened", "external"]}
     assert cli.main(["compare", str(one), str(other), "--resamples", "0"]) == 2
     assert cli.main(["compare", str(one), "nothing", "--runs", str(tmp_path / "runs")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
