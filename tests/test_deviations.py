@@ -62,4 +62,5 @@ def test_every_deviation_is_one_short_line() -> None:
             assert isinstance(line, str), line
             assert line == line.strip()
             assert "\n" not in line
+            assert " " in line, f"{line!r} is what a comma in an unquoted list leaves"
             assert len(line) <= 125, line
