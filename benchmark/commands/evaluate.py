@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bootstrap", type=int, metavar="N", default=0, help="confidence intervals from N bootstrap resamples"
     )
     protocol.add_argument(
-        "--postprocess", choices=("csls", "inverted_softmax"), help="hubness correction; transductive"
+        "--postprocess",
+        choices=("csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"),
+        help="correction of hubs or re-ranking; transductive",
     )
     protocol.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)")
     stored = parser.add_argument_group("export of a trained run")

@@ -14,13 +14,13 @@ class EvaluationOptions:
         criterion: Metric that chooses the weights.
         select_on: Split that chooses them.
         bootstrap: Resamples of the test queries for confidence intervals; 0 for none.
-        postprocess: csls or inverted_softmax on the test scores; None scores them as they are.
+        postprocess: Post-processing of the test scores; None scores them as they are.
     """
 
     criterion: Literal["rsum", "map"] = "rsum"
     select_on: Literal["val", "test"] = "val"
     bootstrap: int = 0
-    postprocess: Literal["csls", "inverted_softmax"] | None = None
+    postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Corrections of a score matrix for hubs. They look at the whole set of queries: such results are transductive."""
+"""Corrections of a score matrix. They look at the whole set of queries: such results are transductive."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmr_bench.evaluation.rerank import Directed, rerank
 from cmr_bench.evaluation.scores import ScoreSource, checked_block, full_precision, reorder_texts, slices
 from cmr_bench.support.errors import UsageError, did_you_mean
 
@@ -87,11 +88,38 @@ def _reduce(scores: ScoreSource, merge: Callable[[Tensor | None, Tensor], Tensor
     return torch.cat(images).double(), torch.cat([text for text in texts if text is not None]).double()
 
 
-POSTPROCESSES: dict[str, Callable[..., ScoreSource]] = {"csls": csls, "inverted_softmax": inverted_softmax}
+def _rerank_by_groups(scores: ScoreSource, image_of_text: NDArray[np.int64], **options: Any) -> Directed:
+    return rerank(scores, image_of_text, **options)
 
 
-def postprocess(name: str, scores: ScoreSource, **options: Any) -> ScoreSource:
+POSTPROCESSES: dict[str, Callable[..., ScoreSource | Directed]] = {
+    "csls": csls,
+    "inverted_softmax": inverted_softmax,
+    "mtfn_rr": rerank,
+    "mtfn_rr_groups": _rerank_by_groups,
+}
+# Post-processings that are told which texts belong together.
+_GROUPED = ("mtfn_rr_groups",)
+
+
+def flags_of(name: str | None) -> tuple[str, ...]:
+    """Return what a reader of scores under a post-processing must know."""
+    if name is None:
+        return ()
+    return ("transductive", "uses_test_groups") if name in _GROUPED else ("transductive",)
+
+
+def postprocess(name: str, scores: ScoreSource, image_of_text: NDArray[np.int64], **options: Any) -> Directed:
     """Apply the post-processing called ``name``.
+
+    Args:
+        name: One of :data:`POSTPROCESSES`.
+        scores: What is corrected.
+        image_of_text: Row of each text's image, (n_texts,), for those that use which texts belong together.
+        **options: Of the post-processing.
+
+    Returns:
+        The scores for each direction, which are one matrix where that suffices.
 
     Raises:
         UsageError: for an unknown name.
@@ -101,4 +129,6 @@ def postprocess(name: str, scores: ScoreSource, **options: Any) -> ScoreSource:
         raise UsageError(
             f"no post-processing is called '{name}', there are: {known}.{did_you_mean(name, POSTPROCESSES)}"
         )
-    return POSTPROCESSES[name](scores, **options)
+    links = {"image_of_text": image_of_text} if name in _GROUPED else {}
+    found = POSTPROCESSES[name](scores, **links, **options)
+    return found if isinstance(found, Directed) else Directed(found, found)

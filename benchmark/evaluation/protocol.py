@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.bootstrap import Resamples, interval
 from cmr_bench.evaluation.categories import CategoryScores, Labels, category_scores
+from cmr_bench.evaluation.corrected import corrected_ranks
 from cmr_bench.evaluation.definitions import definition, unit
 from cmr_bench.evaluation.metrics import Floats
-from cmr_bench.evaluation.postprocess import postprocess
+from cmr_bench.evaluation.postprocess import flags_of
 from cmr_bench.evaluation.queries import Queries
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
+from cmr_bench.evaluation.rerank import Directed
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, materialise
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.evaluation.ties import BestMatches
@@ -35,7 +37,8 @@ class Protocol:
         bootstrap: resamples for the confidence intervals, 0 for none.
         category: whether to score category retrieval; if omitted, wherever there are labels.
         instance: whether to score instance retrieval.
-        postprocess: csls or inverted_softmax; such a result is transductive.
+        postprocess: name of a post-processing, see :data:`~cmr_bench.evaluation.postprocess.POSTPROCESSES`; such a
+            result is transductive.
         confidence: fraction of the resamples inside an interval.
         seed: of the resamples.
     """
@@ -139,25 +142,28 @@ def evaluate(
         folds_of_images(scores.n_images, protocol.folds)
     if classes is not None or protocol.postprocess:
         scores = materialise(scores, _KEPT_BYTES, sharing=sharing)
-    if protocol.postprocess:
-        scores = postprocess(protocol.postprocess, scores)
-
+    ranked = Directed(scores, scores)
     asked = owner if queries is None else queries.links(owner)
     result = Evaluation({}, 0.0, scores.n_images, scores.n_texts, protocol)
     result.n_queries = (scores.n_images if queries is None else int(queries.images.sum()), len(asked))
-    result.flags = ("transductive",) if protocol.postprocess else ()
-    if protocol.instance:
-        result.ranks = retrieval_ranks(
-            scores, owner, folds=protocol.folds, distractors=queries is not None, sharing=sharing
+    result.flags = flags_of(protocol.postprocess)
+    ranks = None
+    if protocol.postprocess:
+        ranked, ranks = corrected_ranks(
+            protocol.postprocess, scores, owner, protocol.folds, queries is not None, sharing
         )
-        if queries is not None:
-            result.ranks = queries.ranks(result.ranks)
+    elif protocol.instance:
+        ranks = retrieval_ranks(scores, owner, folds=protocol.folds, distractors=queries is not None, sharing=sharing)
+    if ranks is not None and protocol.instance:
+        result.ranks = ranks if queries is None else queries.ranks(ranks)
         result.tie_rate = result.ranks.tie_rate
         result.metrics |= instance_metrics(result.ranks, asked)
     if classes is not None:
         asking = None if queries is None else (queries.images, queries.texts)
-        found = category_scores(scores, owner, classes, asking=asking, sharing=sharing)
-        _add_categories(result, dict(zip(("i2t", "t2i"), found, strict=True)))
+        i2t, t2i = category_scores(ranked.images, owner, classes, asking=asking, sharing=sharing)
+        if ranked.texts is not ranked.images:
+            _, t2i = category_scores(ranked.texts, owner, classes, asking=asking, sharing=sharing)
+        _add_categories(result, {"i2t": i2t, "t2i": t2i})
         if not protocol.instance:
             result.tie_rate = float(np.mean(np.concatenate([found.tied for found in result.categories.values()])))
     if protocol.bootstrap:

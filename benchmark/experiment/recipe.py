@@ -55,7 +55,8 @@ class TrainerOptions:
         deterministic: Use deterministic algorithms where PyTorch has them.
         limit_train_batches: Maximum number of training batches per epoch; 0 uses all.
         bootstrap: Number of bootstrap resamples of the test queries for confidence intervals; 0 disables.
-        postprocess: Hubness correction of the test scores; the result is flagged transductive.
+        postprocess: Correction of hubs (csls, inverted_softmax) or re-ranking (mtfn_rr) of the test scores; the result
+            is flagged transductive. mtfn_rr_groups also uses which test captions belong to one image, and is flagged.
         progress: Show progress bars.
     """
 
@@ -73,7 +74,7 @@ class TrainerOptions:
     deterministic: bool = False
     limit_train_batches: int = 0
     bootstrap: int = 1000
-    postprocess: Literal["csls", "inverted_softmax"] | None = None
+    postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
     progress: bool = True
 
     def evaluation(self, criterion: Literal["rsum", "map"]) -> EvaluationOptions:
