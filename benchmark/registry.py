@@ -185,6 +185,12 @@ METHODS: dict[str, Method] = {
     "mfm": Method(
         "cmr_bench.models.interaction.mfm:MFM", "interaction", "Ma et al., TCSVT 2019", "regions|pixels, tokens"
     ),
+    "mtfn_rr": Method(
+        "cmr_bench.models.interaction.mtfn_rr:MTFNRR",
+        "interaction",
+        "Wang et al., ACM MM 2019",
+        "vector|regions|pixels, tokens|vector",
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),
