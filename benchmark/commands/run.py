@@ -100,6 +100,11 @@ def result_table(result: Result) -> Table:
         whole.append(f"mAP {result.metrics['map']:.3f}")
     if "fold5_rsum" in result.metrics:
         whole.append(f"rsum of 5x1K {result.metrics['fold5_rsum']:.1f}")
+    rare = result.slices.get("few_shot", {})
+    if "t2i_r1" in rare:
+        recalls = " / ".join(f"{rare[f't2i_r{k}']:.1f}" for k in (1, 5, 10))
+        words = f"a word seen fewer than {rare['below']} times in training"
+        whole.append(f"t2i R@1/5/10 of the {rare['n_texts']:,} captions with {words}: {recalls}")
     table.caption = ", ".join(whole)
     table.caption_justify = "left"
     return table

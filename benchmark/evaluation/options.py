@@ -15,12 +15,15 @@ class EvaluationOptions:
         select_on: Split that chooses them.
         bootstrap: Resamples of the test queries for confidence intervals; 0 for none.
         postprocess: Post-processing of the test scores; None scores them as they are.
+        few_shot_below: Occurrences in training below which a word is rare, for the recalls of the test captions that
+            hold one; 0 for none.
     """
 
     criterion: Literal["rsum", "map"] = "rsum"
     select_on: Literal["val", "test"] = "val"
     bootstrap: int = 0
     postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
+    few_shot_below: int = 0
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -57,6 +57,8 @@ class TrainerOptions:
         bootstrap: Number of bootstrap resamples of the test queries for confidence intervals; 0 disables.
         postprocess: Correction of hubs (csls, inverted_softmax) or re-ranking (mtfn_rr) of the test scores; the result
             is flagged transductive. mtfn_rr_groups also uses which test captions belong to one image, and is flagged.
+        few_shot_below: Occurrences in the training captions below which a word is rare: the record also has the recalls
+            of the test captions that hold one; 0 disables.
         progress: Show progress bars.
     """
 
@@ -75,11 +77,12 @@ class TrainerOptions:
     limit_train_batches: int = 0
     bootstrap: int = 1000
     postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
+    few_shot_below: int = 10
     progress: bool = True
 
     def evaluation(self, criterion: Literal["rsum", "map"]) -> EvaluationOptions:
         """Return the options of the evaluation, for a data set that chooses by ``criterion``."""
-        return EvaluationOptions(criterion, self.select_on, self.bootstrap, self.postprocess)
+        return EvaluationOptions(criterion, self.select_on, self.bootstrap, self.postprocess, self.few_shot_below)
 
 
 @dataclass

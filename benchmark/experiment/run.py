@@ -21,6 +21,7 @@ from cmr_bench.experiment.fidelity import other_sizes
 from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.experiment.selection import Selection, fit
+from cmr_bench.experiment.slices import slices
 from cmr_bench.experiment.trainer import device_name, interruptible, make_logger, make_trainer, quiet
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.results.provenance import Cost, commit, library_versions
@@ -144,6 +145,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         invalid_rows=data.report.count,
         unknown_words=unknown_words(data.splits),
         options=recipe.settings(config),
+        slices=slices(data, evaluation),
         content=dict(run.content),
         deviations=[*config.deviations, *other_splits],
         changes=config.changes,

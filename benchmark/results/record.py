@@ -55,6 +55,8 @@ class Result:
         invalid_rows: Rows of the annotation files skipped because they cannot be read.
         unknown_words: Fraction of the words of validation and test that the vocabulary lacks, 0..1.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
+        slices: Recalls over parts of the test queries: ``few_shot``, the captions with a word seen fewer than ``below``
+            times in training, as :func:`cmr_bench.experiment.slices.slices` has them.
         content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
             ``<split>.images`` and ``<split>.texts`` (photographs, features, vectors), files that options name.
         deviations: What differs from the paper or program, a line each.
@@ -93,6 +95,7 @@ class Result:
     invalid_rows: int = 0
     unknown_words: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    slices: dict[str, Any] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     deviations: list[str] = field(default_factory=list)
     changes: dict[str, Any] | None = None
