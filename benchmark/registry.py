@@ -167,6 +167,9 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "acmm": Method(
+        "cmr_bench.models.attributes.acmm:ACMM", "attributes", "Huang and Wang, ICCV 2019", "regions|pixels, tokens"
+    ),
     "scan": Method(
         "cmr_bench.models.interaction.scan:SCAN", "interaction", "Lee et al., ECCV 2018", "regions|pixels, tokens"
     ),
