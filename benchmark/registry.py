@@ -167,6 +167,9 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
         labels="optional",
     ),
+    "gvse": Method(
+        "cmr_bench.models.attributes.gvse:GVSE", "attributes", "Huang et al., AAAI 2019", "regions|pixels, tokens"
+    ),
     "acmm": Method(
         "cmr_bench.models.attributes.acmm:ACMM", "attributes", "Huang and Wang, ICCV 2019", "regions|pixels, tokens"
     ),

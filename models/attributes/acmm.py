@@ -80,6 +80,8 @@ class ACMM(RankingModule, FragmentModule):
         widest = (regions.shape[1] + words.shape[1]) * max(self.memory, regions.shape[1])
         n_texts = min(len(words), max(1, _BLOCK // widest))
         n_images = max(1, _BLOCK // (widest * n_texts))
+        # Made again in the backward pass, unless one block is all there is.
+        again = torch.is_grad_enabled() and n_images * n_texts < len(regions) * len(words)
         bands = []
         for at in range(0, len(regions), n_images):
             rows = slice(at, at + n_images)
@@ -87,7 +89,6 @@ class ACMM(RankingModule, FragmentModule):
             for column in range(0, len(words), n_texts):
                 columns = slice(column, column + n_texts)
                 arguments = (regions[rows], mask[rows], words[columns], real[columns])
-                again = torch.is_grad_enabled() and regions.requires_grad
                 band.append(
                     checkpoint(self._block, *arguments, use_reentrant=False) if again else self._block(*arguments)
                 )

@@ -34,8 +34,10 @@ def local(
     tmp_path_factory: pytest.TempPathFactory, write_bert: Callable[..., Path], write_clip: Callable[..., Path]
 ) -> dict[str, str]:
     words = ["a", "red", "circle", "there", "is", "small", "large", "on", "the"]
+    bert = str(write_bert(tmp_path_factory.mktemp("bert"), words))
     return {
-        "bert": str(write_bert(tmp_path_factory.mktemp("bert"), words)),
+        "bert": bert,
+        "word_vectors": bert,
         "backbone": str(write_clip(tmp_path_factory.mktemp("clip"), words)),
     }
 

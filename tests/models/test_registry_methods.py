@@ -34,7 +34,7 @@ METHODS = list(registry.METHODS)
 
 @pytest.fixture(autouse=True, scope="module")
 def _local_models(bert: Path, clip: Path) -> None:
-    SMALL["bert"], SMALL["backbone"] = str(bert), str(clip)
+    SMALL["bert"], SMALL["backbone"], SMALL["word_vectors"] = str(bert), str(clip), str(bert)
 
 
 def views() -> Iterator[Any]:

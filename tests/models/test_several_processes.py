@@ -134,7 +134,7 @@ def together(world: int, folder: Path, jobs: list[tuple[str, int]]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _local_models(bert: Path, clip: Path) -> None:
-    SMALL["bert"], SMALL["backbone"] = str(bert), str(clip)
+    SMALL["bert"], SMALL["backbone"], SMALL["word_vectors"] = str(bert), str(clip), str(bert)
 
 
 def check(name: str, one: dict[str, Any], others: list[dict[str, Any]]) -> None:
