@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cmr_bench.evaluation.brought import Brought
     from cmr_bench.evaluation.protocol import Evaluation
+    from cmr_bench.evaluation.qrels import Qrels
     from cmr_bench.evaluation.queries import Queries
     from cmr_bench.evaluation.scores import ScoreSource
 
@@ -27,12 +28,17 @@ files are NumPy arrays (.npy), read memory-mapped:
   M (n_texts,) row of each text's image, or its id   L (n_images,) numbers or names, or multi-hot (n_images, n_classes)
   IDS one a line, or an array of numbers or texts
 
+qrels are read by their suffix: .json {id: [ids]}, .csv with the columns image, text and perhaps grade, .npz with
+arrays of these names, all else as TREC qrels (query 0 item grade). Ids are those of --image-ids and --text-ids, or row
+numbers. Without --image-of-text nothing but the judgments is scored.
+
 An image without a text stays in the gallery but is no query. Image rows that are repeated once per text are merged.
 
 examples:
   cmr-bench eval --images I.npy --texts T.npy --image-of-text M.npy --folds 5 --json scores.json
   cmr-bench eval --similarity S.npy --image-of-text M.npy --labels L.npy --bootstrap 1000
   cmr-bench eval --similarity S.npy --image-of-text M.npy --name mymodel --data flickr30k
+  cmr-bench eval --similarity S.npy --image-of-text M.npy --qrels i2t.json t2i.json
   cmr-bench eval --run runs/flickr8k/vsepp/RUN --export DIR       embeddings or scores of a run, for other programs
 """
 
@@ -51,6 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; reports mAP too")
     truth.add_argument("--image-ids", type=Path, metavar="IDS", help="image ids that --image-of-text refers to")
     truth.add_argument("--text-ids", type=Path, metavar="IDS", help="text ids that --text-queries refers to")
+    truth.add_argument(
+        "--qrels",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="relevance judgments beyond the pairs: TREC qrels, JSON, CSV or npz; one file for both directions, or one "
+        "for image queries and one for text queries",
+    )
     truth.add_argument("--queries", type=Path, metavar="IDS", help="use only these images, and their texts, as queries")
     truth.add_argument("--text-queries", type=Path, metavar="IDS", help="use only these texts as queries")
     protocol = parser.add_argument_group("protocol")
@@ -97,13 +111,22 @@ def run(args: argparse.Namespace) -> int:
         return _export(args)
     from cmr_bench.evaluation.protocol import Protocol, evaluate
 
-    protocol = Protocol(folds=args.folds, bootstrap=args.bootstrap, postprocess=args.postprocess, seed=args.seed)
+    protocol = Protocol(
+        folds=args.folds,
+        bootstrap=args.bootstrap,
+        instance=args.image_of_text is not None,
+        postprocess=args.postprocess,
+        seed=args.seed,
+    )
     brought = _bring(args)
     scores = _source(args, brought)
+    judged, notes = _judgments(args, brought)
+    if args.image_of_text is None:
+        brought = replace(brought, image_of_text=judged["t2i"].first_items())
     who = _queries(args, brought)
-    result = evaluate(scores, brought.image_of_text, brought.labels, protocol=protocol, queries=who)
+    result = evaluate(scores, brought.image_of_text, brought.labels, protocol=protocol, queries=who, judged=judged)
     result.flags = (*result.flags, *args.flag)
-    told = [*brought.notes, *_asking(result, who)]
+    told = [*brought.notes, *_asking(result, who), *notes]
     # What is written comes first: a terminal may not be able to show a table.
     if args.json is not None:
         from cmr_bench.support.files import write_atomic
@@ -111,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.json, json.dumps(report(result), indent=2, allow_nan=False) + "\n")
         told.append(f"written: {args.json}")
     if args.name is not None:
-        told.append(f"stored: {_store(args, result, brought, who)}")
+        told.append(f"stored: {_store(args, result, brought, who, judged)}")
     _show(result)
     for line in told:
         print(line)
@@ -127,13 +150,17 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _bring(args: argparse.Namespace) -> Brought:
+    import numpy as np
+
     from cmr_bench.evaluation import brought as given
 
     matrix = args.similarity is not None
     found = given.Brought(
         images=given.read_array(*((args.similarity, "--similarity") if matrix else (args.images, "--images"))),
         texts=None if matrix else given.read_array(args.texts, "--texts"),
-        image_of_text=given.read_array(args.image_of_text, "--image-of-text", "biufUS"),
+        image_of_text=np.zeros(0, dtype=np.int64)
+        if args.image_of_text is None
+        else given.read_array(args.image_of_text, "--image-of-text", "biufUS"),
     )
     if found.images.ndim != 2 or (found.texts is not None and found.texts.ndim != 2):
         return found
@@ -143,6 +170,8 @@ def _bring(args: argparse.Namespace) -> Brought:
         found = replace(found, text_ids=given.read_names(args.text_ids, "--text-ids"))
     if args.labels is not None:
         found = replace(found, labels=given.as_labels(given.read_array(args.labels, "--labels", "biufUS")))
+    if args.image_of_text is None:
+        return given.check_ids(found)
     given.check_way_round(found)
     return given.collapsed(given.with_ids(found))
 
@@ -164,11 +193,15 @@ def report(result: Evaluation) -> dict[str, Any]:
 
 
 def _queries(args: argparse.Namespace, brought: Brought) -> Queries | None:
+    import numpy as np
+
     from cmr_bench.evaluation.brought import asked, read_names
-    from cmr_bench.evaluation.queries import queries
+    from cmr_bench.evaluation.queries import Queries, queries
     from cmr_bench.evaluation.ranks import links
 
     n_images, n_texts = len(brought.images), brought.n_texts
+    if args.image_of_text is None:
+        return Queries(np.ones(n_images, dtype=np.bool_), np.ones(n_texts, dtype=np.bool_))
     owner = links(brought.image_of_text, n_images, n_texts, distractors=True)
     chosen: dict[str, NDArray[np.bool_]] = {}
     for what, file, option, ids, size in (
@@ -180,8 +213,17 @@ def _queries(args: argparse.Namespace, brought: Brought) -> Queries | None:
     return queries(owner, n_images, **chosen)
 
 
+def _judgments(args: argparse.Namespace, brought: Brought) -> tuple[dict[str, Qrels], list[str]]:
+    from cmr_bench.evaluation.judgments import read_judgments
+
+    if args.qrels is None:
+        return {}, []
+    ids = (brought.image_ids, brought.text_ids)
+    return read_judgments(args.qrels, ids, (len(brought.images), brought.n_texts))
+
+
 def _asking(result: Evaluation, who: Queries | None) -> list[str]:
-    if who is None:
+    if who is None or (who.images.all() and who.texts.all()):
         return []
     images, texts = result.n_queries
     return [
@@ -197,7 +239,12 @@ def _check_options(args: argparse.Namespace) -> None:
             raise UsageError("--run RUN and --export DIR need each other, and take no other input")
         return
     if args.image_of_text is None:
-        raise UsageError("--image-of-text M.npy is missing: the row of each text's image")
+        if args.qrels is None:
+            raise UsageError("--image-of-text M.npy is missing: the row of each text's image")
+        needing = ("labels", "queries", "text_queries", "folds", "postprocess", "name")
+        given = [f"--{name.replace('_', '-')}" for name in needing if getattr(args, name) is not None]
+        if given:
+            raise UsageError(f"{given[0]} needs --image-of-text M.npy, the row of each text's image")
     embeddings = (args.images is not None) + (args.texts is not None)
     if embeddings == 1:
         raise UsageError("--images and --texts must be passed together")
@@ -211,6 +258,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("--data needs --name: the name of the result in the leaderboard")
     if args.name is not None and not args.name.strip():
         raise UsageError("--name is empty")
+    if args.qrels is not None and len(args.qrels) > 2:
+        raise UsageError(f"--qrels takes one file, or one for each direction, not {len(args.qrels)}")
     if args.data and (Path(args.data).name != args.data or args.data in (".", "..")):
         raise UsageError(f"--data takes the short name of a data set, such as flickr30k, not '{args.data}'")
 
@@ -255,7 +304,9 @@ def _protocol(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _store(args: argparse.Namespace, result: Evaluation, brought: Brought, who: Queries | None) -> Path:
+def _store(
+    args: argparse.Namespace, result: Evaluation, brought: Brought, who: Queries | None, judged: dict[str, Qrels]
+) -> Path:
     from cmr_bench.results.store import store_external
 
     return store_external(
@@ -266,7 +317,7 @@ def _store(args: argparse.Namespace, result: Evaluation, brought: Brought, who: 
         units=result.units,
         protocol=_protocol(result),
         split_sizes={"test": [result.n_images, result.n_texts]},
-        fingerprint=_fingerprint(brought.image_of_text, brought.labels, who),
+        fingerprint=_fingerprint(brought.image_of_text, brought.labels, who, judged),
         intervals=result.intervals,
         tie_rate=result.tie_rate,
         flags=result.flags,
@@ -274,8 +325,10 @@ def _store(args: argparse.Namespace, result: Evaluation, brought: Brought, who: 
     )
 
 
-def _fingerprint(image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None) -> str:
-    """Digest what is known of the split: which texts belong to which image, the labels, and who asks."""
+def _fingerprint(
+    image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None, judged: dict[str, Qrels]
+) -> str:
+    """Digest what is known of the split: which texts belong to which image, the labels, who asks, the judgments."""
     import numpy as np
 
     digest = hashlib.sha256(np.asarray(image_of_text, dtype="<i8").tobytes())
@@ -283,6 +336,8 @@ def _fingerprint(image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: 
         digest.update(np.asarray(labels, dtype="<i8").tobytes())
     if who is not None:
         digest.update(who.images.tobytes() + who.texts.tobytes())
+    for way, given in judged.items():
+        digest.update(way.encode() + np.stack([given.queries, given.items]).astype("<i8").tobytes())
     return f"links:{digest.hexdigest()[:16]}"
 
 
@@ -298,6 +353,7 @@ _ROWS = {
     "mAP@50 retrieved": "map_at_50_retrieved",
     "mAP@R": "map_at_r",
     "R-Precision": "r_precision",
+    "nDCG@10": "ndcg_at_10",
 }
 _COLUMNS = {"i2t_": "image to text", "t2i_": "text to image", "": "both"}
 
@@ -311,7 +367,7 @@ def _show(result: Evaluation) -> None:
     for words in _COLUMNS.values():
         table.add_column(words, justify="right", overflow="fold")
     folds = result.protocol.folds
-    for protocol, words in (("", ""), (f"fold{folds}_", f"{folds} folds: "))[: 1 if folds is None else 2]:
+    for protocol, words in (("", ""), (f"fold{folds}_", f"{folds} folds: "), ("qrels_", "qrels: ")):
         for title, name in _ROWS.items():
             cells = [_cell(result, protocol + direction + name) for direction in _COLUMNS]
             if any(cells):

@@ -126,6 +126,23 @@ def rows_of(names: NDArray[np.str_], ids: NDArray[np.str_], what: str, where: st
     return first[at].astype(np.int64)
 
 
+def check_ids(brought: Brought) -> Brought:
+    """Return what was brought if its ids are as many as its items, and those of the texts all different.
+
+    Raises:
+        DataError: If they are not.
+    """
+    for ids, n_items, what in (
+        (brought.image_ids, len(brought.images), "image"),
+        (brought.text_ids, brought.n_texts, "text"),
+    ):
+        if len(ids) not in (0, n_items):
+            raise DataError(f"--{what}-ids has {len(ids)} ids for {n_items} {what}s")
+    if len(np.unique(brought.text_ids)) < len(brought.text_ids):
+        raise DataError("--text-ids: an id stands for two texts")
+    return brought
+
+
 def with_ids(brought: Brought) -> Brought:
     """Turn links that are written as ids into rows.
 
@@ -135,12 +152,8 @@ def with_ids(brought: Brought) -> Brought:
     Raises:
         DataError: If there are ids for another number of items, an id of two different images, or an unknown one.
     """
-    n_images, n_texts = len(brought.images), brought.n_texts
-    for ids, n_items, what in ((brought.image_ids, n_images, "image"), (brought.text_ids, n_texts, "text")):
-        if len(ids) not in (0, n_items):
-            raise DataError(f"--{what}-ids has {len(ids)} ids for {n_items} {what}s")
-    if len(np.unique(brought.text_ids)) < len(brought.text_ids):
-        raise DataError("--text-ids: an id stands for two texts")
+    check_ids(brought)
+    n_images = len(brought.images)
     links = _column(brought.image_of_text)
     if not len(brought.image_ids):
         if links.dtype.kind in "US":

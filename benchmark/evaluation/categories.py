@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,9 +30,9 @@ PER_QUERY: dict[str, Callable[[metrics.RelevantItems], Floats]] = {
 
 @dataclass(frozen=True)
 class CategoryScores:
-    """Category retrieval in one direction.
+    """Retrieval of everything relevant in one direction.
 
-    ``values`` maps the names of ``PER_QUERY`` to ``(n_queries,)``, NaN where nothing in the gallery is relevant;
+    ``values`` maps the names of the measures to ``(n_queries,)``, NaN where nothing in the gallery is relevant;
     ``precision`` is the mean interpolated precision at ``metrics.RECALL_LEVELS``; ``tied`` marks the queries of which a
     relevant item shares its score with one that is not.
     """
@@ -111,44 +111,63 @@ def category_scores(
     classes = labels if isinstance(labels, Labels) else Labels(labels, scores.n_images)
     images = np.arange(scores.n_images)
 
-    def rows(part: slice) -> Tensor:
-        return checked_block(scores, part, slice(0, scores.n_texts))
+    of_images, of_texts = (slice(None), slice(None)) if asking is None else asking
+    given = (
+        ("i2t", lambda part: classes.relevant(images[part], owner), of_images),
+        ("t2i", lambda part: classes.relevant(owner[part], images), of_texts),
+    )
+    found = [
+        relevance_scores(scores, way, relevant, PER_QUERY, asking=who, block=block, sharing=sharing)
+        for way, relevant, who in given
+    ]
+    if any(np.isnan(one.values["map"]).all() for one in found):
+        raise DataError("split without positives: no query shares a label with any item of the gallery")
+    return found[0], found[1]
 
-    def columns(part: slice) -> Tensor:
+
+def relevance_scores(
+    scores: ScoreSource,
+    way: str,
+    relevant: Callable[[slice], NDArray[np.bool_]],
+    measures: Mapping[str, Callable[[metrics.RelevantItems], Floats]],
+    *,
+    asking: slice | NDArray[np.bool_] = slice(None),
+    block: int = 2**22,
+    sharing: Sharing | None = None,
+) -> CategoryScores:
+    """Score one direction by any relevance, the values of ``measures`` by name.
+
+    Args:
+        scores: What is scored.
+        way: Direction: i2t, every image against all texts; or t2i.
+        relevant: Returns the relevant items of some of the queries, (queries, gallery).
+        measures: Value of every query from the places of its relevant items, NaN where it has none.
+        asking: The queries that count.
+        block: Most scores to hold at a time; a single query always fits.
+        sharing: How queries are spread over processes; if omitted, this one scores them all.
+    """
+    n_queries, n_gallery = (scores.n_images, scores.n_texts)[:: 1 if way == "i2t" else -1]
+    shared = sharing or Sharing()
+    values = {name: np.zeros(n_queries) for name in measures}
+    curves = np.zeros((n_queries, len(metrics.RECALL_LEVELS)))
+    tied = np.zeros(n_queries, dtype=np.uint8)
+
+    def score(part: slice) -> Tensor:
+        if way == "i2t":
+            return checked_block(scores, part, slice(0, scores.n_texts))
         return checked_block(scores, slice(0, scores.n_images), part).T
 
-    shared = sharing or Sharing()
-    of_images, of_texts = (slice(None), slice(None)) if asking is None else asking
-    return (
-        _direction(rows, classes, images, owner, of_images, block, shared),
-        _direction(columns, classes, owner, images, of_texts, block, shared),
-    )
-
-
-def _direction(
-    score: Callable[[slice], Tensor],
-    labels: Labels,
-    queries: NDArray[np.int64],
-    gallery: NDArray[np.int64],
-    asking: slice | NDArray[np.bool_],
-    block: int,
-    sharing: Sharing,
-) -> CategoryScores:
-    values = {name: np.zeros(len(queries)) for name in PER_QUERY}
-    curves = np.zeros((len(queries), len(metrics.RECALL_LEVELS)))
-    tied = np.zeros(len(queries), dtype=np.uint8)
-
     def fill(part: slice, scored: NDArray[np.floating]) -> None:
-        items = metrics.relevant_items(scored, labels.relevant(queries[part], gallery))
-        for name, function in PER_QUERY.items():
+        items = metrics.relevant_items(scored, relevant(part))
+        for name, function in measures.items():
             values[name][part] = function(items)
         curves[part], tied[part] = metrics.precision_recall_curve(items), items.tied
 
     def fill_mine() -> tuple[NDArray[Any], ...]:
         workers = torch.get_num_threads()
         with full_precision(), ThreadPoolExecutor(workers) as pool:
-            for number, part in enumerate(slices(len(queries), max(1, block // len(gallery)))):
-                if not sharing.mine(number):
+            for number, part in enumerate(slices(n_queries, max(1, block // n_gallery))):
+                if not shared.mine(number):
                     continue
                 scored = score(part).contiguous().cpu().numpy()
                 jobs = [pool.submit(fill, *job) for job in _shares(part, scored, workers)]
@@ -156,11 +175,12 @@ def _direction(
                     job.result()
         return (*values.values(), curves, tied)
 
-    *found, curves, tied = sharing.total(fill_mine)
-    values = {name: one[asking] for name, one in zip(PER_QUERY, found, strict=True)}
-    if np.isnan(values["map"]).all():
-        raise DataError("split without positives: no query shares a label with any item of the gallery")
-    return CategoryScores(values, np.nanmean(curves[asking], axis=0), tied[asking].astype(np.bool_))
+    *found, curves, tied = shared.total(fill_mine)
+    values = {name: one[asking] for name, one in zip(measures, found, strict=True)}
+    curve = curves[asking]
+    known = curve[~np.isnan(curve[:, 0])]
+    precision = known.mean(axis=0) if len(known) else np.full(curve.shape[1], np.nan)
+    return CategoryScores(values, precision, tied[asking].astype(np.bool_))
 
 
 def _shares(part: slice, scored: NDArray[np.floating], workers: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:

@@ -18,6 +18,7 @@ _DEFINITIONS = {
     "map_at_50_retrieved": "mean average precision of the first 50, AP divided by the relevant items retrieved there",
     "map_at_r": "precisions at the relevant items among the first R, divided by R, the number of relevant items",
     "r_precision": "share of relevant items among the first R, the number of relevant items",
+    "ndcg_at_10": f"nDCG of the first 10, relevant or not, discount 1 / log2(1 + place){_SHUFFLED}",
 }
 # Up to 0.1.0 R@K counted a match whose mid-rank was within K: the same where nothing ties.
 _MID_RANK_RECALLS = {
@@ -84,8 +85,8 @@ def by_mid_rank(definitions: Mapping[str, str]) -> bool:
 
 
 def _parts(name: str) -> tuple[str, str, str]:
-    """Split a metric's name into fold prefix, direction prefix and the rest."""
-    fold, _, rest = name.partition("_") if name.startswith("fold") else ("", "", name)
+    """Split a metric's name into the prefix of folds or qrels, direction prefix and the rest."""
+    fold, _, rest = name.partition("_") if name.startswith(("fold", "qrels")) else ("", "", name)
     direction = next((one for one in _DIRECTIONS if rest.startswith(one)), "")
     return fold, direction, rest.removeprefix(direction)
 
@@ -93,5 +94,8 @@ def _parts(name: str) -> tuple[str, str, str]:
 def _define(name: str, text: str) -> str:
     fold, direction, rest = _parts(name)
     both = "" if direction or rest in ("mr", "rsum") else "mean of both directions: "
+    if fold == "qrels":
+        way = {"i2t_": "image query, all texts: ", "t2i_": "text query, all images: ", "": both}[direction]
+        return f"relevance judgments in place of the captions' images; {way}{text}"
     within = f"mean over {fold.removeprefix('fold')} folds of consecutive images, " if fold else ""
     return within + (_DIRECTIONS[direction] if direction else both) + text

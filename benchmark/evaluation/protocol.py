@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from cmr_bench.evaluation.corrected import corrected_ranks
 from cmr_bench.evaluation.definitions import definition, unit
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.postprocess import flags_of
+from cmr_bench.evaluation.qrels import Qrels, qrels_draws, qrels_metrics, qrels_scores
 from cmr_bench.evaluation.queries import Queries
 from cmr_bench.evaluation.ranks import Ranks, folds_of_images, links, retrieval_ranks
 from cmr_bench.evaluation.rerank import Directed
@@ -70,8 +71,8 @@ class Evaluation:
     shares its score with another item; ``n_queries`` are
     the images and texts that ask; ``intervals`` are bootstrap percentiles (low, high); ``curves`` hold the
     precision-recall curves; ``excluded`` counts the category queries without a relevant item, per direction; ``flags``
-    say what a reader must know (``transductive``). ``ranks`` and ``categories`` keep the values of every query, for
-    paired tests.
+    say what a reader must know (``transductive``). ``ranks``, ``categories`` and ``qrels`` keep the values of every
+    query, for paired tests.
     """
 
     metrics: dict[str, float]
@@ -86,6 +87,7 @@ class Evaluation:
     flags: tuple[str, ...] = ()
     ranks: Ranks | None = None
     categories: dict[str, CategoryScores] = field(default_factory=dict)
+    qrels: dict[str, CategoryScores] = field(default_factory=dict)
 
     @property
     def units(self) -> dict[str, str]:
@@ -115,6 +117,7 @@ def evaluate(
     *,
     protocol: Protocol | None = None,
     queries: Queries | None = None,
+    judged: Mapping[str, Qrels] | None = None,
     sharing: Sharing | None = None,
 ) -> Evaluation:
     """Score a split under a protocol.
@@ -125,6 +128,7 @@ def evaluate(
         labels: category labels of the images, ``(n_images,)`` or multi-hot ``(n_images, n_classes)``.
         protocol: what is scored; the default is both kinds of retrieval, as far as there are labels.
         queries: who asks; left out, everybody does, and every image has a text.
+        judged: relevance judgments by direction, i2t and t2i; their metrics are named ``qrels_...``.
         sharing: how the work is spread over processes, every one of which gets the whole evaluation.
 
     Raises:
@@ -134,13 +138,8 @@ def evaluate(
     protocol = Protocol() if protocol is None else protocol
     owner = links(image_of_text, scores.n_images, scores.n_texts, distractors=queries is not None)
     classes = None if labels is None or protocol.category is False else Labels(labels, scores.n_images)
-    if protocol.category and classes is None:
-        raise DataError("category retrieval needs labels of the images, and this data has none: pass labels")
-    if classes is None and not protocol.instance:
-        raise UsageError("nothing to score: instance retrieval is off and there are no labels")
-    if protocol.folds is not None:
-        folds_of_images(scores.n_images, protocol.folds)
-    if classes is not None or protocol.postprocess:
+    _check(protocol, scores.n_images, classes is not None, bool(judged))
+    if classes is not None or protocol.postprocess or judged:
         scores = materialise(scores, _KEPT_BYTES, sharing=sharing)
     ranked = Directed(scores, scores)
     asked = owner if queries is None else queries.links(owner)
@@ -158,17 +157,38 @@ def evaluate(
         result.ranks = ranks if queries is None else queries.ranks(ranks)
         result.tie_rate = result.ranks.tie_rate
         result.metrics |= instance_metrics(result.ranks, asked)
+    asking = None if queries is None else (queries.images, queries.texts)
     if classes is not None:
-        asking = None if queries is None else (queries.images, queries.texts)
         i2t, t2i = category_scores(ranked.images, owner, classes, asking=asking, sharing=sharing)
         if ranked.texts is not ranked.images:
             _, t2i = category_scores(ranked.texts, owner, classes, asking=asking, sharing=sharing)
         _add_categories(result, {"i2t": i2t, "t2i": t2i})
         if not protocol.instance:
             result.tie_rate = float(np.mean(np.concatenate([found.tied for found in result.categories.values()])))
+    if judged:
+        who = None if asking is None else dict(zip(("i2t", "t2i"), asking, strict=True))
+        _add_qrels(result, qrels_scores({"i2t": ranked.images, "t2i": ranked.texts}, judged, who, sharing=sharing))
     if protocol.bootstrap:
         result.intervals = _intervals(result, asked)
     return result
+
+
+def _check(protocol: Protocol, n_images: int, labelled: bool, judged: bool) -> None:
+    """Refuse a protocol that the data cannot give."""
+    if protocol.category and not labelled:
+        raise DataError("category retrieval needs labels of the images, and this data has none: pass labels")
+    if not (labelled or protocol.instance or judged):
+        raise UsageError("nothing to score: instance retrieval is off and there are no labels")
+    if protocol.folds is not None:
+        folds_of_images(n_images, protocol.folds)
+
+
+def _add_qrels(result: Evaluation, found: dict[str, CategoryScores]) -> None:
+    result.qrels = found
+    result.metrics |= qrels_metrics(found)
+    result.excluded |= {f"qrels {way}": scores.excluded for way, scores in found.items()}
+    if result.ranks is None and not result.categories:
+        result.tie_rate = float(np.mean(np.concatenate([scores.tied for scores in found.values()])))
 
 
 def _add_categories(result: Evaluation, categories: dict[str, CategoryScores]) -> None:
@@ -237,6 +257,7 @@ def _intervals(result: Evaluation, image_of_text: NDArray[np.int64]) -> dict[str
             i2t = whole.mean_of_images(result.categories["i2t"].values[name])
             t2i = whole.mean_of_texts(result.categories["t2i"].values[name])
             draws |= {f"i2t_{name}": i2t, f"t2i_{name}": t2i, name: (i2t + t2i) / 2}
+    draws |= qrels_draws(whole, result.qrels)
     return {key: interval(values, protocol.confidence) for key, values in draws.items()}
 
 
