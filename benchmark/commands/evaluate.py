@@ -30,7 +30,8 @@ files are NumPy arrays (.npy), read memory-mapped:
 
 qrels are read by their suffix: .json {id: [ids]}, .csv with the columns image, text and perhaps grade, .npz with
 arrays of these names, all else as TREC qrels (query 0 item grade). Ids are those of --image-ids and --text-ids, or row
-numbers. Without --image-of-text nothing but the judgments is scored.
+numbers. `--qrels eccv` and `--qrels cxc` are the judgments of MSCOCO's 5,000 test images in the package eccv_caption,
+by COCO's ids. Without --image-of-text nothing but the judgments is scored.
 
 An image without a text stays in the gallery but is no query. Image rows that are repeated once per text are merged.
 

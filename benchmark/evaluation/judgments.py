@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
 _TREC_COLUMNS = 4
+# ECCV Caption (Chun et al., ECCV 2022) and CrissCrossed Captions (Parekh et al., EACL 2021), by MSCOCO's ids.
+PACKAGED = ("eccv", "cxc")
 Ids = tuple[NDArray[np.str_], NDArray[np.str_]]
 
 
@@ -34,7 +37,7 @@ def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tu
     """Read one file for both directions, or one for the image queries and one for the text queries.
 
     Args:
-        paths: One or two files.
+        paths: One or two files; or ``eccv`` or ``cxc``, the judgments of MSCOCO's test split that eccv_caption has.
         ids: Ids of the images and of the texts; either empty for row numbers.
         size: Number of images and of texts.
 
@@ -46,6 +49,7 @@ def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tu
     """
     known = tuple(given if len(given) else np.arange(n).astype(np.str_) for given, n in zip(ids, size, strict=True))
     found, told = {}, []
+    paths = _of_package(paths)
     for way, path in zip(("i2t", "t2i"), (paths[0], paths[-1]), strict=True):
         where = f"--qrels: {path}"
         judged = _read(path, where)
@@ -62,6 +66,17 @@ def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tu
             "count as not relevant"
         )
     return found, told
+
+
+def _of_package(paths: Sequence[Path]) -> Sequence[Path]:
+    name = str(paths[0])
+    if name not in PACKAGED or len(paths) > 1 or paths[0].exists():
+        return paths
+    try:
+        folder = importlib.resources.files("eccv_caption")
+    except ModuleNotFoundError:
+        raise DataError(f"--qrels {name}: pip install eccv_caption, which has these judgments") from None
+    return [Path(str(folder / "data" / f"{name}_{way}.json")) for way in ("image_to_caption", "caption_to_image")]
 
 
 def _judged_of_asked(query: NDArray[np.int64], item: NDArray[np.int64], given: Qrels) -> int:

@@ -19,6 +19,7 @@ from cmr_bench.cli import main
 from cmr_bench.evaluation.judgments import read_judgments
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.qrels import Qrels, qrels
+from cmr_bench.evaluation.queries import Queries
 from cmr_bench.evaluation.scores import MatrixScores
 from cmr_bench.support.errors import DataError
 
@@ -198,3 +199,41 @@ def test_the_command_scores_judgments_with_and_without_pairs(
         assert main([*words, "--name", "mine", "--data", "toy", "--runs", str(tmp_path / "runs")]) == 0
         assert main(["leaderboard", "--runs", str(tmp_path / "runs")]) == 0
         assert "mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["eccv", "cxc"])
+def test_equals_the_package_of_eccv_caption_on_a_part_of_mscoco(name: str) -> None:
+    _metrics = pytest.importorskip("eccv_caption._metrics")
+    folder = Path(_metrics.__file__).parent / "data"
+    truth = {
+        way: {
+            int(query): [int(item) for item in items]
+            for query, items in json.loads((folder / f"{name}_{file}.json").read_text()).items()
+        }
+        for way, file in (("i2t", "image_to_caption"), ("t2i", "caption_to_image"))
+    }
+    # Whole judgments of a few queries of each direction, and what they judge.
+    few = {way: dict(itertools.islice(queries.items(), 40)) for way, queries in truth.items()}
+    images = sorted({*few["i2t"], *itertools.chain(*few["t2i"].values())})
+    texts = sorted({*few["t2i"], *itertools.chain(*few["i2t"].values())})
+    scores = np.random.default_rng(0).normal(size=(len(images), len(texts)))
+    ids = {"i2t": (images, texts), "t2i": (texts, images)}
+    judgments = {}
+    for way, (queries, items) in ids.items():
+        pairs = [(queries.index(query), items.index(item)) for query, found in few[way].items() for item in found]
+        query, item = np.array(pairs).T
+        judgments[way] = qrels(query, item, np.ones(len(pairs)), (len(queries), len(items)))
+    owner = np.zeros(len(texts), dtype=np.int64)
+    owner[: len(images)] = np.arange(min(len(images), len(texts)))
+    everybody = Queries(np.ones(len(images), dtype=bool), np.ones(len(texts), dtype=bool))
+    found = evaluate(
+        MatrixScores(scores), owner, protocol=Protocol(instance=False), queries=everybody, judged=judgments
+    ).metrics
+    for way, table in (("i2t", scores), ("t2i", scores.T)):
+        queries, items = ids[way]
+        ranked = {query: [items[at] for at in np.argsort(-table[queries.index(query)])] for query in few[way]}
+        expected = _metrics.compute_eccv_metrics(ranked, few[way])
+        assert found[f"qrels_{way}_map_at_r"] == pytest.approx(expected["eccv_map_at_r"], abs=1e-12)
+        assert found[f"qrels_{way}_r_precision"] == pytest.approx(expected["eccv_rprecision"], abs=1e-12)
+        for k in (1, 5, 10):
+            assert found[f"qrels_{way}_r{k}"] == pytest.approx(100 * _metrics.compute_r_at_k(ranked, few[way], k))
