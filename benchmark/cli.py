@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "suite": ("cmr_bench.commands.suite", "run many experiments from one YAML file, skipping stored runs"),
     "eval": ("cmr_bench.commands.evaluate", "evaluate your own embeddings or similarity matrix by the same protocols"),
+    "ensemble": ("cmr_bench.commands.ensemble", "evaluate the mean of the scores of several runs, and store it"),
     "leaderboard": ("cmr_bench.commands.leaderboard", "compare stored results with each other and with published ones"),
     "compare": ("cmr_bench.commands.compare", "test whether one run is better than another, and list what differs"),
     "check": ("cmr_bench.commands.check", "compare the scores of a suite with expected scores; exit 1 on a regression"),

@@ -57,9 +57,13 @@ class EmbeddingScores:
 
     Raises:
         DataError: for shapes that do not fit together and for values that are not finite.
+
+    Attributes:
+        cosine: Whether rows were brought to unit length.
     """
 
     def __init__(self, images: ArrayLike, texts: ArrayLike, normalize: bool = True) -> None:
+        self.cosine = normalize
         self.images = _embedding(images, "image", normalize)
         self.texts = _embedding(texts, "text", normalize)
         if self.images.shape[1] != self.texts.shape[1]:

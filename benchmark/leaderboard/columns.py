@@ -39,7 +39,8 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
 def best(rows: Iterable[Row], names: Iterable[str]) -> dict[str, float]:
     """Return the best value of every metric among the measured rows, where there are at least two to compare.
 
-    Rows whose weights were chosen on the test split, and those that train less than their recipe, take no part.
+    Rows whose weights were chosen on the test split, that use which test captions belong together, or that train less
+    than their recipe, take no part.
     """
     ranked = [row.metrics for row in rows if row.measured and not set(row.flags) & set(NEVER_BEST)]
     return best_of(ranked, names)

@@ -15,7 +15,7 @@ from cmr_bench.results.record import Result
 FEATURES = ("data.image_features", "data.text_features")
 SPLIT_SEED = "data.split_seed"
 # A row with one of these flags is never the best.
-NEVER_BEST = ("selected_on_test", "shortened")
+NEVER_BEST = ("selected_on_test", "shortened", "uses_test_groups")
 
 
 def changes_of(result: Result) -> dict[str, Any]:

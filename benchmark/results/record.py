@@ -55,6 +55,7 @@ class Result:
         invalid_rows: Rows of the annotation files skipped because they cannot be read.
         unknown_words: Fraction of the words of validation and test that the vocabulary lacks, 0..1.
         options: Settings of method, data and training that differ from the constructors' defaults, by dotted name.
+        members: What an ensemble is the mean of, by ``method/run id``: method, variant, seed and time of writing.
         slices: Recalls over parts of the test queries: ``few_shot``, the captions with a word seen fewer than ``below``
             times in training, as :func:`cmr_bench.experiment.slices.slices` has them.
         content: Checksums of what was read, by part: ``train``, ``val`` and ``test`` (ids, captions, links, labels),
@@ -95,6 +96,7 @@ class Result:
     invalid_rows: int = 0
     unknown_words: dict[str, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
     slices: dict[str, Any] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
     deviations: list[str] = field(default_factory=list)

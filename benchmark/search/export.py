@@ -29,9 +29,9 @@ _ROWS = 256
 def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> list[str]:
     """Encode the test split of a run once more and write what it is scored by.
 
-    ``images.npy`` and ``texts.npy`` (n, dim), compared by cosine, or where the method compares otherwise
-    ``similarity.npy`` (n_images, n_texts); ``image_of_text.npy`` (n_texts,); ``labels.npy`` where there are labels;
-    ``image_ids.txt`` and ``text_ids.txt``, one a line, in the order of the rows.
+    ``images.npy`` and ``texts.npy`` (n, dim), compared by cosine or inner product, or where the method compares
+    otherwise ``similarity.npy`` (n_images, n_texts); ``image_of_text.npy`` (n_texts,); ``labels.npy`` where there are
+    labels; ``image_ids.txt`` and ``text_ids.txt``, one a line, in the order of the rows.
 
     Args:
         run: Run folder.
@@ -45,26 +45,15 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
     Raises:
         DataError: If the run has no weights, or its data set is not there as it was.
     """
-    config, trained, checkpoint = configuration(run, trust)
-    with quiet():
-        module, data, _ = recipe.instantiate(config)
-        assert isinstance(module, RetrievalModule)
-        assert isinstance(data, RetrievalDataModule)
-        spec = data.load(module.image_view, module.text_view, module.tokenizer, photo_fit=module.photo_fit)
-        content = data.content(module.image_view, module.text_view, module.tokenizer) | file_content(trained)
-        load_weights(module, spec, checkpoint, trained, content)
-        module.eval().to(device)
-        split = data.splits["test"]
-        data.num_workers = 0
-        images, texts = data.item_loaders("test")
-        sides = _encoded(module, images, split.n_images), _encoded(module, texts, split.n_texts)
+    config, _, data, sides, source = encoded_again(run, device, trust)
+    split = data.splits["test"]
     arrays: dict[str, NDArray[Any]] = {"image_of_text.npy": split.image_of_text}
     if split.labels is not None:
         arrays["labels.npy"] = split.labels
-    source = module.scores(*sides)
     if isinstance(source, EmbeddingScores):
-        # As they are: whoever scores them brings them to unit length.
-        arrays |= {name: as_numpy(side) for name, side in zip(_SIDES, sides, strict=True) if isinstance(side, Tensor)}
+        # As they are where whoever scores them brings them to unit length.
+        scored = sides if source.cosine else (source.images, source.texts)
+        arrays |= {name: as_numpy(side) for name, side in zip(_SIDES, scored, strict=True) if isinstance(side, Tensor)}
     else:
         _write_matrix(out / "similarity.npy", source)
     for name, values in arrays.items():
@@ -75,12 +64,40 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
     words = ["--image-of-text", "image_of_text.npy", *(["--labels", "labels.npy"] if split.labels is not None else [])]
     if isinstance(source, EmbeddingScores):
         words = ["--images", "images.npy", "--texts", "texts.npy", *words]
+        words += [] if source.cosine else ["--no-normalize"]
     else:
         words = ["--similarity", "similarity.npy", *words]
     words += [] if data.folds is None else ["--folds", str(data.folds)]
     postprocess = config.trainer.get("postprocess")
     words += [] if postprocess is None else ["--postprocess", str(postprocess)]
     return ["cmr-bench", "eval", *(str(out / word) if word.endswith(".npy") else word for word in words)]
+
+
+def encoded_again(
+    run: Path, device: str = "cpu", trust: bool = False
+) -> tuple[recipe.RunConfig, RetrievalModule, RetrievalDataModule, tuple[Encoded, Encoded], ScoreSource]:
+    """Encode the test split of a run once more with the weights that it chose.
+
+    Returns:
+        Its configuration, method and data, images and texts as encoded, and what scores them.
+
+    Raises:
+        DataError: If the run has no weights, or its data set is not there as it was.
+    """
+    config, trained, checkpoint = configuration(run, trust)
+    with quiet():
+        module, data, _ = recipe.instantiate(config)
+        assert isinstance(module, RetrievalModule)
+        assert isinstance(data, RetrievalDataModule)
+        spec = data.load(module.image_view, module.text_view, module.tokenizer, photo_fit=module.photo_fit)
+        content = data.content(module.image_view, module.text_view, module.tokenizer) | file_content(trained)
+        load_weights(module, spec, checkpoint, trained, content)
+        module.eval().to(device)
+        data.num_workers = 0
+        images, texts = data.item_loaders("test")
+        split = data.splits["test"]
+        sides = _encoded(module, images, split.n_images), _encoded(module, texts, split.n_texts)
+    return config, module, data, sides, module.scores(*sides)
 
 
 def _encoded(module: RetrievalModule, batches: Iterable[ImageBatch | TextBatch], n_items: int) -> Encoded:

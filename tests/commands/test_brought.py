@@ -227,13 +227,14 @@ def test_the_report_is_written_where_the_table_cannot_be_shown(files: Arrays, mo
     assert len(list(Path("runs").rglob("result.json"))) == 1
 
 
-@pytest.mark.parametrize("method", ["vsepp", "scan"])
+@pytest.mark.parametrize("method", ["vsepp", "scan", "mtfn_rr"])
 def test_exported_files_give_the_scores_of_the_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["--data.n_train", "60", "--data.n_val", "20", "--data.n_test", "20", "--trainer.max_epochs", "1"]
     small += ["--trainer.accelerator", "cpu", "--trainer.progress", "false", "--trainer.bootstrap", "0"]
+    small += ["--model.dim", "16"] + (["--model.hidden", "16"] if method == "mtfn_rr" else [])
     assert cli.main(["run", "--model", method, *small]) == 0
     (folder,) = Path("runs").glob("*/*/*")
     capsys.readouterr()

@@ -208,6 +208,7 @@ def test_the_best_measured_value_of_each_column_is_marked_and_no_published_one()
         Row("b", metrics={"i2t_r1": 10.0, "i2t_medr": 4.0}),
         Row("c", source="paper", metrics={"i2t_r1": 99.0, "i2t_medr": 1.0}),
         Row("d", flags=("selected_on_test",), metrics={"i2t_r1": 11.0, "i2t_medr": 2.0}),
+        Row("e", flags=("uses_test_groups",), metrics={"i2t_r1": 12.0, "i2t_medr": 1.0}),
     ]
     assert best(rows, ["i2t_r1", "i2t_medr", "rsum", "absent"]) == {"i2t_r1": 10.0, "i2t_medr": 3.0}
     text = render("markdown", [Section("d", None, 0, 0, rows=rows)], ["i2t_r1", "i2t_medr"])
