@@ -17,9 +17,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.common.stages import StagedModule
 from cmr_bench.models.distributed import everywhere
 from cmr_bench.results.record import FAILURE_FILE
 from cmr_bench.support.errors import CmrBenchError
@@ -37,6 +38,8 @@ _STUCK = 1e-3
 
 class History(Callback):
     """Keeps ``history.csv`` in the run folder: one row per epoch with losses, validation metrics and learning rate.
+
+    Of a method that trains in stages, a row also has the number of the stage, counted from 1.
 
     Args:
         path: The file; rows of a run that is resumed are kept up to the epoch it resumes from.
@@ -62,10 +65,13 @@ class History(Callback):
         """Add the epoch's row."""
         row = {"epoch": float(trainer.current_epoch), "seconds": time.perf_counter() - self._started}
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if isinstance(pl_module, StagedModule) and pl_module.stage is not None:
+            row["stage"] = float(pl_module.stage_number) + 1
+        logged = {name: row[name] for name in ("lr", "seconds", "stage") if name in row}
         row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
         self.rows.append(row)
         for logger in trainer.loggers:
-            logger.log_metrics({"lr": row["lr"], "seconds": row["seconds"]}, step=trainer.global_step)
+            logger.log_metrics(logged, step=trainer.global_step)
         if trainer.is_global_zero:
             columns = list(dict.fromkeys(name for entry in self.rows for name in entry))
             text = io.StringIO(newline="")
@@ -100,6 +106,32 @@ class Best(ModelCheckpoint):
         models = {here(path): score for path, score in state_dict["best_k_models"].items()}
         state = state_dict | {name: here(state_dict[name]) for name in paths}
         super().load_state_dict(state | {"dirpath": self.dirpath, "best_k_models": models})
+
+    def _should_skip_saving_checkpoint(self, trainer: L.Trainer) -> bool:
+        module = trainer.lightning_module
+        apart = isinstance(module, StagedModule) and not module.selectable
+        return apart or super()._should_skip_saving_checkpoint(trainer)
+
+
+class Patience(EarlyStopping):
+    """Stops a run that no longer gets better; of a method that trains in stages, in the last one only.
+
+    Args:
+        validations: Validations without a better score after which training stops.
+    """
+
+    def __init__(self, validations: int) -> None:
+        super().__init__("val/selection", mode="max", patience=validations)
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, that of Lightning's own class."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def _should_skip_check(self, trainer: L.Trainer) -> bool:
+        module = trainer.lightning_module
+        early = isinstance(module, StagedModule) and not module.in_last_stage
+        return early or super()._should_skip_check(trainer)
 
 
 class Resume(Callback):

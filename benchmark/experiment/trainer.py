@@ -11,11 +11,11 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cmr_bench.experiment import launch
-from cmr_bench.experiment.callbacks import Alarm, Best, History, Resume, Stops
+from cmr_bench.experiment.callbacks import Alarm, Best, History, Patience, Resume, Stops
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.support.errors import CmrBenchError
@@ -100,7 +100,7 @@ def make_trainer(
         History(folder / "history.csv"),
     ]
     if options.patience:
-        callbacks.append(EarlyStopping("val/selection", mode="max", patience=options.patience))
+        callbacks.append(Patience(options.patience))
     if options.progress:
         callbacks.append(RichProgressBar(leave=False))
     return L.Trainer(

@@ -11,6 +11,7 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.common.labelled import LabelledModule
+from cmr_bench.models.common.stages import Stage
 from cmr_bench.models.encoders.inputs import (
     ImageInput,
     Scaling,
@@ -90,6 +91,18 @@ class FeatureModule(RetrievalModule):
         """Return the features that the text layers read, (b, text_dim)."""
         features: Tensor = self.text_scale(self.text_input(texts))
         return features
+
+    def frozen_first(self, epochs: int) -> tuple[Stage, ...]:
+        """Return the stages of a fine-tuned backbone that is frozen in the first epochs; none without one.
+
+        In the second stage everything trains at the learning rate of the backbone.
+        """
+        if self.image_input.network is None or not self.fine_tune or not epochs:
+            return ()
+        return (
+            Stage("frozen", epochs, self.lr, self.lr_decay_every, waiting=("image_input",)),
+            Stage("fine_tuned", None, self.cnn_lr, self.lr_decay_every),
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Give the image backbone its own learning rate."""

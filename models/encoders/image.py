@@ -11,8 +11,8 @@ from cmr_bench.datamodules.images.backbones import load_backbone
 class PixelEncoder(nn.Module):
     """A pretrained network that turns pixels into a vector or a grid of regions.
 
-    Pixels are RGB in 0..1 and normalised here as in pretraining. A frozen network stays in
-    evaluation mode, so batch normalisation keeps its statistics and dropout is off; it computes no gradient.
+    Pixels are RGB in 0..1 and normalised here as in pretraining. A frozen network stays in evaluation mode, so batch
+    normalisation keeps its statistics and dropout is off. In evaluation mode no gradient is computed.
 
     Args:
         backbone: timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER.
@@ -39,6 +39,6 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels (b, 3, H, W) to vectors (b, dim) or regions (b, R, dim)."""
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.fine_tune and self.training and torch.is_grad_enabled()):
             features: Tensor = self.backbone(pixels)
         return features

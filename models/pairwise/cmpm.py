@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.models.common.matching import MatchingModule
+from cmr_bench.models.common.stages import Stage, StagedModule
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import class_shares, norm_softmax, project_onto, projection_matching, same
 
 
-class CMPM(MatchingModule):
+class CMPM(StagedModule, MatchingModule):
     """Cross-modal projection matching (Zhang and Lu, ECCV 2018): image features and max-pooled BiLSTM states.
 
     Pairs that share a category match, or on data without categories those of the same image. Batch normalisation is
     that of the authors' program and sees the batch of all devices. The program drops entries of every state before the
     largest is taken, which is an option; here entries of the pooled feature are dropped. A CNN that is
-    trained too stays as it is for the first epochs, then everything learns with its rate. Texts as vectors pass one
-    hidden layer in place of the BiLSTM.
+    trained too stays as it is for the first epochs, then everything learns at its rate with a fresh optimiser. Texts as
+    vectors pass one hidden layer in place of the BiLSTM.
 
     Args:
         hidden: Number of LSTM units per direction; the hidden layer of texts as vectors has twice as many.
@@ -31,7 +30,8 @@ class CMPM(MatchingModule):
         word_dim: Word embedding dimension.
         dropout: Dropout probability of word embeddings and text states.
         dropout_on: Where the dropout of text states applies: pooled, after pooling, or states, to every word before it.
-        frozen_epochs: Number of first epochs in which the backbone is frozen.
+        frozen_epochs: Number of first epochs in which a fine-tuned backbone is frozen; afterwards everything trains at
+            `cnn_lr`, and `lr_decay_every` restarts.
     """
 
     def __init__(
@@ -85,32 +85,9 @@ class CMPM(MatchingModule):
         """Return the terms of the loss, given features (b, dim) and the labels that define matches."""
         return {"matching": projection_matching(images, texts, same(labels))}
 
-    def configure_optimizers(self) -> Any:
-        """Configure Adam, in two stages if the image backbone is fine-tuned."""
-        if not self.fine_tune:
-            return super().configure_optimizers()
-        optimizer = self.make_optimizer()
-        later = self.cnn_lr / self.lr
-
-        def others(epoch: int) -> float:
-            return self._decayed(epoch) * (1.0 if epoch < self.frozen_epochs else later)
-
-        def network(epoch: int) -> float:
-            return 0.0 if epoch < self.frozen_epochs else self._decayed(epoch)
-
-        schedules: list[Callable[[int], float]] = [others, network]
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": LambdaLR(optimizer, schedules[: len(optimizer.param_groups)]),
-        }
-
-    def on_train_epoch_start(self) -> None:
-        """Freeze the batch-normalisation statistics of the image backbone while it is frozen."""
-        if self.fine_tune:
-            self.image_input.train(self.current_epoch >= self.frozen_epochs)
-
-    def _decayed(self, epoch: int) -> float:
-        return self.lr_decay ** (epoch // self.lr_decay_every) if self.lr_decay_every else 1.0
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stage in which the image network is frozen, and the one in which everything trains."""
+        return self.frozen_first(self.frozen_epochs)
 
 
 class CMPMCMPC(CMPM):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.models.common.feature_module import FeatureModule
 from cmr_bench.models.common.ranking import RankingModule
-from cmr_bench.models.distributed import world_size
+from cmr_bench.models.common.stages import Stage, StagedModule
 from cmr_bench.models.encoders.text import Init, WordEncoder
 
 
-class VSEPP(RankingModule, FeatureModule):
+class VSEPP(StagedModule, RankingModule, FeatureModule):
     """VSE++ (Faghri et al., BMVC 2018): linear image embedding, GRU sentence embedding, hardest negatives.
 
     A CNN that is trained too can stay as it is for the first epochs; then everything learns at its rate, with a fresh
@@ -84,46 +82,8 @@ class VSEPP(RankingModule, FeatureModule):
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the hinge ranking loss of the cosines of the batch."""
         pair, n_pairs = self.ranking_loss(batch)
-        terms = {"loss": pair} if self.reduction == "mean" else {"loss": pair * n_pairs, "pair": pair}
-        if self.waits and world_size() > 1:
-            # DDP wants a gradient of every parameter; these are zeros, which do not count when gradients are clipped.
-            waiting = [parameter.sum() for parameter in self.image_input.parameters() if parameter.requires_grad]
-            terms["loss"] = terms["loss"] + 0.0 * sum(waiting, start=terms["loss"].new_zeros(()))
-        return terms
+        return {"loss": pair} if self.reduction == "mean" else {"loss": pair * n_pairs, "pair": pair}
 
-    @property
-    def waits(self) -> bool:
-        """True in the epochs in which a CNN that will be trained does not learn yet."""
-        return self.fine_tune and self.current_epoch < self.frozen_epochs
-
-    def configure_optimizers(self) -> Any:
-        """Adam; where the image network is trained later, at the rate of each stage."""
-        network = self.image_input.network
-        if network is None or not self.fine_tune or not self.frozen_epochs:
-            return super().configure_optimizers()
-        optimizer = self.make_optimizer()
-
-        def decayed(epoch: int) -> float:
-            return self.lr_decay ** (epoch // self.lr_decay_every) if self.lr_decay_every else 1.0
-
-        def others(epoch: int) -> float:
-            later = epoch - self.frozen_epochs
-            return decayed(epoch) if later < 0 else self.cnn_lr / self.lr * decayed(later)
-
-        def waiting(epoch: int) -> float:
-            later = epoch - self.frozen_epochs
-            return 0.0 if later < 0 else decayed(later)
-
-        rates: list[Callable[[int], float]] = [others, waiting]
-        return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, rates)}
-
-    def on_train_epoch_start(self) -> None:
-        """Let the image network wait or learn, and begin its stage with a fresh optimiser."""
-        network = self.image_input.network
-        if network is None or not self.fine_tune or not self.frozen_epochs:
-            return
-        network.fine_tune = not self.waits
-        network.train()
-        if self.current_epoch == self.frozen_epochs:
-            for optimizer in self.trainer.optimizers:
-                optimizer.state.clear()
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the stage in which the image network is frozen, and the one in which everything trains."""
+        return self.frozen_first(self.frozen_epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -74,18 +75,19 @@ def test_a_lone_pair_at_the_end_of_an_epoch_is_no_error() -> None:
 
 
 def test_image_network_waits_and_then_everything_learns_at_its_rate() -> None:
-    module = CMPM(fine_tune=True, frozen_epochs=2, lr=1e-3, cnn_lr=1e-5, cnn="timm:test_efficientnet")
-    module.image_input = torch.nn.Linear(2, 2)  # type: ignore[assignment]
-    module.image_layer = torch.nn.Linear(2, 2)
-    made_ = module.configure_optimizers()
-    optimizer, schedule = made_["optimizer"], made_["lr_scheduler"]
-    rates = []
-    for _ in range(4):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    assert rates[0] == rates[1] == [1e-3, 0]
-    assert rates[2] == rates[3] == pytest.approx([1e-5, 1e-5])
+    module = CMPM(
+        fine_tune=True, frozen_epochs=2, lr=1e-3, cnn_lr=1e-5, cnn="timm:test_efficientnet", cnn_weights="random",
+        image_view="pixels", text_view="vector", hidden=4, dim=8,
+    )  # fmt: skip
+    module.build(dataclasses.replace(SPEC, image=ViewSpec("pixels", (3, 32, 32))))
+    network = {id(parameter) for parameter in module.image_input.parameters()}
+    for number, rate in ((0, 1e-3), (1, 1e-5)):
+        module.stage_number.fill_(number)
+        groups = module.configure_optimizers().param_groups
+        assert {group["lr"] for group in groups} == {rate}
+        learning = {id(parameter) for group in groups for parameter in group["params"]}
+        assert (network <= learning) == bool(number)
+        assert network.isdisjoint(learning) != bool(number)
 
 
 def test_normalises_and_compares_the_batch_of_all_processes() -> None:
