@@ -194,6 +194,9 @@ METHODS: dict[str, Method] = {
         "Wang et al., ACM MM 2019",
         "vector|regions|pixels, tokens|vector",
     ),
+    "camp": Method(
+        "cmr_bench.models.interaction.camp:CAMP", "interaction", "Wang et al., ICCV 2019", "regions|pixels, tokens"
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),

@@ -67,7 +67,7 @@ class History(Callback):
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if isinstance(pl_module, StagedModule) and pl_module.stage is not None:
             row["stage"] = float(pl_module.stage_number) + 1
-        logged = {name: row[name] for name in ("lr", "seconds", "stage") if name in row}
+        logged = {name: value for name, value in row.items() if name != "epoch"}
         row |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("train/", "val/"))}
         self.rows.append(row)
         for logger in trainer.loggers:

@@ -27,12 +27,13 @@ TINY = [
     *("--trainer.accelerator", "cpu", "--trainer.progress", "false", "--trainer.patience", "2"),
 ]
 # One of each family, with what a resume could forget: dropout, a learning rate that falls, an adversary whose weight
-# grows, batch statistics, warm-up epochs, accumulated gradients.
+# grows, batch statistics, warm-up epochs, accumulated gradients, stages.
 METHODS = {
     "vsepp": "--model.dim 8 --model.word_dim 8 --model.dropout 0.3 --model.lr_decay_every 1 --model.lr 2e-2",
     "acmr": "--model.dim 8 --model.dropout 0.3 --model.image_layers [8] --model.text_layers [8] --model.lr 5e-3",
     "scan": "--model.dim 8 --model.word_dim 8 --trainer.accumulate 2 --model.lr 1e-2",
     "agnet": "--model.hidden 8 --model.bits 8 --model.dropout 0.3 --trainer.gradient_clip 1 --model.lr 1e-2",
+    "camp": "--model.dim 8 --model.word_dim 8 --model.stages [1,1,1] --model.lr_decay_every 1",
     "cca": "",
 }
 CHANGING = {"run_id", "created", "cost"}
