@@ -159,10 +159,7 @@ def evaluate(
         result.metrics |= instance_metrics(result.ranks, asked)
     asking = None if queries is None else (queries.images, queries.texts)
     if classes is not None:
-        i2t, t2i = category_scores(ranked.images, owner, classes, asking=asking, sharing=sharing)
-        if ranked.texts is not ranked.images:
-            _, t2i = category_scores(ranked.texts, owner, classes, asking=asking, sharing=sharing)
-        _add_categories(result, {"i2t": i2t, "t2i": t2i})
+        _add_categories(result, _categories(ranked, owner, classes, asking, sharing))
         if not protocol.instance:
             result.tie_rate = float(np.mean(np.concatenate([found.tied for found in result.categories.values()])))
     if judged:
@@ -189,6 +186,19 @@ def _add_qrels(result: Evaluation, found: dict[str, CategoryScores]) -> None:
     result.excluded |= {f"qrels {way}": scores.excluded for way, scores in found.items()}
     if result.ranks is None and not result.categories:
         result.tie_rate = float(np.mean(np.concatenate([scores.tied for scores in found.values()])))
+
+
+def _categories(
+    scores: Directed,
+    owner: NDArray[np.int64],
+    classes: Labels,
+    asking: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None,
+    sharing: Sharing | None,
+) -> dict[str, CategoryScores]:
+    i2t, t2i = category_scores(scores.images, owner, classes, asking=asking, sharing=sharing)
+    if scores.texts is not scores.images:
+        _, t2i = category_scores(scores.texts, owner, classes, asking=asking, sharing=sharing)
+    return {"i2t": i2t, "t2i": t2i}
 
 
 def _add_categories(result: Evaluation, categories: dict[str, CategoryScores]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,17 +170,8 @@ def joined(members: Sequence[Result], evaluation: Evaluation) -> Result:
     found = [[flag for flag in member.flags if flag not in _OF_THE_EVALUATION] for member in members]
     flags = [*evaluation.flags, *(flag for own in found for flag in own), "ensemble"]
     criteria = {str(member.selection.get("criterion", "")) for member in members}
-    options = {
-        f"{number}.{name}": value
-        for number, member in enumerate(members, start=1)
-        for name, value in {"method": member.method, "variant": member.variant, **member.options}.items()
-    }
-    content = {
-        f"{number}.{part}": value
-        for number, member in enumerate(members, start=1)
-        for part, value in member.content.items()
-        if part not in ("train", "val", "test")
-    }
+    options = _of_each([{"method": member.method, "variant": member.variant, **member.options} for member in members])
+    content = _of_each([member.content for member in members])
     return Result(
         method=_together(member.method for member in members),
         data=first.data,
@@ -207,7 +198,9 @@ def joined(members: Sequence[Result], evaluation: Evaluation) -> Result:
         skipped=first.skipped,
         invalid_rows=first.invalid_rows,
         options=options,
-        content={part: first.content[part] for part in ("train", "val", "test") if part in first.content} | content,
+        changes=_of_each([member.changes or {} for member in members]),
+        deviations=list(dict.fromkeys(line for member in members for line in member.deviations)),
+        content=content,
         members={
             f"{member.method}/{member.run_id}": {
                 "method": member.method,
@@ -218,6 +211,18 @@ def joined(members: Sequence[Result], evaluation: Evaluation) -> Result:
             for member in members
         },
     )
+
+
+def _of_each(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put tables together: what all have alike under its name, the rest with the number of the member before it."""
+    first = tables[0]
+    alike = {name: value for name, value in first.items() if all(name in t and t[name] == value for t in tables)}
+    return alike | {
+        f"{number}.{name}": value
+        for number, table in enumerate(tables, start=1)
+        for name, value in table.items()
+        if name not in alike
+    }
 
 
 def _together(names: Any) -> str:
