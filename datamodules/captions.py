@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.datamodules.images.making import find
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers import precomputed as precomputed_files
 from cmr_bench.datamodules.readers.karpathy import make_splits, read_photos
@@ -19,6 +20,7 @@ from cmr_bench.datamodules.readers.parts import Parts
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
+from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import MANIFEST, stores_in
 
@@ -113,6 +115,9 @@ class CaptionDataModule(RetrievalDataModule):
         """Tell whether image features come from the precomputed arrays: unless stored features are named and there."""
         if not self.arrays or self.image_features is None:
             return bool(self.arrays)
+        named = feature_name(self.image_features)
+        if named is not None and find(self, named) is not None:
+            return False
         there = [store.name for store in stores_in(self.store_places())]
         if self.image_features in there or (Path(self.image_features).expanduser() / MANIFEST).is_file():
             return False

@@ -23,6 +23,7 @@ from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
+from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import locate as locate
@@ -46,8 +47,12 @@ class RetrievalDataModule(L.LightningDataModule):
         root: Folder that contains one folder per data set; null reads CMR_BENCH_DATA.
         batch_size: Global batch size in pairs, over all devices.
         num_workers: Number of data loading processes; 0 loads in the main process.
-        image_features: Stored image features: the name given by `cmr-bench data features`, their folder, or a file
-            (.h5, .npz, .pt, .lmdb) of features by image id.
+        image_features: Image features, by what makes them (torchvision:vgg19/fc7, timm:NAME/LAYER, with /SIZE for
+            another input size), by the name given by `cmr-bench data features`, by their folder, or a file (.h5, .npz,
+            .pt, .lmdb) of features by image id.
+        image_weights: Weights file of the encoder that makes the image features, or random; null downloads the
+            library's pretrained weights.
+        make_features: Make image features that are named by their encoder where they are not stored yet.
         text_features: Text vectors: doc2vec, tfidf, lsa, hf:NAME_OR_FOLDER, or the name of an array of the data set.
         text_dim: Dimension of fitted text vectors (doc2vec, tfidf, lsa); 0 uses the default of each.
         image_size: Image size in pixels, for methods that read pixels.
@@ -79,6 +84,8 @@ class RetrievalDataModule(L.LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         image_features: str | None = None,
+        image_weights: str | None = None,
+        make_features: bool = True,
         text_features: str | None = None,
         text_dim: int = 0,
         image_size: int = 224,
@@ -100,6 +107,8 @@ class RetrievalDataModule(L.LightningDataModule):
         self.image_features, self.text_features, self.text_dim = image_features, text_features, text_dim
         if not 0 < least_crop <= 1:
             raise UsageError(f"--data.least_crop {least_crop}: choose a share above 0, at most 1")
+        self.image_weights, self.make_features = image_weights, make_features
+        self.making_device, self.show_progress = "auto", True
         self.image_size, self.augment = image_size, augment
         self.resize, self.least_crop, self.prompt = resize, least_crop, prompt
         self.photo_fit: PhotoFit | None = None
@@ -196,14 +205,16 @@ class RetrievalDataModule(L.LightningDataModule):
 
     def feature_store(self) -> FeatureStore:
         """Open the stored image features that ``image_features`` names."""
-        from cmr_bench.datamodules.images import store
+        from cmr_bench.datamodules.images import making, store
 
         if self.image_features is None:
             raise UsageError(
-                f"{self.data_name} has no image features: extract them with "
-                f"`cmr-bench data features {self.data_name}{self.given()} --encoder torchvision:resnet152`, "
-                "then pass --data.image_features NAME"
+                f"{self.data_name} has no image features: pass --data.image_features torchvision:resnet152/pool or "
+                "another encoder and layer, which `run` makes first, or make them by "
+                f"`cmr-bench data features {self.data_name}{self.given()} --encoder torchvision:resnet152`"
             )
+        if (named := feature_name(self.image_features)) is not None:
+            return store.FeatureStore(making.found(self, named))
         places = [*self.store_places(), *self.earlier_store_places()]
         return store.open_store(self.image_features, self.data_name, self.root, places, self.given())
 
@@ -331,11 +342,20 @@ class RetrievalDataModule(L.LightningDataModule):
             self._read_splits(image_view)
         return checksums_of(self, image_view, text_view, tokenizer)
 
+    def provide(self, image_view: ViewKind) -> Mapping[str, Split]:
+        """Read the splits, and make the image features that are asked for where that is needed and may be done."""
+        from cmr_bench.datamodules.images import making
+
+        splits = self.read()
+        if image_view != "pixels":
+            making.provide(self, splits)
+        return splits
+
     def _read_splits(self, image_view: ViewKind) -> None:
         """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
         # A vocabulary of training captions that were read before is not that of these.
         self.splits, self.skipped, self.vocabulary = {}, {}, None
-        for name, split in self.read().items():
+        for name, split in self.provide(image_view).items():
             self.splits[name] = deliverable(self, name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
         if missing:

@@ -15,8 +15,7 @@ from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import cache_dir as cache_dir
 
 if TYPE_CHECKING:
-    pass
-from cmr_bench.datamodules.views import Rows, View
+    from cmr_bench.datamodules.views import Rows, View
 
 SPLITS = ("train", "val", "test")
 

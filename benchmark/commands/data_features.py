@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", metavar="DIR", help="folder that contains one folder per data set (default: $CMR_BENCH_DATA)"
     )
     parser.add_argument(
-        "--encoder", required=True, metavar="NAME", help="timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"
+        "--encoder",
+        required=True,
+        metavar="NAME",
+        help="timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER or open_clip:NAME/PRETRAINED",
     )
     parser.add_argument(
         "--weights",
@@ -41,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer", choices=("fc7", "pool", "grid"), help="layer of the features (default: fc7 of VGG, else pool)"
     )
-    parser.add_argument("--name", metavar="NAME", help="name of the features (default: MODEL-LAYER)")
+    parser.add_argument(
+        "--name", metavar="NAME", help="name of the features (default: MODEL-LAYER, with -SIZE where one is given)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: NAME in the user's cache)")
     parser.add_argument(
         "--size", type=int, default=0, metavar="PIXELS", help="input size in pixels (default: the encoder's)"
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from cmr_bench.datamodules.images import backbones, extract
 
     device = choose_device(args.device)
-    name = args.name or backbones.store_name(args.encoder, args.layer)
+    name = args.name or backbones.store_name(args.encoder, args.layer, args.size)
     splits = module.read()
     torch.manual_seed(0)  # for --weights random, so that a resumed extraction uses the same network
     encoder = backbones.load_backbone(args.encoder, args.weights, args.layer)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from cmr_bench.suites.plan import jobs, read_suite, shipped
+from cmr_bench.experiment import recipe
+from cmr_bench.suites.plan import Job, jobs, read_suite, shipped
 from cmr_bench.support import environment
-from cmr_bench.support.errors import UsageError
+from cmr_bench.support.errors import DataError, UsageError
 
 
 def _seeds(text: str) -> list[int]:
@@ -45,6 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _require_files(planned: Sequence[Job], runs: Path) -> None:
+    """Raise DataError where the data of no run is here and none is stored, which takes no library to see."""
+    problems = []
+    for job in planned:
+        names = (job.config.data_label, job.config.method)
+        if runs.joinpath(*(name.rpartition(":")[2] for name in names)).is_dir():
+            return
+        try:
+            recipe.check_files(job.config.dataset, job.config.data)
+            return
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+
+
 def run(args: argparse.Namespace) -> int:
     """Run `cmr-bench suite`."""
     if args.jobs < 1:
@@ -52,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     overrides = [f"--{option.removeprefix('--')}" for option in args.set]
     planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))
+    if not args.dry_run:
+        _require_files(planned, args.runs)
     # Imported here, not above: help and wrong usage must not wait for torch.
+    from cmr_bench.suites.features import provide_features
     from cmr_bench.suites.pool import run_suite
     from cmr_bench.suites.stored import Stored
 
@@ -68,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
     if args.logger == "wandb":
         environment.group_wandb_runs(Path(args.suite).stem)
-    failed = run_suite(todo, args.runs, args.jobs, args.logger, console)
+    failed = provide_features(job for job, _ in todo)
+    todo = [(job, folder) for job, folder in todo if job.title not in failed]
+    failed |= run_suite(todo, args.runs, args.jobs, args.logger, console)
     for title, problem in failed.items():
         print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)
     return 1 if failed else 0

@@ -14,19 +14,23 @@ from cmr_bench.experiment import recipe
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.experiment.recipe_files import modernised
 from cmr_bench.support.checksums import checksum, folder_checksum
+from cmr_bench.support.encoders import canonical
 from cmr_bench.support.places import without_folders
 
 PARTS = ("model", "data", "trainer")
 
 # What changes no number, or only its last digits: where the data lies, what computes, what is shown.
 _NO_ESSENCE = {
-    "data": ("root", "num_workers", "eval_batch_size"),
+    "data": ("root", "num_workers", "eval_batch_size", "image_weights", "make_features"),
     "trainer": ("accelerator", "devices", "num_nodes", "strategy", "deterministic", "bootstrap", "progress"),
 }
 
 
 def essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a configuration that can change a number; of absolute paths the last name."""
+    """Return the part of a configuration that can change a number; of absolute paths the last name.
+
+    Features named by their encoder and by their store are the same; their content is compared elsewhere.
+    """
     found: dict[str, Any] = without_folders(json.loads(json.dumps(modernised(config), default=str)))
     for part in PARTS:
         options = found.get(part)
@@ -34,6 +38,8 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
         found[part] = {key: value for key, value in kept if key not in _NO_ESSENCE.get(part, ())}
     if found["data"].get("seed") is None:
         found["data"]["seed"] = found.get("seed")
+    if isinstance(features := found["data"].get("image_features"), str):
+        found["data"]["image_features"] = canonical(features)
     for name in ("fidelity", "deviations", "changes", "shortened"):
         found.pop(name, None)
     return found
@@ -118,5 +124,6 @@ def content_of(config: RunConfig) -> dict[str, str]:
     if config.data.get("seed") is None:
         config.data["seed"] = config.seed
     module, data, _ = recipe.instantiate(config)
+    data.make_features = False
     found: dict[str, str] = data.content(module.image_view, module.text_view, module.tokenizer)
     return found | file_content(config)

@@ -21,6 +21,7 @@ from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_v
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
+from cmr_bench.support.encoders import require_weights
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import data_root, locate, without_folders
 
@@ -28,7 +29,7 @@ from cmr_bench.support.places import data_root, locate, without_folders
 _NO_SETTING = {
     *("data.root", "data.name", "data.num_workers", "data.eval_batch_size", "data.skip_missing", "data.skip_invalid"),
     "data.seed",
-    *("data.image_features", "data.text_features"),
+    *("data.image_features", "data.image_weights", "data.make_features", "data.text_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
     *("trainer.bootstrap", "trainer.progress"),
 }
@@ -329,9 +330,22 @@ def check_files(dataset: str, options: Mapping[str, Any]) -> None:
         DataError: If no root is given or the files are not there.
     """
     entry = registry.DATASETS.get(dataset)
+    if options.get("image_weights"):
+        require_weights(str(options["image_weights"]))
     root, named = options.get("root"), options.get("file") or options.get("precomputed")
+    if entry is None or not entry.needs:
+        return
+    if file := options.get("file"):
+        from cmr_bench.datamodules.readers.tablefiles import markers, named_files, patterns
+
+        first = Path(next(iter(patterns(file)), "")).expanduser()
+        if first.is_absolute():
+            named_files(first.parent, file)
+        else:
+            locate(root, dataset, markers(file), entry.layout)
+        return
     # Files that the user names may lie elsewhere; the data set looks for them itself.
-    if entry is None or not entry.needs or (named and (data_root(root) or Path(named).expanduser().is_absolute())):
+    if named and (data_root(root) or Path(named).expanduser().is_absolute()):
         return
     locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
 

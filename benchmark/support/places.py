@@ -10,6 +10,7 @@ from typing import Any
 import platformdirs
 
 from cmr_bench.support import environment
+from cmr_bench.support.encoders import LIBRARIES, feature_name
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.files import is_leftover
 
@@ -38,11 +39,15 @@ def without_folders(value: Any) -> Any:
         return [without_folders(one) for one in value]
     if not isinstance(value, str):
         return value
-    library = next((name for name in ("hf:", "timm:", "torchvision:") if value.startswith(name)), "")
-    path = value.removeprefix(library)
+    prefix, colon, path = value.partition(":")
+    known = bool(colon) and prefix in (*LIBRARIES, "st")
+    library, path = (f"{prefix}:", path) if known else ("", value)
     if not re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", path):
         return value
-    return f"{library}{name}" if (name := PureWindowsPath(path).name) else value
+    made = feature_name(value)
+    layer = "" if made is None or value == made.encoder else value.removeprefix(made.encoder)
+    name = PureWindowsPath(path.removesuffix(layer)).name
+    return f"{library}{name}{layer}" if name else value
 
 
 def data_root(root: str | Path | None = None) -> Path | None:

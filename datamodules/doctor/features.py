@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from cmr_bench.datamodules.doctor.findings import Finding, report
+from cmr_bench.datamodules.images.making import find
 from cmr_bench.datamodules.images.store import FeatureStore, missing
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.readers.featurefiles import FeatureFile
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView
+from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.places import stores_in
 
@@ -48,6 +50,9 @@ def check_features(
         named = datamodule.feature_file()
         if named is not None:
             yield from check_file(named, splits)
+        if datamodule.make_features and _to_be_made(datamodule):
+            yield Finding("info", f"image features {datamodule.image_features}: not made yet; `run` makes them first")
+            return
         folders = store_folders(datamodule)
     except CmrBenchError as error:
         yield Finding("error", str(error), 1)
@@ -71,6 +76,12 @@ def check_file(file: FeatureFile, splits: Mapping[str, Split]) -> Iterator[Findi
         ids = [image for image, row in zip(split.image_ids, rows.tolist(), strict=True) if row >= 0]
         if ids:
             yield from check_array(f"{what}, {name}", ArrayView(file.array, file.file.name, rows[rows >= 0]), ids)
+
+
+def _to_be_made(datamodule: RetrievalDataModule) -> bool:
+    """Tell whether features are named by their encoder and none are stored."""
+    name = feature_name(datamodule.image_features)
+    return name is not None and find(datamodule, name) is None
 
 
 def store_folders(datamodule: RetrievalDataModule) -> list[Path]:

@@ -24,14 +24,12 @@ def check_needs(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) ->
         "methods that read pixels need nothing more; those that can read pixels or features, such as vsepp, take "
         "--model.image_view pixels",
     )
-    data = f"{datamodule.data_name}{datamodule.given()}"
-    extract = f"`cmr-bench data features {data} --encoder torchvision:resnet152 --layer"
     there = _features(datamodule)
     for kind, layer in (("vectors", "pool"), ("regions", "grid")):
-        names = there.get(kind) or [f"resnet152-{layer}"]
+        names = there.get(kind) or [f"torchvision:resnet152/{layer}"]
         others = f" (or {', '.join(names[1:4])})" if names[1:] else ""
-        first = "" if kind in there else f" {extract} {layer}`, then"
-        yield Finding("info", f"methods that read {kind} need{first} --data.image_features {names[0]}{others}")
+        made = "" if kind in there else ", or another encoder and layer; `run` makes such features first"
+        yield Finding("info", f"methods that read {kind} need --data.image_features {names[0]}{others}{made}")
 
 
 def _features(datamodule: RetrievalDataModule) -> dict[str, list[str]]:

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.images.libraries import (
-    LAYERS,
-    RANDOM,
     BackboneSpec,
     Features,
     load_timm,
@@ -19,9 +17,10 @@ from cmr_bench.datamodules.images.libraries import (
     load_transformers,
 )
 from cmr_bench.datamodules.images.weights import file_sha256, load_weights, tensors_sha256
+from cmr_bench.support.encoders import LAYERS, RANDOM, split_name
+from cmr_bench.support.encoders import default_layer as default_layer
+from cmr_bench.support.encoders import store_name as store_name
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
-
-LIBRARIES = ("timm", "torchvision", "hf")
 
 
 class Backbone(nn.Module):
@@ -69,32 +68,6 @@ class Backbone(nn.Module):
             return None
         side = math.isqrt(self.output_shape(size)[0])
         return side, side
-
-
-def split_name(encoder: str) -> tuple[str, str]:
-    """Split ``library:name``.
-
-    Raises:
-        UsageError: If the library is unknown or the name is missing.
-    """
-    library, _, name = encoder.partition(":")
-    if library not in LIBRARIES or not name:
-        raise UsageError(
-            f"unknown image encoder '{encoder}': pass timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER."
-            f"{did_you_mean(library, LIBRARIES)}"
-        )
-    return library, name
-
-
-def default_layer(encoder: str) -> str:
-    """Layer that papers take from a network: fc7 of VGG and AlexNet, else the pooled features."""
-    return "fc7" if split_name(encoder)[1].startswith(("vgg", "alexnet")) else "pool"
-
-
-def store_name(encoder: str, layer: str | None = None) -> str:
-    """Name for stored features: the network's name and the layer, ``tf_efficientnet_lite0-pool``."""
-    name = split_name(encoder)[1].rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-    return f"{name}-{layer or default_layer(encoder)}"
 
 
 def load_backbone(encoder: str, weights: str | Path | None = None, layer: str | None = None) -> Backbone:

@@ -47,6 +47,8 @@ class Extraction:
         skip_missing: Skip images that are missing or cannot be decoded.
         overwrite: Discard what an earlier extraction left in the folder.
         progress: Show a progress bar.
+        skip_option: The option that skips such images, for messages.
+        wait: Wait for another process that is at work in the folder, in place of an error.
     """
 
     size: int = 0
@@ -58,6 +60,8 @@ class Extraction:
     skip_missing: bool = False
     overwrite: bool = False
     progress: bool = True
+    skip_option: str = "--skip-missing"
+    wait: bool = False
 
 
 # A photograph, or why there is none, and its mark.
@@ -114,14 +118,14 @@ def extract(
     if absent and not options.skip_missing:
         raise DataError(
             f"{data}: {len(absent)} of {len(files)} images missing, e.g. {files[absent[0]]}; "
-            "pass --skip-missing to skip them"
+            f"pass {options.skip_option} to skip them"
         )
     if len(absent) == len(files):
         raise DataError(f"{data}: none of {len(files)} images exists, e.g. {next(iter(files.values()))}")
     planned = _plan(encoder, data, [name for name in files if name not in set(absent)], absent, options, command)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with sole_writer(folder):
+        with sole_writer(folder, options.wait):
             manifest = begin(folder, planned, files, options.overwrite)
             if not manifest.complete:
                 manifest = _fill(encoder, files, folder, manifest, options)
@@ -198,7 +202,7 @@ def _fill(
                 here = [files[name] for name in manifest.ids[done : done + len(batch)]]
                 values, broken = _encode(encoder, batch, here, manifest)
                 if broken and not options.skip_missing:
-                    raise DataError(f"{batch[broken[0]]}, or pass --skip-missing; repeat the command to resume")
+                    raise DataError(f"{batch[broken[0]]}, or pass {options.skip_option}; repeat the command to resume")
                 stream.write(values.tobytes())
                 skipped += [manifest.ids[done + at] for at in broken]
                 marks += [text for _, text in decoded_batch]

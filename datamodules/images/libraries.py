@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,7 @@ from cmr_bench.datamodules.images.weights import read_weights
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean, first_line
 from cmr_bench.support.hub import do_not_wait_for_hub, quiet_transformers
 
-Layer = Literal["fc7", "pool", "grid"]
-LAYERS: tuple[str, ...] = get_args(Layer)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-RANDOM = "random"
 
 # Takes the network and normalised pixels (b, 3, H, W). A function of the module, not a closure: a copied or unpickled
 # backbone must read its own network.
@@ -71,7 +68,14 @@ class _Loaded:
 
 
 @contextmanager
-def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
+def _downloading(encoder: str, source: str, local: bool = False) -> Iterator[None]:
+    """Make one line of what a download fails with: what to fetch from where, and how to pass it.
+
+    Args:
+        encoder: ``library:name``.
+        source: Address of the file, or of the folder for transformers.
+        local: Nothing is downloaded; the model is a folder.
+    """
     if not local:
         do_not_wait_for_hub()
     try:
@@ -80,10 +84,20 @@ def _downloading(encoder: str, local: bool = False) -> Iterator[None]:
         if local:
             raise DataError(f"cannot load {encoder}: {first_line(error)[:200]}") from error
         raise DataError(
-            f"cannot download the pretrained weights of {encoder} ({first_line(error)[:160]}); "
-            "without network, pass a local file (safetensors or .pth): --weights FILE of `data features` and `search`, "
-            "--model.cnn_weights FILE of `run`"
+            f"cannot download the pretrained weights of {encoder} ({first_line(error)[:160]}); without network, fetch "
+            f"{source} elsewhere and pass the local file (safetensors or .pth): --data.image_weights FILE of `run` and "
+            "`suite`, --weights FILE of `data features` and `search`, --model.cnn_weights FILE where the CNN is trained"
         ) from error
+
+
+def _timm_source(name: str) -> str:
+    """Address of the weights file of a timm model."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.hf_hub_id:
+        return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{config.hf_hub_filename or 'model.safetensors'}"
+    return str(getattr(config, "url", "") or f"the weights of {name}")
 
 
 def load_timm(name: str, layer: str, pretrained: bool) -> _Loaded:
@@ -93,7 +107,7 @@ def load_timm(name: str, layer: str, pretrained: bool) -> _Loaded:
     if not timm.is_model(name):
         raise UsageError(f"timm has no model '{name}'.{did_you_mean(name, timm.list_models())}")
     if pretrained:
-        with _downloading(f"timm:{name}"):
+        with _downloading(f"timm:{name}", _timm_source(name)):
             net: Any = timm.create_model(name, pretrained=True, num_classes=0)
     else:
         net = timm.create_model(name, pretrained=False, num_classes=0)
@@ -141,7 +155,7 @@ def load_torchvision(name: str, layer: str, pretrained: bool) -> _Loaded:
     choices = models.get_model_weights(name)
     chosen = choices["IMAGENET1K_V1"] if "IMAGENET1K_V1" in choices.__members__ else choices.DEFAULT
     if pretrained:
-        with _downloading(f"torchvision:{name}"):
+        with _downloading(f"torchvision:{name}", str(chosen.url)):
             net: Any = models.get_model(name, weights=chosen)
     else:
         net = models.get_model(name, weights=None)
@@ -205,7 +219,8 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
     place = str(folder) if local else name
     state = None if file is None else read_weights(file)
     report: dict[str, Any] = {}
-    with _downloading(f"hf:{name}", local), quiet_transformers():
+    source = f"https://huggingface.co/{place} (all its files into one folder, named as hf:FOLDER),"
+    with _downloading(f"hf:{name}", source, local), quiet_transformers():
         config: Any = library.AutoConfig.from_pretrained(place)
         prepare = _preprocessor(place)
         model, vision = _vision_part(library, config)

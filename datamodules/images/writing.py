@@ -19,9 +19,9 @@ from cmr_bench.support.places import MANIFEST
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a store while it is written; raises DataError where one is at work."""
-    lock = FileLock(folder / ".lock", timeout=0)
+def sole_writer(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a store while it is written; where one is at work, wait for it or raise DataError."""
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout:

@@ -332,12 +332,10 @@ def test_the_check_says_what_methods_need(tmp_path: Path, write_photo: Writer, w
     data = Custom(root=str(tmp_path), images="p q", splits={"test": "test2"}, split_seed=3)
     needs = " ".join(finding.what for finding in check(data) if finding.what.startswith("methods that"))
     assert "--model.image_view pixels" in needs
-    options = f"--data.root {tmp_path} --data.images 'p q' --data.splits '{{\"test\": \"test2\"}}' --data.split_seed 3"
     for layer in ("pool", "grid"):
         assert (
-            f"`cmr-bench data features custom {options} --encoder torchvision:resnet152 --layer {layer}`, "
-            f"then --data.image_features resnet152-{layer}"
-        ) in needs
+            f"--data.image_features torchvision:resnet152/{layer}, or another encoder and layer; `run` makes" in needs
+        )
     np.savez(tmp_path / "f.npz", **{f"{k}.jpg": np.ones((2, 3) if kind == "regions" else 3) for k in range(10)})
     data = Custom(root=str(tmp_path), images="p q", image_features="f.npz")
     needs = " ".join(finding.what for finding in check(data) if finding.what.startswith("methods that"))

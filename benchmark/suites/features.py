@@ -1,0 +1,55 @@
+"""Image features that the runs of a suite read, made once before the first of them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable
+
+from cmr_bench.datamodules.images import making
+from cmr_bench.datamodules.module import RetrievalDataModule
+from cmr_bench.experiment import recipe
+from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.suites.plan import Job
+from cmr_bench.support.encoders import feature_name
+from cmr_bench.support.errors import CmrBenchError
+
+# What says which photographs are read and what is made of them; other options that all data sets share do not.
+_MATTERS = {"root", "image_features", "image_weights", "make_features", "skip_missing", "skip_invalid"}
+
+
+def provide_features(jobs: Iterable[Job]) -> dict[str, str]:
+    """Make the image features that runs name by their encoder and that are not stored yet, each once.
+
+    Args:
+        jobs: The runs.
+
+    Returns:
+        The runs whose features cannot be made, by title, each with the reason.
+    """
+    problems: dict[str, str] = {}
+    tried: dict[str, str] = {}
+    others = set(inspect.signature(RetrievalDataModule.__init__).parameters) - _MATTERS
+    for job in jobs:
+        config = job.config
+        if feature_name(config.data.get("image_features")) is None or config.model.get("image_view") == "pixels":
+            continue
+        read = {name: value for name, value in config.data.items() if name not in others}
+        key = json.dumps([config.dataset, read], sort_keys=True, default=str)
+        if key not in tried:
+            tried[key] = _provide(config)
+        if tried[key]:
+            problems[job.title] = tried[key]
+    return problems
+
+
+def _provide(config: RunConfig) -> str:
+    """Make the features of one run; return why that cannot be done, or an empty string."""
+    try:
+        module, data, options = recipe.instantiate(config)
+        if isinstance(data, RetrievalDataModule) and module.image_view != "pixels" and not making.is_stored(data):
+            data.making_device = "cpu" if options.accelerator == "cpu" else "auto"
+            data.provide(module.image_view)
+    except CmrBenchError as error:
+        return str(error)
+    return ""
