@@ -223,5 +223,5 @@ def text_reader(origin: Origin) -> Callable[[Sequence[str]], View]:
             f"the text encoder {name} has checksum {now[:12] or 'unknown'}, the run learned from vectors of "
             f"{settings['checksum'][:12]}; put that encoder back, or train the run again"
         )
-    encode = fitting.Fitted.of(origin).encoder() if origin.kind == "fitted" else fitting.transformer(name)
+    encode = fitting.Fitted.of(origin).encoder() if origin.kind == "fitted" else fitting.pretrained(name)
     return lambda texts: ArrayView(encode(texts), name)

@@ -196,7 +196,7 @@ class Wikipedia(RetrievalDataModule):
             return arrays[there[0]] if there else None
         if name in arrays:
             return pick(arrays, name, folder, side)
-        if side == "text" and name not in fitting.FITTED and not name.startswith("hf:"):
+        if side == "text" and name not in fitting.FITTED and not name.startswith(fitting.ENCODERS):
             return pick(arrays, name, folder, side)
         return None
 

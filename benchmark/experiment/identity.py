@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ def file_content(config: RunConfig) -> dict[str, str]:
     """Return the checksum of every file or folder that an option of the method names, by dotted name."""
     found = {}
     for name, value in config.model.items():
-        path = Path(value).expanduser() if isinstance(value, str) and value else None
+        named = re.sub(r"^(hf|open_clip|st):", "", value) if isinstance(value, str) else ""
+        path = Path(named).expanduser() if named else None
         if path is not None and path.is_file():
             found[f"model.{name}"] = checksum(path)
         # The name of a model of the hub, or a word such as "max", is no folder that lies here by chance.

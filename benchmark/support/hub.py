@@ -76,18 +76,22 @@ def model_checksum(name: str) -> str:
     """Return a checksum that tells a transformers model from another of the same name.
 
     Args:
-        name: Name on the hub, or a local folder.
+        name: Name on the hub, or a local folder; ``hf:`` or ``st:`` may stand before it.
 
     Returns:
         Checksum of the files of the folder, or of the weights in the hub's cache; empty where neither is known.
     """
-    folder = Path(name).expanduser()
+    library = next((known for known in ("hf:", "st:") if name.startswith(known)), "")
+    path = name.removeprefix(library)
+    folder = Path(path).expanduser()
     if folder.is_dir():
         return folder_checksum(folder)
     from huggingface_hub import try_to_load_from_cache
 
+    # sentence-transformers finds its own models without their owner's name.
+    path = f"sentence-transformers/{path}" if library == "st:" and "/" not in path else path
     try:
-        found = (try_to_load_from_cache(name, file) for file in ("model.safetensors", "pytorch_model.bin"))
+        found = (try_to_load_from_cache(path, file) for file in ("model.safetensors", "pytorch_model.bin"))
         weights = next((file for file in found if isinstance(file, str)), None)
     except ValueError:  # no name of the hub
         return ""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.images.libraries import (
     BackboneSpec,
     Features,
+    load_open_clip,
     load_timm,
     load_torchvision,
     load_transformers,
@@ -74,7 +75,7 @@ def load_backbone(encoder: str, weights: str | Path | None = None, layer: str | 
     """Load an image network and cut it at a layer.
 
     Args:
-        encoder: ``timm:NAME``, ``torchvision:NAME`` or ``hf:NAME_OR_FOLDER``.
+        encoder: ``timm:NAME``, ``torchvision:NAME``, ``hf:NAME_OR_FOLDER`` or ``open_clip:NAME/PRETRAINED``.
         weights: A local safetensors or PyTorch file; ``random`` for an untrained network; None for the library's
             pretrained weights, downloaded if they are not in its cache. The papers' ImageNet weights (version 1) are
             taken of torchvision.
@@ -96,6 +97,8 @@ def load_backbone(encoder: str, weights: str | Path | None = None, layer: str | 
         raise DataError(f"weights file {file} not found; --weights takes a safetensors or .pth file for {encoder}")
     if library == "hf":
         loaded = load_transformers(name, layer, weights is None, file)
+    elif library == "open_clip":
+        loaded = load_open_clip(name, layer, weights is None, file)
     else:
         loaded = (load_timm if library == "timm" else load_torchvision)(name, layer, weights is None)
         if file is not None:

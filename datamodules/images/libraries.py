@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmr_bench.datamodules.images.weights import read_weights
+from cmr_bench.datamodules.images.weights import load_weights, read_weights
+from cmr_bench.support import openclip
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean, first_line
 from cmr_bench.support.hub import do_not_wait_for_hub, quiet_transformers
 
@@ -259,6 +260,40 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
         ),
         crop_fraction=1.0,
     )
+
+
+def load_open_clip(name: str, layer: str, pretrained: bool, file: Path | None) -> _Loaded:
+    """Load the image tower of an open_clip model, cut at a layer; pool is the vector in the space of the texts."""
+    if layer == "fc7":
+        raise UsageError(f"open_clip:{name} has no layer fc7: choose pool or grid")
+    wanted = openclip.preprocessing(name)
+    model = openclip.load(name, weights=pretrained)
+    if file is not None:
+        load_weights(model, file, f"open_clip:{name}")
+    return _Loaded(
+        model.visual,
+        _open_clip_cells if layer == "grid" else _open_clip_pooled,
+        size=wanted["size"],
+        fixed_size=True,
+        mean=tuple(wanted["mean"]),
+        std=tuple(wanted["std"]),
+        interpolation="bilinear" if wanted["interpolation"] == "bilinear" else "bicubic",
+        crop_fraction=1.0,
+    )
+
+
+def _open_clip_pooled(net: Any, pixels: Tensor) -> Tensor:
+    output = net(pixels)
+    vectors: Tensor = output[0] if isinstance(output, tuple) else output
+    return vectors
+
+
+def _open_clip_cells(net: Any, pixels: Tensor) -> Tensor:
+    output = net.forward_intermediates(
+        pixels, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
+    )
+    maps: Tensor = output["image_intermediates"][-1]
+    return maps
 
 
 def _channel_statistics(prepare: Mapping[str, Any], model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -47,6 +47,7 @@ class PhotoFit:
         interpolation: nearest, bilinear, bicubic or lanczos.
         crop_fraction: Part of the scaled photo's shorter side that a crop keeps.
         whole: Decode photographs at full size, as the processors of transformers do, where JPEG allows less.
+        rounded_offset: Round half a pixel before the cut as torchvision and open_clip do; transformers drops it.
     """
 
     size: int
@@ -54,12 +55,14 @@ class PhotoFit:
     interpolation: str = "bicubic"
     crop_fraction: float = 1.0
     whole: bool = False
+    rounded_offset: bool = False
 
     def read(self, file: Path) -> Image.Image:
         """Decode a photograph and fit it, cutting fractions of a pixel off as torchvision and transformers do."""
         short = round(self.size / self.crop_fraction)
         photo = read_photo(file, at_least=0 if self.whole else short)
-        return fit_photo(photo, self.size, self.resize, self.interpolation, self.crop_fraction, rounded=False)
+        kernel, fraction = self.interpolation, self.crop_fraction
+        return fit_photo(photo, self.size, self.resize, kernel, fraction, False, self.rounded_offset)
 
 
 @cache
@@ -142,6 +145,7 @@ def fit_photo(
     interpolation: str = "bicubic",
     crop_fraction: float = 1.0,
     rounded: bool = True,
+    rounded_offset: bool = False,
 ) -> Image.Image:
     """Fit a photograph to a square.
 
@@ -158,7 +162,8 @@ def fit_photo(
         width, height = (max(short, round(side * scale)) for side in photo.size)
     else:
         width, height = (short * side // min(photo.size) for side in photo.size)
-    left, top = (width - size) // 2, (height - size) // 2
+    gaps = (width - size, height - size)
+    left, top = (round(gap / 2) if rounded_offset else gap // 2 for gap in gaps)
     return photo.resize((width, height), kernel).crop((left, top, left + size, top + size))
 
 

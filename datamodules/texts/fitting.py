@@ -15,10 +15,12 @@ from torch import Tensor
 
 from cmr_bench.datamodules.texts.splitting import tokenize
 from cmr_bench.datamodules.views import Origin
+from cmr_bench.support import sentences
 from cmr_bench.support.errors import DataError, first_line
 from cmr_bench.support.hub import load_text_encoder, load_tokenizer
 
 FITTED = ("doc2vec", "tfidf", "lsa")
+ENCODERS = ("hf:", sentences.PREFIX)
 DEFAULT_DIM = {"doc2vec": 300, "tfidf": 2000, "lsa": 300}
 CHUNK = 1024
 SHOWN = 256
@@ -198,6 +200,12 @@ def transformer(name: str) -> Encode:
             parts.append(torch.nn.functional.normalize(mean, dim=1).cpu())
         return torch.cat(parts)[np.argsort(order)]
 
+    return _by_lines(encode_lines)
+
+
+def _by_lines(encode_lines: Callable[[Sequence[str]], Tensor]) -> Encode:
+    """Return the encoder of texts that takes the mean over the lines of each, at unit length."""
+
     def encode(texts: Sequence[str]) -> Vectors:
         lines = [[line for line in text.splitlines() if line.strip()] for text in texts]
         vectors = encode_lines([line for text in lines for line in text])
@@ -205,3 +213,23 @@ def transformer(name: str) -> Encode:
         return np.asarray(torch.nn.functional.normalize(means, dim=1).numpy(), dtype=np.float32)
 
     return encode
+
+
+def sentence_transformer(name: str) -> Encode:
+    """Return the function that turns texts into vectors by a model of sentence-transformers, see :func:`text_vectors`."""
+    model = sentences.load(name)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def encode_lines(texts: Sequence[str]) -> Tensor:
+        with torch.inference_mode():
+            vectors: Tensor = model.encode(list(texts), batch_size=64, convert_to_tensor=True, show_progress_bar=False)
+        return vectors.float().cpu()
+
+    return _by_lines(encode_lines)
+
+
+def pretrained(name: str) -> Encode:
+    """Return the function that turns texts into vectors by ``hf:NAME_OR_FOLDER`` or ``st:NAME_OR_FOLDER``."""
+    if name.startswith(sentences.PREFIX):
+        return sentence_transformer(name)
+    return transformer(name.removeprefix("hf:"))

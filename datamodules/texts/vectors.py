@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cmr_bench.datamodules.texts.fitting import DEFAULT_DIM, FITTED, SHOWN, Encode, Fitted, Vectors, fit, transformer
+from cmr_bench.datamodules.texts.fitting import DEFAULT_DIM, FITTED, ENCODERS, SHOWN, Encode, Fitted, Vectors, fit, pretrained
 from cmr_bench.datamodules.texts.words import refuse_empty
 from cmr_bench.datamodules.views import ArrayView, Origin, View
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
@@ -37,11 +37,11 @@ class VectorView(ArrayView):
         self.fit = fit
 
     def content(self) -> str:
-        """Checksum of the transformers encoder; what is fitted follows from the captions."""
-        return "" if self.fit is not None else model_checksum(self.spec.source.removeprefix("hf:"))
+        """Checksum of the pretrained encoder; what is fitted follows from the captions."""
+        return "" if self.fit is not None else model_checksum(self.spec.source)
 
     def origin(self) -> Origin:
-        """Return what was fitted, or the name of the transformers encoder."""
+        """Return what was fitted, or the name of the pretrained encoder."""
         if self.fit is None:
             name = self.spec.source.removeprefix("hf:")
             return Origin("encoder", {"name": name, "checksum": model_checksum(name)})
@@ -61,11 +61,12 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
     Args:
         name: ``doc2vec`` (Le and Mikolov 2014, arXiv:1405.4053, bag-of-words form), ``tfidf``, ``lsa`` (singular value
             decomposition of all tf-idf terms) or ``hf:NAME_OR_FOLDER`` (a transformers encoder, mean over the subwords,
-            unit length; of a text of several lines the mean over its lines, which such encoders read one at a time).
-        train: Texts of the training split; ``hf:`` does not look at them.
+            unit length; of a text of several lines the mean over its lines, which such encoders read one at a time) or
+            ``st:NAME_OR_FOLDER`` (a model of sentence-transformers with its own pooling, likewise by lines).
+        train: Texts of the training split; ``hf:`` and ``st:`` do not look at them.
         texts: Texts to encode, (n_texts,).
         dim: Width of the vectors; 0 takes 300 for ``doc2vec`` and ``lsa`` and the 2,000 most frequent words for
-            ``tfidf``; ``hf:`` has the width of its model.
+            ``tfidf``; ``hf:`` and ``st:`` have the width of their model.
         seed: Random seed in the fit.
         cache: Folder in which the vectors are kept; equal arguments are computed once.
 
@@ -76,13 +77,12 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
         UsageError: If the name is unknown.
         DataError: If a text is empty or the encoder cannot be loaded.
     """
-    if name not in FITTED and not name.startswith("hf:"):
+    if name not in FITTED and not name.startswith(ENCODERS):
         raise UsageError(
-            f"unknown text vectors '{name}': choose {', '.join(FITTED)} or hf:NAME_OR_FOLDER"
+            f"unknown text vectors '{name}': choose {', '.join(FITTED)} hf:NAME_OR_FOLDER or st:NAME_OR_FOLDER"
             + did_you_mean(name, FITTED)
         )
     refuse_empty(texts)
-    model = name.removeprefix("hf:")
     fitted = name in FITTED
     if fitted:
         refuse_empty(train)
@@ -94,7 +94,7 @@ def text_vectors(name: str, train: Sequence[str], texts: Sequence[str], *, dim: 
         kept = _read_vectors(file, len(texts))
         if kept is not None:
             return kept
-        encode = fitted_on(name, train, dim=dim, seed=seed, cache=cache).encoder() if fitted else transformer(model)
+        encode = fitted_on(name, train, dim=dim, seed=seed, cache=cache).encoder() if fitted else pretrained(name)
         _write_vectors(file, encode, texts, f"text vectors {name}", made_by)
     kept = _read_vectors(file, len(texts))
     if kept is None:
@@ -206,4 +206,4 @@ def _software(name: str) -> str:
     if name in FITTED:
         package = "gensim" if name == "doc2vec" else "scikit-learn"
         return f"3 {package} {version(package)}"
-    return f"3 {model_checksum(name.removeprefix('hf:'))}"
+    return f"3 {model_checksum(name)}"

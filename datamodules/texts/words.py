@@ -17,7 +17,7 @@ from cmr_bench.datamodules.texts.splitting import END, SPLITS, START, WordSplit
 from cmr_bench.datamodules.views import Origin, Rows, View, ViewSpec
 from cmr_bench.support.errors import DataError, UsageError, first_line
 from cmr_bench.support.files import write_atomic
-from cmr_bench.support.hub import load_tokenizer
+from cmr_bench.support.tokenizers import load_tokenizer
 
 CHUNK = 1024
 PAD, UNKNOWN = 0, 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,137 +16,15 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, DataSpec, ViewKind
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.distributed import everywhere
-from cmr_bench.models.encoders.text import Frozen
+from cmr_bench.models.encoders.towers import load_towers
+from cmr_bench.models.encoders.towers import preparation as preparation
 from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
 from cmr_bench.models.scoring import assemble
-from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.hub import load_pretrained, load_tokenizer
+from cmr_bench.support.errors import UsageError
 
 Mode = Literal["zero_shot", "linear_probe", "fine_tune"]
 # Radford et al. keep the inverse temperature at most 100, where training became unstable.
 _LARGEST_LOG_SCALE = math.log(100.0)
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How a model wants its photographs.
-
-    Attributes:
-        fit: How they are fitted to the square that it reads.
-        mean: Mean that is subtracted from each channel, in 0..1.
-        std: Deviation that each channel is divided by.
-    """
-
-    fit: PhotoFit
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def preparation(name: str) -> Preparation | None:
-    """Return how the processor that is stored with a CLIP or SigLIP model prepares photographs; None for other models.
-
-    A model without a processor gets what is usual for its kind: CLIP scales the shorter side and cuts the middle,
-    SigLIP squashes. The size is always the one that the model was trained for.
-
-    Args:
-        name: Name on the Hugging Face Hub, or a local folder.
-    """
-    from transformers import AutoConfig, AutoImageProcessor
-
-    config = load_pretrained(AutoConfig.from_pretrained, "image-text model", name)
-    if not hasattr(config, "vision_config"):
-        return None
-    clip = str(config.model_type).startswith("clip")
-    side, crops = int(config.vision_config.image_size), clip
-    try:
-        processor: Any = load_pretrained(AutoImageProcessor.from_pretrained, "image processor", name)
-    except DataError:
-        processor = None
-    size, fraction = dict(getattr(processor, "size", None) or {}), 1.0
-    if size:
-        crops = "shortest_edge" in size and bool(processor.do_center_crop)
-    if crops and size:
-        fraction = min(1.0, side / int(size["shortest_edge"]))
-    kernel = _FILTERS.get(int(getattr(processor, "resample", None) or 3), "bicubic")
-    mean = (0.48145466, 0.4578275, 0.40821073) if clip else (0.5, 0.5, 0.5)
-    std = (0.26862954, 0.26130258, 0.27577711) if clip else (0.5, 0.5, 0.5)
-    return Preparation(
-        PhotoFit(side, "crop" if crops else "squash", kernel, fraction, whole=True),
-        tuple(getattr(processor, "image_mean", None) or mean),
-        tuple(getattr(processor, "image_std", None) or std),
-    )
-
-
-class Towers(nn.Module):
-    """Both towers of a transformers model pretrained on images and texts.
-
-    Args:
-        name: Name on the Hugging Face Hub, or a local folder.
-        fine_tune: Train the towers.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, name: str, fine_tune: bool) -> None:
-        super().__init__()
-        from transformers import AutoModel
-
-        # transformers loads weights in the precision they are stored in.
-        model = load_pretrained(AutoModel.from_pretrained, "image-text model", name).float()
-        self.kind = str(model.config.model_type)
-        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")) or self.kind == "siglip2":
-            raise UsageError(
-                f"--model.backbone {name}: a {type(model).__name__} does not encode square images and texts; "
-                "pass a CLIP or SigLIP model"
-            )
-        self.fine_tune = fine_tune
-        self.encoder: nn.Module = model if fine_tune else Frozen(model)
-        self.size = int(model.config.vision_config.image_size)
-        self.places = int(model.config.text_config.max_position_embeddings)
-        # SigLIP pools the last position, a padding token in training, and was trained without attention mask.
-        self.fill = int(load_tokenizer(name).pad_token_id or 0) if self.kind.startswith("siglip") else None
-        prepared = preparation(name)
-        assert prepared is not None
-        for key, values in (("mean", prepared.mean), ("std", prepared.std)):
-            self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-
-    def temperature(self) -> tuple[Tensor, Tensor | None]:
-        """Remove the log inverse temperature, and the bias of SigLIP, from the trained parameters."""
-        found = [getattr(self.model, name, None) for name in ("logit_scale", "logit_bias")]
-        for value in found:
-            if value is not None:
-                value.requires_grad_(False)
-        scale, bias = (None if value is None else value.detach().clone().reshape(()) for value in found)
-        return (torch.tensor(math.log(1 / 0.07)) if scale is None else scale), bias
-
-    @property
-    def model(self) -> Any:
-        """The transformers model."""
-        return self.encoder.network if isinstance(self.encoder, Frozen) else self.encoder
-
-    def images(self, pixels: Tensor) -> Tensor:
-        """Encode RGB in 0..1, (b, 3, H, W), resized to the input size of the tower, to (b, dim)."""
-        if pixels.shape[-2:] != (self.size, self.size):
-            side = (self.size, self.size)
-            pixels = F.interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            return _vectors(self.model.get_image_features(pixel_values=(pixels - self.mean) / self.std))
-
-    def texts(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Encode subwords (b, W) to (b, dim)."""
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            if self.fill is None:
-                return _vectors(self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask))
-            padded = F.pad(input_ids, (0, self.places - input_ids.shape[1]), value=self.fill)
-            return _vectors(self.model.get_text_features(input_ids=padded))
-
-
-def _vectors(output: Any) -> Tensor:
-    """Return the features, which older versions of transformers return directly."""
-    vectors: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return vectors
 
 
 class CLIP(RetrievalModule):
@@ -162,7 +38,8 @@ class CLIP(RetrievalModule):
     processor that comes with the model; `--data.prompt` puts a template around every text.
 
     Args:
-        backbone: The transformers model: name on the Hugging Face Hub, or a local folder.
+        backbone: The model: NAME_OR_FOLDER of transformers, open_clip:NAME/PRETRAINED, open_clip:FOLDER, or st:NAME of
+            sentence-transformers.
         mode: What is trained: nothing (zero_shot), a linear layer (linear_probe) or the whole model (fine_tune).
         photographs: Resizing to the square input: processor, as the model's own, which centre-crops for CLIP; or
             squash, the whole image ignoring the aspect ratio.
@@ -214,7 +91,7 @@ class CLIP(RetrievalModule):
     def build(self, spec: DataSpec) -> None:
         """Load the towers and build the layers trained on top."""
         super().build(spec)
-        self.towers = Towers(self.backbone, self.mode == "fine_tune")
+        self.towers = load_towers(self.backbone, self.mode == "fine_tune")
         longest, places = spec.text.shape[0], self.towers.places
         if longest > places:
             raise UsageError(

@@ -33,7 +33,7 @@ def test_the_command_for_features_keeps_the_options_of_the_data_set(
 ) -> None:
     options = ["--data.root", str(photos), "--data.images", "pictures", "--data.image_column", "file"]
     words = ["run", "--model", "vsepp", "--data", "custom", *options, "--data.batch_size", "7"]
-    words += [] if features is None else ["--data.image_features", features]
+    words += ["--data.make_features", "false"] if features is None else ["--data.image_features", features]
     assert cli.main(words) in (1, 2)
     (offered,) = re.findall("`(cmr-bench data features [^`]*)`", capsys.readouterr().err)
     program, data, features_, *rest = shlex.split(offered)

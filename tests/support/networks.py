@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,4 +55,35 @@ def write_clip(folder: Path, words: Sequence[str], siglip: bool = False) -> Path
         )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
+    return folder
+
+
+def write_open_clip(folder: Path, siglip: bool = False) -> Path:
+    """Save a tiny model of open_clip with random weights; its tokenizer comes with the package."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "patch_size": 16, "width": 16, "head_width": 8, "layers": 2}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": text}
+    wanted = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
+    torch.manual_seed(0)
+    options = {"init_logit_bias": -2.0} if siglip else {}
+    model = open_clip.CLIP(**config, **options)
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"model_cfg": config | options, "preprocess_cfg": wanted | ({"resize_mode": "squash"} if siglip else {})}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+def write_sentence_clip(folder: Path, clip: Path) -> Path:
+    """Save a CLIP of transformers, with its processor, as a model of sentence-transformers."""
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    images = transformers.CLIPImageProcessorPil(**size)
+    transformers.CLIPProcessor(images, transformers.AutoTokenizer.from_pretrained(clip)).save_pretrained(clip)
+    SentenceTransformer(str(clip), device="cpu").save(str(folder))
     return folder

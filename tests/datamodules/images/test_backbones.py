@@ -245,7 +245,7 @@ def test_transformers_weights_that_do_not_fit_are_one_line(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("encoder", "layer", "message"),
     [
-        ("resnet152", None, "pass timm:NAME, torchvision:NAME or hf:NAME_OR_FOLDER"),
+        ("resnet152", None, "pass timm:NAME, torchvision:NAME, hf:NAME_OR_FOLDER or open_clip:NAME"),
         ("timn:resnet18", None, "Did you mean 'timm'?"),
         ("timm:", None, "unknown image encoder"),
         ("timm:resnet9x", None, "Did you mean"),

@@ -448,11 +448,11 @@ def test_the_command_makes_features_that_a_data_set_uses(
     assert cli.main(words) == 1
     assert "train_00003.jpg; pass --skip-missing" in capsys.readouterr().err
     assert cli.main([*words, "--skip-missing", "--size", "32", "--batch-size", "4", "--device", "cpu"]) == 0
-    assert "--data.image_features test_efficientnet-pool" in capsys.readouterr().out
-    manifest = open_store("test_efficientnet-pool", "flickr8k", root).manifest
+    assert "--data.image_features test_efficientnet-pool-32" in capsys.readouterr().out
+    manifest = open_store("test_efficientnet-pool-32", "flickr8k", root).manifest
     assert manifest.command.endswith("--size 32 --skip-missing")
-    assert manifest.weights_sha256 == open_store("test_efficientnet-pool", "flickr8k", root).manifest.weights_sha256
-    module = Flickr8k(root=str(root), image_features="test_efficientnet-pool", skip_missing=True, min_count=1)
+    assert manifest.weights_sha256 == open_store("test_efficientnet-pool-32", "flickr8k", root).manifest.weights_sha256
+    module = Flickr8k(root=str(root), image_features="test_efficientnet-pool-32", skip_missing=True, min_count=1)
     assert module.load("vector", "tokens").image.shape == (256,)
     assert module.skipped == {"train": ["train_00003.jpg"]}
     batch = next(iter(module.train_dataloader()))
