@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmr_bench.datamodules.images.naflex import patch_inputs, square_side
 from cmr_bench.datamodules.images.weights import load_weights, read_weights
 from cmr_bench.support import openclip
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean, first_line
@@ -244,7 +245,8 @@ def load_transformers(name: str, layer: str, pretrained: bool, file: Path | None
             f"missing or of another shape, e.g. {min(absent)}"
         )
     vision = net.config
-    size = _side(getattr(vision, "image_size", 224))
+    naflex = vision.model_type.startswith("siglip2")
+    size = square_side(vision) if naflex else _side(getattr(vision, "image_size", 224))
     patches = (size // _side(vision.patch_size)) ** 2 if hasattr(vision, "patch_size") else 0
 
     mean, std = _channel_statistics(prepare, config.model_type)
@@ -307,13 +309,18 @@ def _side(size: Any) -> int:
     return int(size[0] if isinstance(size, list | tuple) else size)
 
 
+def _transformers_inputs(net: Any, pixels: Tensor) -> dict[str, Tensor]:
+    naflex = net.config.model_type.startswith("siglip2")
+    return patch_inputs(pixels, _side(net.config.patch_size)) if naflex else {"pixel_values": pixels}
+
+
 def _transformers_cells(net: Any, pixels: Tensor, patches: int) -> Tensor:
-    tokens: Tensor = net(pixel_values=pixels).last_hidden_state
+    tokens: Tensor = net(**_transformers_inputs(net, pixels)).last_hidden_state
     return tokens if tokens.ndim == 4 else tokens[:, tokens.shape[1] - patches :]
 
 
 def _transformers_pooled(net: Any, pixels: Tensor) -> Tensor:
-    output = net(pixel_values=pixels)
+    output = net(**_transformers_inputs(net, pixels))
     for name in ("image_embeds", "pooler_output"):
         if getattr(output, name, None) is not None:
             vectors: Tensor = getattr(output, name).flatten(1)
@@ -330,6 +337,8 @@ def _vision_part(library: Any, config: Any) -> tuple[Any, Any]:
     if config.model_type == "clip_vision_model":
         projects = "CLIPVisionModelWithProjection" in (config.architectures or ())
         return library.CLIPVisionModelWithProjection if projects else library.CLIPVisionModel, config
+    if config.model_type in ("siglip2", "siglip2_vision_model"):
+        return library.Siglip2VisionModel, getattr(config, "vision_config", config)
     if config.model_type in ("siglip", "siglip_vision_model"):
         return library.SiglipVisionModel, getattr(config, "vision_config", config)
     return library.AutoModel, config

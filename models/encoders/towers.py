@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmr_bench.datamodules.images.naflex import patch_inputs, square_side
 from cmr_bench.datamodules.images.photos import PhotoFit
 from cmr_bench.models.encoders.text import Frozen
 from cmr_bench.support import openclip, sentences
@@ -38,7 +39,8 @@ class Preparation:
 def preparation(name: str) -> Preparation | None:
     """Return how a model of images and texts prepares photographs; None for other models.
 
-    A transformers model without a processor gets what is usual for its kind: CLIP scales the shorter side and cuts the
+    SigLIP 2 with native aspect ratios gets the largest square of its number of patches: its published scores keep the
+    aspect ratio. A transformers model without a processor gets what is usual for its kind: CLIP scales the shorter side and cuts the
     middle, SigLIP squashes. The size is always the one that the model was trained for.
 
     Args:
@@ -73,9 +75,9 @@ def preparation(name: str) -> Preparation | None:
 
 def _prepared(config: Any, processor: Any) -> Preparation:
     clip = str(config.model_type).startswith("clip")
-    side, crops = int(config.vision_config.image_size), clip
+    side, crops = _side(config.vision_config), clip
     size, fraction = dict(getattr(processor, "size", None) or {}), 1.0
-    if size:
+    if size and config.model_type != "siglip2":
         crops = "shortest_edge" in size and bool(processor.do_center_crop)
     if crops and size:
         fraction = min(1.0, side / int(size["shortest_edge"]))
@@ -89,6 +91,10 @@ def _prepared(config: Any, processor: Any) -> Preparation:
     )
 
 
+def _side(vision: Any) -> int:
+    return square_side(vision) if hasattr(vision, "num_patches") else int(vision.image_size)
+
+
 def load_towers(name: str, fine_tune: bool) -> Towers:
     """Load both towers of a model.
 
@@ -97,7 +103,7 @@ def load_towers(name: str, fine_tune: bool) -> Towers:
         fine_tune: Train the towers.
 
     Raises:
-        UsageError: If the model does not encode square images and texts.
+        UsageError: If the model does not encode images and texts.
         DataError: If it is not there.
     """
     kind = OpenClipTowers if name.startswith(openclip.PREFIX) else TransformersTowers
@@ -182,19 +188,21 @@ class TransformersTowers(Towers):
             # transformers loads weights in the precision they are stored in.
             model = load_pretrained(AutoModel.from_pretrained, "image-text model", name).float()
         kind = str(model.config.model_type)
-        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")) or kind == "siglip2":
+        if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
             raise UsageError(
-                f"--model.backbone {name}: a {type(model).__name__} does not encode square images and texts; "
+                f"--model.backbone {name}: a {type(model).__name__} does not encode images and texts; "
                 "pass a CLIP or SigLIP model"
             )
         super().__init__(name, model, fine_tune)
-        self.size = int(model.config.vision_config.image_size)
+        self.size = _side(model.config.vision_config)
+        self.patch = int(model.config.vision_config.patch_size) if kind == "siglip2" else 0
         self.places = int(model.config.text_config.max_position_embeddings)
         # SigLIP pools the last position, a padding token in training, and was trained without attention mask.
         self.fill = int(load_tokenizer(name).pad_token_id or 0) if kind.startswith("siglip") else None
 
     def _encode_images(self, pixels: Tensor) -> Tensor:
-        return _vectors(self.model.get_image_features(pixel_values=pixels))
+        inputs = patch_inputs(pixels, self.patch) if self.patch else {"pixel_values": pixels}
+        return _vectors(self.model.get_image_features(**inputs))
 
     def _encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         mask = {} if attention_mask is None else {"attention_mask": attention_mask}

@@ -22,8 +22,8 @@ def write_bert(folder: Path, words: Sequence[str], places: int = 12) -> Path:
     return folder
 
 
-def write_clip(folder: Path, words: Sequence[str], siglip: bool = False) -> Path:
-    """Save a tiny CLIP, or SigLIP, with random weights and a tokenizer."""
+def write_clip(folder: Path, words: Sequence[str], siglip: bool = False, naflex: bool = False) -> Path:
+    """Save a tiny CLIP, SigLIP or SigLIP 2 with native aspect ratios, with random weights and a tokenizer."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -40,7 +40,12 @@ def write_clip(folder: Path, words: Sequence[str], siglip: bool = False) -> Path
             tokenizer_object=plain, model_input_names=["input_ids"], model_max_length=16, **names
         )
         text |= {"vocab_size": len(ids), "max_position_embeddings": 16, "projection_size": 16, "pad_token_id": 1}
-        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
+        if naflex:
+            vision = {**vision, "num_patches": 4}
+            del vision["image_size"]
+            model = transformers.Siglip2Model(transformers.Siglip2Config(text_config=text, vision_config=vision))
+        else:
+            model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))
         torch.nn.init.constant_(model.logit_scale, 1.0)
         torch.nn.init.constant_(model.logit_bias, -2.0)
     else:

@@ -138,7 +138,7 @@ def test_vit_regions_are_its_patches_without_the_class_token() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["clip", "clip_vision", "clip_projecting", "siglip", "vit"])
+@pytest.mark.parametrize("kind", ["clip", "clip_vision", "clip_projecting", "siglip", "vit", "dinov2"])
 def test_transformers_folders(tmp_path: Path, kind: str) -> None:
     import transformers as t
 
@@ -148,6 +148,7 @@ def test_transformers_folders(tmp_path: Path, kind: str) -> None:
         "clip_vision": lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**VISION)),
         "clip_projecting": lambda: t.CLIPVisionModelWithProjection(t.CLIPVisionConfig(**VISION, projection_dim=12)),
         "siglip": lambda: t.SiglipModel(t.SiglipConfig(text_config=TEXT, vision_config=VISION)),
+        "dinov2": lambda: t.Dinov2Model(t.Dinov2Config(**VISION)),
         "vit": lambda: t.ViTModel(t.ViTConfig(**VISION)),
     }[kind]()
     whole.eval().save_pretrained(tmp_path)

@@ -188,7 +188,7 @@ def test_pictures_of_another_size_are_scaled(clip: Path, toy: Callable[..., Any]
 
 
 def test_what_is_no_clip_is_refused(bert: Path, toy: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="does not encode square images and texts"):
+    with pytest.raises(UsageError, match="does not encode images and texts"):
         loaded(toy(), backbone=str(bert))
 
 

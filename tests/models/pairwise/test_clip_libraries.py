@@ -20,7 +20,7 @@ from cmr_bench.results.record import read_result
 from cmr_bench.results.store import result_files
 from cmr_bench.support import openclip
 from cmr_bench.support.errors import DataError, UsageError
-from tests.support.networks import write_clip, write_open_clip, write_sentence_clip
+from tests.support.networks import write_bert, write_clip, write_open_clip, write_sentence_clip
 
 CAPTIONS = ["A dog runs on the beach.", "two dogs", "a man with a red hat & a very long way to go over many hills, too"]
 
@@ -161,3 +161,45 @@ def test_weights_of_open_clip_that_cannot_be_had_are_named(monkeypatch: pytest.M
     monkeypatch.setattr(open_clip, "create_model", offline)
     with pytest.raises(DataError, match=r"no network.*https://huggingface.co/laion/CLIP-ViT-B-32.*open_clip:FOLDER"):
         openclip.load("open_clip:ViT-B-32/laion2b_s34b_b79k")
+
+
+def test_siglip2_reads_squares_as_its_processor_cuts_them(tmp_path: Path, write_photo: Callable[..., Path]) -> None:
+    import transformers
+
+    write_clip(tmp_path, ["a", "dog"], siglip=True, naflex=True)
+    towers = load_towers(str(tmp_path), fine_tune=False)
+    prepared = preparation(str(tmp_path))
+    assert prepared is not None
+    assert (prepared.fit.size, prepared.fit.resize, towers.size) == (32, "squash", 32)
+    square = write_photo(tmp_path / "photo.png", 3, (32, 32))
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    processor = transformers.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=4)
+    with Image.open(square) as opened, torch.no_grad():
+        inputs = processor(images=opened.convert("RGB"), return_tensors="pt")
+        expected = model.get_image_features(**inputs).pooler_output
+        pixels = photo_bytes(prepared.fit.read(square))[None].float() / 255
+        torch.testing.assert_close(towers.images(pixels), expected)
+        torch.testing.assert_close(load_backbone(f"hf:{tmp_path}")(pixels), expected)
+        cells = load_backbone(f"hf:{tmp_path}", None, "grid")(pixels)
+        torch.testing.assert_close(cells, model.vision_model(**inputs).last_hidden_state)
+
+
+def test_modernbert_makes_text_vectors_and_reads_subwords(tmp_path: Path) -> None:
+    import transformers
+
+    from cmr_bench.models.encoders.text import pretrained
+
+    folder = write_bert(tmp_path, ["dog", "cat"])
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    signs = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(vocab_size=7, max_position_embeddings=24, **signs, **size)
+    transformers.ModernBertModel(config).save_pretrained(folder)
+    found = vectors.text_vectors(f"hf:{folder}", [], ["dog", "cat dog"], dim=0, seed=0, cache=tmp_path / "cache")
+    network, width = pretrained(str(folder), 8)
+    ids, mask = torch.tensor([[2, 5, 3, 0], [2, 6, 5, 3]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    states = network(input_ids=ids, attention_mask=mask).last_hidden_state
+    means = torch.stack([states[0, :3].mean(0), states[1].mean(0)])
+    expected = torch.nn.functional.normalize(means, dim=1)
+    assert width == 16
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
