@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from cmr_bench.support.encoders import same_features
 from cmr_bench.support.errors import UsageError, did_you_mean
 
 FIDELITIES = ("paper", "code", "reconstruction")
@@ -17,6 +18,7 @@ DEVIATIONS_FILE = "deviations.yaml"
 # Where and how a run is computed: a paper's run stays one on another disk and another machine.
 _WHERE_AND_HOW = {
     *("data.root", "data.name", "data.images", "data.num_workers", "data.eval_batch_size", "data.seed"),
+    *("data.image_weights", "data.make_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
     *("trainer.bootstrap", "trainer.progress"),
 }
@@ -39,8 +41,13 @@ def changed(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, 
     return {
         name: value
         for name, value in options.items()
-        if name not in _WHERE_AND_HOW and (name not in recipe or recipe[name] != value)
+        if name not in _WHERE_AND_HOW and (name not in recipe or not _same(name, recipe[name], value))
     }
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    """Compare two values of an option; image features go by two names, that of their encoder and that of their store."""
+    return same_features(one, other) if name == "data.image_features" else bool(one == other)
 
 
 def is_shorter(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:

@@ -17,13 +17,13 @@ from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
 from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
+from cmr_bench.experiment.presence import check_files as check_files
 from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_variant
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
-from cmr_bench.support.encoders import require_weights
 from cmr_bench.support.errors import UsageError, did_you_mean
-from cmr_bench.support.places import data_root, locate, without_folders
+from cmr_bench.support.places import without_folders
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
@@ -321,33 +321,6 @@ def instantiate(config: RunConfig) -> tuple[Any, Any, TrainerOptions]:
         raise _wrong_value(error, parser) from error
     made = parser.instantiate(values)
     return made.model, made.data, made.trainer
-
-
-def check_files(dataset: str, options: Mapping[str, Any]) -> None:
-    """Look for the files of a data set of the suite, by name alone and before anything heavy is imported.
-
-    Raises:
-        DataError: If no root is given or the files are not there.
-    """
-    entry = registry.DATASETS.get(dataset)
-    if options.get("image_weights"):
-        require_weights(str(options["image_weights"]))
-    root, named = options.get("root"), options.get("file") or options.get("precomputed")
-    if entry is None or not entry.needs:
-        return
-    if file := options.get("file"):
-        from cmr_bench.datamodules.readers.tablefiles import markers, named_files, patterns
-
-        first = Path(next(iter(patterns(file)), "")).expanduser()
-        if first.is_absolute():
-            named_files(first.parent, file)
-        else:
-            locate(root, dataset, markers(file), entry.layout)
-        return
-    # Files that the user names may lie elsewhere; the data set looks for them itself.
-    if named and (data_root(root) or Path(named).expanduser().is_absolute()):
-        return
-    locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
 
 
 def data_module(dataset: str, overrides: Sequence[str] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""Names of pretrained image encoders and of the features that they make, ``torchvision:vgg19/fc7``; imports nothing heavy."""
+"""Names of pretrained image encoders and of their features, ``torchvision:vgg19/fc7``; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def feature_name(value: str | None) -> FeatureName | None:
 
 
 def require_weights(weights: str) -> Path | None:
-    """Return the file that ``--data.image_weights`` names, None for random weights; raises DataError if it is not there."""
+    """Return the file that ``--data.image_weights`` names, None for random weights; raises DataError without it."""
     if weights == RANDOM:
         return None
     file = Path(weights).expanduser()
@@ -103,5 +103,5 @@ def canonical(value: str | None) -> str | None:
 
 
 def same_features(one: str | None, other: str | None) -> bool:
-    """Tell whether two values of ``--data.image_features`` name the same: ``torchvision:vgg19/fc7`` and ``vgg19-fc7``."""
+    """Tell whether two values of ``--data.image_features`` name the same, as ``hf:net/pool`` and ``net-pool`` do."""
     return canonical(one) == canonical(other)

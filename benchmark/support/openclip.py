@@ -177,7 +177,9 @@ class Tokenizer:
     def __len__(self) -> int:
         return self._size
 
-    def __call__(self, texts: Sequence[str], truncation: bool = True, max_length: int = 77) -> dict[str, list[list[int]]]:
+    def __call__(
+        self, texts: Sequence[str], truncation: bool = True, max_length: int = 77
+    ) -> dict[str, list[list[int]]]:
         """Encode texts, cut to a length, each without what it is filled up with."""
         rows = self._encode(list(texts), context_length=max_length).tolist()
         return {"input_ids": [_without_end(row, self.pad_token_id) for row in rows]}

@@ -107,7 +107,7 @@ def _there(data: RetrievalDataModule) -> str:
 def provide(data: RetrievalDataModule, splits: Mapping[str, Split]) -> None:
     """Make the image features that a data set is asked for, where they are named by their encoder and not stored.
 
-    Processes that ask for the same at the same time make it once: the others wait. An interrupted extraction is resumed.
+    Processes that ask for the same at the same time make it once: the others wait. An interrupted one is resumed.
 
     Args:
         data: The data set, whose ``image_features`` names the features.
@@ -177,7 +177,8 @@ def _alone(folder: Path, name: FeatureName) -> Iterator[None]:
             lock.acquire()
     except OSError as error:
         raise DataError(
-            f"cannot write features in {folder.parent}: {error.strerror or error}; set another folder by CMR_BENCH_CACHE"
+            f"cannot write features in {folder.parent}: {error.strerror or error}; "
+            "set another folder by CMR_BENCH_CACHE"
         ) from error
     try:
         yield

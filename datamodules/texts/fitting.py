@@ -216,7 +216,7 @@ def _by_lines(encode_lines: Callable[[Sequence[str]], Tensor]) -> Encode:
 
 
 def sentence_transformer(name: str) -> Encode:
-    """Return the function that turns texts into vectors by a model of sentence-transformers, see :func:`text_vectors`."""
+    """Return the function that turns texts into vectors by a model of sentence-transformers."""
     model = sentences.load(name)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -15,7 +15,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cmr_bench.datamodules.texts.fitting import DEFAULT_DIM, FITTED, ENCODERS, SHOWN, Encode, Fitted, Vectors, fit, pretrained
+from cmr_bench.datamodules.texts.fitting import (
+    DEFAULT_DIM,
+    ENCODERS,
+    FITTED,
+    SHOWN,
+    Encode,
+    Fitted,
+    Vectors,
+    fit,
+    pretrained,
+)
 from cmr_bench.datamodules.texts.words import refuse_empty
 from cmr_bench.datamodules.views import ArrayView, Origin, View
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean

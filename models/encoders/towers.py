@@ -40,8 +40,8 @@ def preparation(name: str) -> Preparation | None:
     """Return how a model of images and texts prepares photographs; None for other models.
 
     SigLIP 2 with native aspect ratios gets the largest square of its number of patches: its published scores keep the
-    aspect ratio. A transformers model without a processor gets what is usual for its kind: CLIP scales the shorter side and cuts the
-    middle, SigLIP squashes. The size is always the one that the model was trained for.
+    aspect ratio. A transformers model without a processor gets what is usual for its kind: CLIP scales the shorter side
+    and cuts the middle, SigLIP squashes. The size is always the one that the model was trained for.
 
     Args:
         name: NAME_OR_FOLDER of transformers, ``open_clip:NAME`` or ``st:NAME``.

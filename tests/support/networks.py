@@ -78,7 +78,9 @@ def write_open_clip(folder: Path, siglip: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"model_cfg": config | options, "preprocess_cfg": wanted | ({"resize_mode": "squash"} if siglip else {})}
     (folder / "open_clip_config.json").write_text(json.dumps(whole))
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
     return folder
 
 

@@ -142,7 +142,7 @@ def test_an_interrupted_extraction_is_resumed(root: Path, monkeypatch: pytest.Mo
 
 
 def test_the_error_names_the_command_where_nothing_may_be_made(root: Path) -> None:
-    with pytest.raises(DataError, match="no features 'timm:test_efficientnet/pool/32'.*there are none") as error:
+    with pytest.raises(DataError, match=r"no features 'timm:test_efficientnet/pool/32'.*there are none") as error:
         data(root, make_features=False).load("vector", "tokens")
     command = f"cmr-bench data features flickr8k --data.root {root}"
     assert f"{command} --encoder timm:test_efficientnet --layer pool --size 32 --weights random`" in str(error.value)

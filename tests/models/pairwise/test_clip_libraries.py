@@ -48,7 +48,10 @@ def test_open_clip_reads_photographs_and_texts_as_its_library_does(models: Path,
     name = f"local-dir:{models / kind}"
     model, _, prepare = open_clip.create_model_and_transforms(name)
     model.eval()
-    towers, prepared = load_towers(f"open_clip:{models / kind}", fine_tune=False), preparation(f"open_clip:{models / kind}")
+    towers, prepared = (
+        load_towers(f"open_clip:{models / kind}", fine_tune=False),
+        preparation(f"open_clip:{models / kind}"),
+    )
     assert prepared is not None
     pixels = photo_bytes(prepared.fit.read(photo)).float() / 255
     with Image.open(photo) as opened:
