@@ -37,6 +37,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "cmr_bench.datamodules.texts.vectors",
         "cmr_bench.datamodules.texts.fitting",
     ),
+    "cmr_bench.models.interaction.attention": ("cmr_bench.models.common.attention",),
     "cmr_bench.datamodules.transforms": ("cmr_bench.datamodules.images.photos",),
     "cmr_bench.datamodules.karpathy": ("cmr_bench.datamodules.captions", "cmr_bench.datamodules.readers.karpathy"),
     "cmr_bench.datamodules.arrays": ("cmr_bench.datamodules.readers.arrays",),

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cmr_bench.models.interaction.attention import CrossAttention, cross_attention
+from cmr_bench.models.common.attention import CrossAttention, cross_attention
 
 VARIANTS = {
     "t2i_lse": CrossAttention("t2i", "lse", 9.0, 6.0, "leaky"),

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Score the mean of the runs that ``args`` names, print it and store it."""
     from rich.console import Console
 
-    from cmr_bench.commands.run import result_table
+    from cmr_bench.results.table import result_table
     from cmr_bench.search.ensemble import ensemble, read_members
     from cmr_bench.support.devices import choose_device
 

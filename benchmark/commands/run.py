@@ -12,10 +12,7 @@ from cmr_bench.support import environment, foreign
 from cmr_bench.support.errors import CmrBenchError, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from cmr_bench.experiment.recipe import RunConfig
-    from cmr_bench.results.record import Result
 
 # torch and lightning are imported inside the functions: help and wrong usage must not wait for them.
 
@@ -78,38 +75,6 @@ def show_help(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     return 0
 
 
-def result_table(result: Result) -> Table:
-    """Return the result table that a run prints."""
-    from rich.table import Table
-
-    title = f"{result.method}{f' ({result.variant})' if result.variant else ''} on {result.data}, seed {result.seed}"
-    table = Table(title=title, title_justify="left")
-    columns = {"R@1": "r1", "R@5": "r5", "R@10": "r10", "MedR": "medr", "mAP": "map"}
-    shown = {head: key for head, key in columns.items() if f"i2t_{key}" in result.metrics}
-    table.add_column("direction")
-    for head in shown:
-        table.add_column(head, justify="right")
-    for direction in ("i2t", "t2i"):
-        cells = []
-        for key in shown.values():
-            value = result.metrics[f"{direction}_{key}"]
-            cells.append(f"{value:.3f}" if key == "map" else f"{value:.1f}")
-        table.add_row(direction, *cells)
-    whole = [f"rsum {result.metrics['rsum']:.1f}", f"mR {result.metrics['mr']:.1f}"] if "rsum" in result.metrics else []
-    if "map" in result.metrics:
-        whole.append(f"mAP {result.metrics['map']:.3f}")
-    if "fold5_rsum" in result.metrics:
-        whole.append(f"rsum of 5x1K {result.metrics['fold5_rsum']:.1f}")
-    rare = result.slices.get("few_shot", {})
-    if "t2i_r1" in rare:
-        recalls = " / ".join(f"{rare[f't2i_r{k}']:.1f}" for k in (1, 5, 10))
-        words = f"a word seen fewer than {rare['below']} times in training"
-        whole.append(f"t2i R@1/5/10 of the {rare['n_texts']:,} captions with {words}: {recalls}")
-    table.caption = ", ".join(whole)
-    table.caption_justify = "left"
-    return table
-
-
 def _resolve(args: argparse.Namespace, overrides: list[str]) -> RunConfig:
     from cmr_bench.experiment import recipe
 
@@ -162,6 +127,8 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
     if (folder / RESULT_FILE).is_file():
         from rich.console import Console
 
+        from cmr_bench.results.table import result_table
+
         console = Console()
         console.print(f"{folder} is finished.")
         console.print(result_table(read_result(folder / RESULT_FILE)))
@@ -182,6 +149,7 @@ def _go(config: RunConfig, folder: Path, logger: str) -> int:
 
     from cmr_bench.experiment import launch
     from cmr_bench.experiment.run import run
+    from cmr_bench.results.table import result_table
     from cmr_bench.tracking import runs as wandb_runs
 
     failed = True

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
+from cmr_bench.models.common.attention import MAX_LAMBDA_SOFTMAX, CrossAttention, Focal, cross_attention
 from cmr_bench.models.common.fragment_module import FragmentModule, words_of
 from cmr_bench.models.common.ranking import RankingModule
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.interaction.attention import MAX_LAMBDA_SOFTMAX, CrossAttention, Focal, cross_attention
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
 

@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec, ViewKind
+from cmr_bench.models.common.attention import (
+    MAX_LAMBDA_SOFTMAX,
+    Attention,
+    Clip,
+    CrossAttention,
+    Pool,
+    cross_attention,
+)
 from cmr_bench.models.common.ranking import RankingModule
 from cmr_bench.models.encoders.inputs import (
     RegionInput,
@@ -20,14 +28,6 @@ from cmr_bench.models.encoders.inputs import (
     with_own_rates,
 )
 from cmr_bench.models.encoders.text import Init, WordEncoder
-from cmr_bench.models.interaction.attention import (
-    MAX_LAMBDA_SOFTMAX,
-    Attention,
-    Clip,
-    CrossAttention,
-    Pool,
-    cross_attention,
-)
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
 

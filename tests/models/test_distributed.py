@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from cmr_bench.models.common.attention import CrossAttention, cross_attention
 from cmr_bench.models.distributed import gather
-from cmr_bench.models.interaction.attention import CrossAttention, cross_attention
 
 SHARES = [(3, 4), (1, 2), (0, 3)]
 

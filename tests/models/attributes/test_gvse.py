@@ -16,8 +16,8 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.texts.words import TokenView, Vocabulary
 from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.attributes.gvse import GVSE
+from cmr_bench.models.common.attention import cross_attention
 from cmr_bench.models.encoders.pretrained_words import WordVectors
-from cmr_bench.models.interaction.attention import cross_attention
 from cmr_bench.support.errors import DataError, UsageError
 
 Array = npt.NDArray[np.float64]

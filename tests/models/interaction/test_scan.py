@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cmr_bench.models.interaction.attention import cross_attention
+from cmr_bench.models.common.attention import cross_attention
 from cmr_bench.models.interaction.scan import SCAN
 from cmr_bench.models.losses import hinge_ranking, same
 from cmr_bench.models.scoring import PairScores, assemble

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cmr_bench.models.interaction import attention
-from cmr_bench.models.interaction.attention import CrossAttention, cross_attention
+from cmr_bench.models.common import attention
+from cmr_bench.models.common.attention import CrossAttention, cross_attention
 
 VARIANTS = [
     CrossAttention("t2i", "lse", 9.0, 6.0),
