@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cmr_bench.datamodules.readers import containers
+from cmr_bench.datamodules.readers.boxes import as_fractions
 from cmr_bench.datamodules.readers.finder import without_suffix
 from cmr_bench.datamodules.readers.lmdbfiles import is_lmdb, keys_of, value_of
 from cmr_bench.datamodules.split import Split
@@ -20,6 +21,8 @@ from cmr_bench.support.errors import DataError, first_line
 
 _IDS = ("ids", "image_ids", "image_id", "img_ids", "names", "image_names", "filenames", "file_names", "files", "keys")
 _VALUES = ("features", "feature", "feat", "x")
+_BOXES = ("boxes", "bboxes", "bbox", "bb")
+_SIZES = (("image_w", "image_h"), ("img_w", "img_h"), ("widths", "heights"), ("width", "height"))
 
 
 def is_feature_file(name: str, folder: Path | None = None) -> Path | None:
@@ -94,6 +97,7 @@ class FeatureFile:
         try:
             if not is_lmdb(file):
                 containers.check(file)
+            self.boxes: npt.NDArray[np.float32] | None = None
             ids, self.array = self._lmdb() if is_lmdb(file) else self._arrays()
         except DataError:
             raise
@@ -129,7 +133,7 @@ class FeatureFile:
             gone = split.image_ids[int(np.flatnonzero(rows < 0)[0])]
             raise DataError(f"{split.name}: {int((rows < 0).sum())} images have no row in {self.file}, e.g. {gone}")
         source = self.file.name if self.key is None else f"{self.file.name}:{self.key}"
-        return ArrayView(self.array, source, rows)
+        return ArrayView(self.array, source, rows, self.boxes)
 
     def _arrays(self) -> tuple[list[str], Any]:
         shapes = containers.shapes(self.file)
@@ -138,6 +142,11 @@ class FeatureFile:
             return self._keyed(shapes)
         ids = [_text(value) for value in self._raw(ids_key)]
         fitting = [k for k, shape in shapes.items() if len(shape) in (2, 3) and shape[0] == len(ids) and k != ids_key]
+        boxes = [key for key in fitting if key.rpartition("/")[2].lower() in _BOXES and shapes[key][2:] == (4,)]
+        if len(fitting) > len(boxes):
+            fitting = [key for key in fitting if key not in boxes]
+        else:
+            boxes = []
         if self.key is not None:
             fitting = [key for key in fitting if key == self.key]
         if len(fitting) != 1:
@@ -146,11 +155,24 @@ class FeatureFile:
                 f"{self.file}: {len(fitting)} arrays with a row for each of its {len(ids)} {ids_key} ({there}); "
                 f"expected one, or name it: --data.image_features {self.file.name}:KEY"
             )
+        if boxes and shapes[boxes[0]][:2] == shapes[fitting[0]][:2]:
+            self.boxes = self._fractions(boxes[0], shapes, len(ids))
         if containers.is_hdf5(self.file):
             with containers.open_hdf5(self.file) as content:
                 dtype = content[fitting[0]].dtype
             return ids, KeyedRows(_Hdf5(self.file, fitting[0]), None, shapes[fitting[0]], dtype)
         return ids, containers.load(self.file, fitting[0])
+
+    def _fractions(self, key: str, shapes: Mapping[str, containers.Shape], n: int) -> npt.NDArray[np.float32]:
+        """Read the boxes of all regions, as fractions of the image."""
+        named = {name.rpartition("/")[2].lower(): name for name in shapes}
+        pair = next((pair for pair in _SIZES if all(side in named for side in pair)), None)
+        sizes = None
+        if pair is not None:
+            sizes = np.stack([np.asarray(self._raw(named[side]), dtype=np.float64) for side in pair], axis=1)
+            if sizes.shape != (n, 2):
+                raise DataError(f"{self.file}: {pair[0]} and {pair[1]} are not one number for each of {n} images")
+        return as_fractions(containers.load(self.file, key), sizes, self.file, f"arrays {' and '.join(_SIZES[0])}")
 
     def _keyed(self, shapes: Mapping[str, containers.Shape]) -> tuple[list[str], Any]:
         """An array for each image, under its id or under its id and a name such as ``features``."""

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.datamodules.readers.boxes import as_fractions
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, Rows
 from cmr_bench.support import foreign
 from cmr_bench.support.checksums import checksum, combined
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, Notice
 
 # the lineage calls validation "dev"; COCO's whole 5K test part is "testall" and its "test" the first 1K of it
 PREFIXES = {"train": ("train",), "val": ("dev", "val", "valid", "validation"), "test": ("testall", "test")}
 _REPEATS = 5
+_BOXES = ("boxes", "ims_bbx")
 _COMPARED = 1024  # leading values that tell two rows apart: a page of a file that may hold tens of gigabytes
 
 
@@ -32,17 +34,20 @@ class Part:
         array: Image features, memory-mapped, (rows, d) or (rows, regions, d).
         row_of: Row of the array for every image id.
         source: The file, for messages and the result.
+        boxes: Boxes of the regions as fractions, (rows, regions, 4), and the checksum of their files; None where there
+            are none.
     """
 
     split: Split
     array: npt.NDArray[Any]
     row_of: dict[str, int]
     source: str
+    boxes: tuple[npt.NDArray[np.float32], str] | None = None
 
     def view(self, image_ids: Sequence[str]) -> ArrayView:
         """Return the features of the named images."""
         rows = np.fromiter((self.row_of[image] for image in image_ids), dtype=np.int64, count=len(image_ids))
-        return MappedView(self.array, Path(self.source), rows)
+        return MappedView(self.array, Path(self.source), rows, self.boxes)
 
 
 class MappedView(ArrayView):
@@ -52,16 +57,24 @@ class MappedView(ArrayView):
         array: The features, memory-mapped.
         file: Where they lie; results name it without its folder.
         rows: Row of the array for each item.
+        boxes: Boxes of the regions, in the rows of the array, and the checksum of their files.
     """
 
-    def __init__(self, array: npt.NDArray[Any], file: Path, rows: Rows) -> None:
-        super().__init__(array, file.name, rows)
-        self.file = file
+    def __init__(
+        self,
+        array: npt.NDArray[Any],
+        file: Path,
+        rows: Rows,
+        boxes: tuple[npt.NDArray[np.float32], str] | None = None,
+    ) -> None:
+        super().__init__(array, file.name, rows, None if boxes is None else boxes[0])
+        self.file, self.boxes_content = file, None if boxes is None else boxes[1]
 
     def content(self) -> str:
-        """Checksum over the file and the rows that are read of it."""
+        """Checksum over the files and the rows that are read of them."""
         assert self.rows is not None
-        return combined({"file": checksum(self.file), "rows": " ".join(map(str, self.rows.tolist()))})
+        parts = {"file": checksum(self.file), "rows": " ".join(map(str, self.rows.tolist()))}
+        return combined(parts if self.boxes_content is None else parts | {"boxes": self.boxes_content})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "array": None}
@@ -174,7 +187,46 @@ def read_part(folder: Path, prefix: str, name: str) -> Part:
         text_ids=[f"{prefix}{line}" for line in range(len(captions))],
         captions=captions,
     )
-    return Part(split, array, dict(zip(image_ids, starts.tolist(), strict=True)), str(file))
+    boxes = read_boxes(folder, prefix, array.shape) if array.ndim == 3 else None
+    return Part(split, array, dict(zip(image_ids, starts.tolist(), strict=True)), str(file), boxes)
+
+
+def read_boxes(folder: Path, prefix: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.float32], str] | None:
+    """Read the boxes of the regions of one split, ``<prefix>_boxes.npy`` or ``<prefix>_ims_bbx.npy``.
+
+    Boxes in pixels need ``<prefix>_ims_size.npy``, width and height of each image. An array that is not four numbers a
+    region, such as the lists of blocks of PFAN's folders, is passed over with a notice.
+
+    Args:
+        folder: The precomputed folder.
+        prefix: How its files begin.
+        shape: Shape of the features, (rows, regions, d).
+
+    Returns:
+        The boxes as fractions of the image, (rows, regions, 4), and the checksum of their files; None without any.
+
+    Raises:
+        DataError: If they are damaged, not of these regions, or in pixels of images of unknown size.
+    """
+    file = next((f for name in _BOXES if (f := folder / f"{prefix}_{name}.npy").is_file()), None)
+    if file is None:
+        return None
+    array = open_array(file)
+    if array.ndim != 3 or array.shape[2] != 4:
+        from lightning.pytorch.utilities import rank_zero_warn  # takes seconds, and few folders need it
+
+        rank_zero_warn(f"{file} is {array.shape}, not four numbers a region, and is not read", category=Notice)
+        return None
+    if array.shape[:2] != shape[:2]:
+        raise DataError(f"{file} has boxes of {array.shape[0]} x {array.shape[1]} regions, features of {shape[:2]}")
+    sizes, size_file = None, folder / f"{prefix}_ims_size.npy"
+    parts = {"boxes": checksum(file)}
+    if size_file.is_file():
+        sizes = open_array(size_file)
+        if sizes.shape != (shape[0], 2):
+            raise DataError(f"{size_file} is {sizes.shape}; expected width and height of each row, ({shape[0]}, 2)")
+        parts["sizes"] = checksum(size_file)
+    return as_fractions(array, sizes, file, size_file.name), combined(parts)
 
 
 def _ids(file: Path, image_of_text: Rows, n_images: int) -> list[str]:
