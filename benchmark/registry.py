@@ -197,6 +197,9 @@ METHODS: dict[str, Method] = {
     "camp": Method(
         "cmr_bench.models.interaction.camp:CAMP", "interaction", "Wang et al., ICCV 2019", "regions|pixels, tokens"
     ),
+    "mcitr": Method(
+        "cmr_bench.models.interaction.mcitr:MCITR", "interaction", "Luo et al., CIKM 2019", "vector|regions, vector"
+    ),
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),

@@ -78,6 +78,12 @@ class StagedModule(RetrievalModule):
         stage = self.stage
         return stage is None or stage.selectable or self.in_last_stage
 
+    @property
+    def epochs_in_stage(self) -> int:
+        """Epochs since the stage of the current epoch began."""
+        earlier = self.stages()[: int(self.stage_number)]
+        return self.current_epoch - sum(stage.epochs or 0 for stage in earlier)
+
     def run_epochs(self) -> int | None:
         """Return the number of epochs of the run; None outside of training or where it has no limit."""
         epochs = None if self._trainer is None else self.trainer.max_epochs
@@ -102,6 +108,9 @@ class StagedModule(RetrievalModule):
 
     def configure_optimizers(self) -> Any:
         """Configure the optimiser of the stage, with step decay from the start of the stage."""
+        if self.stage is not None and self.stage.epochs == 0:
+            # A run that skips its first stage begins in a later one.
+            self.stage_number.fill_(_number_at(self.stages(), 0))
         stage = self.stage
         if stage is None:
             return super().configure_optimizers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ _LEAST = 1e-6
 _HEADS = 4
 _MOMENTUM, _WEIGHT_DECAY = 0.9, 1e-4
 # Images and texts that meet in a block, and numbers in its largest tensor.
-_IMAGES, _TEXTS, _PIECE = 128, 64, {"cpu": 2**22, "other": 2**26}
+_IMAGES, _TEXTS, _PIECE = 128, 64, {"cpu": 2**20, "other": 2**26}
 
 
 class CAMP(StagedModule, FragmentModule):
@@ -49,7 +50,8 @@ class CAMP(StagedModule, FragmentModule):
     turn both into the score. Training has three stages: encoders and messages alone, scored by the cosine of the mean
     messages, by Adam; then the fusion and the classifier alone, by SGD; then everything, by SGD. The loss is a binary
     cross-entropy of the pairs, which count twice, and the hardest negative of each image and text, summed over the
-    batch.
+    batch. With these alone all scores can become one half; the first epochs of each stage take any negative of the
+    batch instead, in turn.
 
     Padded words take no part in the first stage, where the program averages over them. Later stages rank by the score
     before its sigmoid and take the loss from it, which saturates nowhere; the program clamps. The loss only depends on
@@ -63,6 +65,7 @@ class CAMP(StagedModule, FragmentModule):
             skips a stage, and without the last two the cosine of the mean messages is the score.
         lr: Learning rate of the first stage, by Adam.
         match_lr: Learning rate of the later stages, by SGD.
+        warmup_epochs: Number of first epochs of each stage with any negative of the batch instead of the hardest.
         lr_decay_every: Epochs between decays of the learning rate, counted from the start of each stage; 0 disables.
     """
 
@@ -73,13 +76,15 @@ class CAMP(StagedModule, FragmentModule):
         stages: Sequence[int] = (22, 13, 30),
         lr: float = 1e-3,
         match_lr: float = 1e-2,
+        warmup_epochs: int = 1,
         lr_decay_every: int = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(lr=lr, lr_decay_every=lr_decay_every, **kwargs)
         if len(stages) != 3 or min(stages) < 0 or sum(stages) == 0:
             raise UsageError(f"--model.stages {list(stages)}: pass the epochs of three stages, at least one above 0")
-        self.dim, self.messages, self.parts, self.match_lr = dim, messages, tuple(stages), match_lr
+        self.dim, self.messages, self.parts = dim, messages, tuple(stages)
+        self.match_lr, self.warmup_epochs = match_lr, warmup_epochs
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""
@@ -184,11 +189,28 @@ class CAMP(StagedModule, FragmentModule):
             encoded = self.encode_images(batch.images), self.encode_texts(batch.texts)
         images, texts, identity, _ = self.gather(*encoded, batch)
         with torch.no_grad():
-            image_rows, text_rows, weights = counted(self.similarity(images, texts), same(identity))
+            siblings = same(identity)
+            ranked = self._in_turn(siblings) if self.warming else self.similarity(images, texts)
+            image_rows, text_rows, weights = counted(ranked, siblings)
         first, second = self.prepared_images(images), self.prepared_texts(texts)
         scores = self.score(first.take(image_rows), second.take(text_rows), ONE_EACH)
         pair = matching_loss(scores, weights, self.matches) / len(identity)
         return {"loss": pair * len(identity), "pair": pair}
+
+    @property
+    def warming(self) -> bool:
+        """True in the first epochs of a stage."""
+        return self.epochs_in_stage < self.warmup_epochs
+
+    def _in_turn(self, siblings: Tensor) -> Tensor:
+        """Rank the negatives of a batch of b pairs, (b, b), so that each comes first in turn."""
+        rows = torch.arange(len(siblings), device=siblings.device)
+        apart = (rows[None, :] - rows[:, None] - self.global_step) % len(rows)
+        return -apart.to(torch.float32)
+
+    def collapse_loss(self) -> float | None:
+        """Return the loss of a pair where every score is one half, which hardest negatives cannot leave."""
+        return None if self.warming else 4 * math.log(2)
 
 
 def counted(scores: Tensor, siblings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
