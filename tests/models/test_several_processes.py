@@ -33,6 +33,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "acmr_released": ("acmr", {"mining": "released", "linear_discriminator": True, "train_classes": False}),
     "drsl_released": ("drsl", {"network": "released", "relation": 8}),
     "camp_messages": ("camp", {"stages": [1, 1, 0]}),
+    "mcitr_binary": ("mcitr", {"stages": [0, 1, 1]}),
     "vsepp_waiting": ("vsepp", {"image_view": "pixels", "fine_tune": True, "frozen_epochs": 2, "reduction": "sum"}),
 }
 # Of a single word the cosines are 1 or -1 by their sign. Summed over the pairs, the loss makes steps that blow up the

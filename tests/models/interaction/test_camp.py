@@ -188,6 +188,20 @@ def test_loss_by_its_equation(n: int, seed: int, ties: bool, logits: bool) -> No
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
+def test_every_negative_has_its_turn_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = made("none", True)
+    assert module.warming
+    siblings = torch.eye(5, dtype=torch.bool)
+    siblings[0, 3] = siblings[3, 0] = True
+    seen = set()
+    for step in range(5):
+        monkeypatch.setattr(CAMP, "global_step", step)
+        rows, columns, weights = counted(module._in_turn(siblings), siblings)
+        assert len(rows) == 15
+        seen |= {(i, t) for i, t, w in zip(rows.tolist(), columns.tolist(), weights.tolist(), strict=True) if w < 0}
+    assert seen == {(i, t) for i in range(5) for t in range(5) if not siblings[i, t]}
+
+
 def test_loss_from_logits_does_not_saturate() -> None:
     scores = torch.tensor([-60.0, 60.0], requires_grad=True)
     matching_loss(scores, torch.tensor([2.0, -1.0]), True).backward()
