@@ -61,6 +61,44 @@ def test_commands_that_train_nothing_import_neither_torch_nor_lightning(tmp_path
     assert answer.returncode == 0, answer.stderr
 
 
+_VSEPP = ["run", "--model", "vsepp", "--data"]
+ABSENT = [
+    ["run", "--model", "vsep"],
+    [*_VSEPP, "flickr8"],
+    [*_VSEPP, "flickr8k", "--model.margn", "0.1"],
+    [*_VSEPP, "flickr8k", "--model.margin", "wide"],
+    [*_VSEPP, "flickr8k"],
+    [*_VSEPP, "flickr8k", "--data.root", "nowhere"],
+    [*_VSEPP, "synthetic", "--data.image_weights", "nowhere.pth"],
+    [*_VSEPP, "custom", "--data.root", ".", "--data.file", "nowhere.csv"],
+    [*_VSEPP, "custom", "--data.file", "/no/where.csv"],
+    ["run", "--config", "nowhere.yaml"],
+    ["run", "--resume", "nowhere"],
+    ["suite", "survey_table1"],
+    ["suite", "survey_table1", "--set", "data.root=nowhere"],
+    ["data", "check", "pascal"],
+    ["data", "features", "mscoco", "--encoder", "timm:resnet50"],
+]
+
+
+def test_what_is_not_there_is_answered_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CMR_BENCH_DATA", raising=False)
+    code = (
+        "import sys\n"
+        "from cmr_bench.cli import main\n"
+        f"for words in {ABSENT!r}:\n"
+        "    assert main(words) in (1, 2), words\n"
+        "    assert not {'torch', 'lightning', 'transformers', 'torchvision'} & set(sys.modules), words\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert len(answer.stderr.splitlines()) == len(ABSENT), answer.stderr
+
+
 def test_help_imports_no_command(capsys: Capture) -> None:
     code = (
         "import sys\n"

@@ -89,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
     if args.logger == "wandb":
         environment.group_wandb_runs(Path(args.suite).stem)
-    failed = provide_features(job for job, _ in todo)
-    todo = [(job, folder) for job, folder in todo if job.title not in failed]
+    problems = provide_features(job for job, _ in todo)
+    failed = {job.title: problem for (job, _), problem in zip(todo, problems, strict=True) if problem}
+    todo = [one for one, problem in zip(todo, problems, strict=True) if not problem]
     failed |= run_suite(todo, args.runs, args.jobs, args.logger, console)
     for title, problem in failed.items():
         print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)

@@ -46,7 +46,7 @@ def changed(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, 
 
 
 def _same(name: str, one: Any, other: Any) -> bool:
-    """Compare two values of an option; image features go by the name of their encoder or of their store."""
+    """Compare two values of an option; image features go by two names, their encoder's and their store's."""
     return same_features(one, other) if name == "data.image_features" else bool(one == other)
 
 

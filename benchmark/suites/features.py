@@ -18,28 +18,28 @@ from cmr_bench.support.errors import CmrBenchError
 _MATTERS = {"root", "image_features", "image_weights", "make_features", "skip_missing", "skip_invalid"}
 
 
-def provide_features(jobs: Iterable[Job]) -> dict[str, str]:
+def provide_features(jobs: Iterable[Job]) -> list[str]:
     """Make the image features that runs name by their encoder and that are not stored yet, each once.
 
     Args:
         jobs: The runs.
 
     Returns:
-        The runs whose features cannot be made, by title, each with the reason.
+        Why the features of each run cannot be made, an empty text where nothing is wrong.
     """
-    problems: dict[str, str] = {}
+    problems: list[str] = []
     tried: dict[str, str] = {}
     others = set(inspect.signature(RetrievalDataModule.__init__).parameters) - _MATTERS
     for job in jobs:
         config = job.config
         if feature_name(config.data.get("image_features")) is None or config.model.get("image_view") == "pixels":
+            problems.append("")
             continue
         read = {name: value for name, value in config.data.items() if name not in others}
         key = json.dumps([config.dataset, read], sort_keys=True, default=str)
         if key not in tried:
             tried[key] = _provide(config)
-        if tried[key]:
-            problems[job.title] = tried[key]
+        problems.append(tried[key])
     return problems
 
 
