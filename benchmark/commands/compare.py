@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmr_bench.support import environment
 from cmr_bench.support.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _show(one: Side, other: Side, found: Versus, differences: dict[str, dict[str
 
     from cmr_bench.leaderboard.board import MARKS, clean, head, number
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 1000
+    width = None if sys.stdout.isatty() or environment.has_width() else 1000
     console = Console(highlight=False, width=width)
 
     def table(*heads: str) -> Table:

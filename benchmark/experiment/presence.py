@@ -30,7 +30,7 @@ def check_files(dataset: str, options: Mapping[str, Any]) -> None:
         if first.is_absolute():
             named_files(first.parent, file)
         else:
-            locate(root, dataset, markers(file), entry.layout)
+            locate(root, dataset, list(dict.fromkeys(markers(file))), entry.layout)
         return
     # Files that the user names may lie elsewhere; the data set looks for them itself.
     if named and (data_root(root) or Path(named).expanduser().is_absolute()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
 import subprocess
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from cmr_bench import __version__
+from cmr_bench.support import environment
 
 # What a number can depend on; a change of the README makes no other code.
 _CODE = ("benchmark", "models", "datamodules", "experiments", "pyproject.toml")
@@ -52,11 +52,13 @@ def _is_suite(top: Path) -> bool:
 
 def _git(folder: Path, *words: str) -> str | None:
     """Return what git prints about the repository around a folder; None where there is none, or no git."""
-    # Variables of a hook or of another tool would point git to another repository.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=False, env=environment
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment.without_git(),
         )
     except OSError:
         return None

@@ -113,6 +113,11 @@ def silence_wandb() -> None:
     os.environ.setdefault(_SILENT, "true")
 
 
+def without_git() -> dict[str, str]:
+    """Return this environment without the variables by which a hook points git to its own repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def of_a_run(threads: int) -> dict[str, str]:
     """Return the environment of a run that a suite starts: this one, with a number of threads unless already set."""
     return {_THREADS: str(threads), **os.environ, _UNBUFFERED: "1"}

@@ -30,7 +30,7 @@ def write_set(folder: Path, write_table: Writer, write_photo: Writer, seed: int,
 
 FEATURES = ["data", "features", "custom", "--encoder", "timm:test_efficientnet", "--weights", "random", "--size", "32"]
 RUN = ["run", "--model", "cca", "--data", "custom", "--data.text_features", "tfidf", "--trainer.progress", "false"]
-RUN += ["--data.image_features", "test_efficientnet-pool", "--trainer.bootstrap", "0"]
+RUN += ["--data.image_features", "test_efficientnet-pool-32", "--trainer.bootstrap", "0"]
 
 
 def test_two_sets_share_no_features(
@@ -39,9 +39,9 @@ def test_two_sets_share_no_features(
     one, two = (write_set(tmp_path / name, write_table, write_photo, 100 * k) for k, name in enumerate("ab"))
     assert cli.main([*FEATURES, "--data.root", str(one)]) == 0
     assert cli.main([*RUN, "--data.root", str(two), "--runs", str(tmp_path / "runs")]) == 1
-    assert "no features 'test_efficientnet-pool' for custom" in capsys.readouterr().err
+    assert "no features 'test_efficientnet-pool-32' for custom" in capsys.readouterr().err
     assert cli.main([*FEATURES, "--data.root", str(two)]) == 0
-    options = {"image_features": "test_efficientnet-pool", "text_features": "tfidf"}
+    options = {"image_features": "test_efficientnet-pool-32", "text_features": "tfidf"}
     read = [Custom(root=str(folder), **options) for folder in (one, two)]
     for data in read:
         data.load("vector", "vector")
@@ -68,7 +68,7 @@ def test_photographs_replaced_in_place_stop_features_run_and_check(
         assert "--overwrite" in error
         assert len(error.strip().splitlines()) == 1
     assert list((tmp_path / "runs").rglob("*.json")) == []
-    assert cli.main(["data", "check", "custom", *root, "--data.image_features", "test_efficientnet-pool"]) == 1
+    assert cli.main(["data", "check", "custom", *root, "--data.image_features", "test_efficientnet-pool-32"]) == 1
     assert cli.main([*FEATURES, *root, "--overwrite"]) == 0
     assert cli.main([*RUN, *root, "--runs", str(tmp_path / "runs")]) == 0
 
@@ -77,7 +77,7 @@ def test_a_name_keys_runs_caches_and_results(tmp_path: Path, write_table: Writer
     folder = write_set(tmp_path / "mine", write_table, write_photo, 0)
     words = ["--data.root", str(folder), "--data.name", "my-pets"]
     assert cli.main([*FEATURES, *words]) == 0
-    assert (cache_dir("custom") / "my-pets" / "features" / "test_efficientnet-pool" / "manifest.json").is_file()
+    assert (cache_dir("custom") / "my-pets" / "features" / "test_efficientnet-pool-32" / "manifest.json").is_file()
     assert cli.main([*RUN, *words, "--runs", str(tmp_path / "runs")]) == 0
     (file,) = (tmp_path / "runs").glob("my-pets/cca/*/result.json")
     result = read_result(file)
@@ -85,9 +85,9 @@ def test_a_name_keys_runs_caches_and_results(tmp_path: Path, write_table: Writer
     assert "data.name" not in result.options
     # The folder may move: the name still finds its features, and the photographs are compared by content.
     moved = shutil.copytree(folder, tmp_path / "moved", copy_function=shutil.copyfile)
-    Custom(name="my-pets", root=str(moved), image_features="test_efficientnet-pool").load("vector", "tokens")
+    Custom(name="my-pets", root=str(moved), image_features="test_efficientnet-pool-32").load("vector", "tokens")
     with pytest.raises(CmrBenchError, match="no features"):
-        Custom(root=str(moved), image_features="test_efficientnet-pool").load("vector", "tokens")
+        Custom(root=str(moved), image_features="test_efficientnet-pool-32").load("vector", "tokens")
 
 
 @pytest.mark.parametrize("name", ["flickr8k", "", "../up", "a/b", "a b", ".hidden", "x" * 65, "a\nb"])

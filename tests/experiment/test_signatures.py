@@ -104,6 +104,9 @@ def test_missing_files_are_told_as_the_data_set_itself_tells_it(
             recipe.check_files(dataset, {"root": str(root)})
         with pytest.raises(DataError, match=f"{dataset} not found: looked for .* in {root}"):
             registry.dataset(dataset)(root=str(root)).folder()
+    with pytest.raises(DataError, match=r"not found: looked for mine\.csv in "):
+        recipe.check_files(dataset, {"root": str(tmp_path), "file": "mine.csv"})
+    (tmp_path / "mine.csv").touch()
     recipe.check_files(dataset, {"root": str(tmp_path), "file": "mine.csv"})
     recipe.check_files(dataset, {"precomputed": str(tmp_path)})
 
