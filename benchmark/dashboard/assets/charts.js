@@ -128,11 +128,11 @@ cmr.charts = (() => {
   });
 
   // Curves of epochs: one line for each history, histories of one row in one colour.
-  function epochs(lines, metric, name) {
+  function epochs(histories, metric, name) {
     const traces = [];
     const rows = [];
     const seen = new Set();
-    for (const line of lines) {
+    for (const line of histories) {
       const y = line.history[metric];
       if (!y) continue;
       const x = (line.history.epoch || y.map((_, place) => place)).map((epoch) => epoch + 1);
