@@ -52,9 +52,13 @@ def _same(name: str, one: Any, other: Any) -> bool:
 
 def is_shorter(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
     """Tell whether a run trains on fewer batches an epoch, or for fewer epochs, than its recipe."""
-    batches, whole = options.get(_BATCHES) or 0, recipe.get(_BATCHES) or 0
-    fewer = options.get(_EPOCHS) is not None and recipe.get(_EPOCHS) is not None
-    return bool(batches and (not whole or batches < whole)) or (fewer and options[_EPOCHS] < recipe[_EPOCHS])
+    # A recipe of the user's is not checked yet, and may hold anything.
+    batches, whole, epochs, all_epochs = (
+        value if isinstance(value, int | float) else None
+        for value in (options.get(_BATCHES), recipe.get(_BATCHES), options.get(_EPOCHS), recipe.get(_EPOCHS))
+    )
+    fewer_batches = bool(batches and (not whole or batches < whole))
+    return fewer_batches or (epochs is not None and all_epochs is not None and epochs < all_epochs)
 
 
 def other_sizes(

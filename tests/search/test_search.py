@@ -238,7 +238,7 @@ def stored_features(tmp_path_factory: pytest.TempPathFactory, cached: Path) -> t
     assert main(["data", "features", "custom", *words, "--size", "32", "--device", "cpu", "--layer", "grid"]) == 0
     run = trained(base / "runs", [
         "--model", "scan", "--data", "custom", "--data.root", str(base), "--data.min_count", "1", *QUICK,
-        "--data.image_features", "test_efficientnet-grid", "--model.dim", "16", "--model.word_dim", "8",
+        "--data.image_features", "test_efficientnet-grid-32", "--model.dim", "16", "--model.word_dim", "8",
     ])  # fmt: skip
     return run, weights, base / "photos"
 
