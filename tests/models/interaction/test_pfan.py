@@ -28,12 +28,13 @@ def slow_blocks(box: list[float]) -> tuple[list[int], list[float]]:
     return index, share
 
 
-@given(corners=st.lists(st.integers(0, 1000), min_size=4, max_size=4))
+# Fractions that are exact in binary: others have overlaps that are equal but for rounding, and their order is open.
+@given(corners=st.lists(st.integers(0, 1023), min_size=4, max_size=4))
 @settings(deadline=None)
 def test_blocks_by_counting(corners: list[int]) -> None:
     x0, x1 = sorted(corners[:2])
     y0, y1 = sorted(corners[2:])
-    box = [x0 / 1000, y0 / 1000, (x1 + 1) / 1001, (y1 + 1) / 1001]
+    box = [x0 / 1024, y0 / 1024, (x1 + 1) / 1024, (y1 + 1) / 1024]
     index, share = largest_blocks(torch.tensor([box], dtype=torch.float64))
     expected_index, expected_share = slow_blocks(box)
     assert index[0].tolist() == expected_index
