@@ -46,6 +46,10 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         distance: Distance of the triplet loss and of ranking: euclidean, cosine, or mixed: Euclidean triplets, cosine
             ranking.
         unit_length: L2-normalise embeddings in the triplet loss.
+        warmup_epochs: Number of first epochs that use all triplets where `mining` is hardest.
+        bidirectional: Read texts as tokens in both directions.
+        residual: Add each modality's linear projection to the output of the shared layers, which `hidden` has to equal
+            `dim` for.
         classifiers: Linear classifiers of the label prediction loss: shared by both modalities, or separate.
         label_prediction: Use the label prediction loss.
         triplet: Use the triplet loss.
@@ -66,6 +70,9 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         reduction: Reduction = "mean",
         distance: Literal["mixed", "euclidean", "cosine"] = "mixed",
         unit_length: bool = False,
+        warmup_epochs: int = 0,
+        bidirectional: bool = False,
+        residual: bool = False,
         classifiers: Literal["shared", "separate"] = "shared",
         label_prediction: bool = True,
         triplet: bool = True,
@@ -78,9 +85,12 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
             raise UsageError("adv_subspace: set --model.label_prediction true or --model.triplet true")
         if shared_layers < 1:
             raise UsageError(f"--model.shared_layers {shared_layers}: must be at least 1")
+        if residual and hidden != dim:
+            raise UsageError(f"--model.residual true needs --model.hidden {hidden} equal to --model.dim {dim}")
         self.hidden, self.dim, self.shared_layers, self.discriminator_dim = hidden, dim, shared_layers, discriminator
         self.alpha, self.beta, self.margin = alpha, beta, margin
         self.mining, self.reduction, self.distance, self.unit_length = mining, reduction, distance, unit_length
+        self.warmup_epochs, self.bidirectional, self.residual = warmup_epochs, bidirectional, residual
         self.classifiers = classifiers
         self.label_prediction, self.triplet = label_prediction, triplet
         self.dropout, self.input_dropout = dropout, input_dropout
@@ -92,7 +102,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Encode words with a GRU, whose last state is the feature."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
+        return WordEncoder(vocab_size, self.word_dim, self.hidden, self.bidirectional)
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""
@@ -113,13 +123,20 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
 
     def encode_images(self, images: ImageBatch) -> Tensor:
         """Embed images, (b, dim)."""
-        encoded: Tensor = self.shared(self.image_net(self.image_features(images)))
-        return encoded
+        return self._embed(self.image_net, self.image_features(images))
 
     def encode_texts(self, texts: TextBatch) -> Tensor:
         """Embed texts, (b, dim)."""
-        encoded: Tensor = self.shared(self.text_net(self.text_features(texts)))
-        return encoded
+        return self._embed(self.text_net, self.text_features(texts))
+
+    def _embed(self, net: nn.Sequential, features: Tensor) -> Tensor:
+        drop, linear, *rest = net
+        projected = linear(drop(features))
+        hidden = projected
+        for layer in rest:
+            hidden = layer(hidden)
+        embedded: Tensor = self.shared(hidden)
+        return embedded + projected if self.residual else embedded
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the weighted sum of the enabled terms."""
@@ -147,6 +164,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         positive = same(labels)
         negative = ~positive
         others = positive & ~torch.eye(len(positive), dtype=torch.bool, device=positive.device)
+        mining = "all" if self.current_epoch < self.warmup_epochs else self.mining
         total = images.new_zeros((), dtype=torch.float32)
         for anchors, candidates, matches in (
             (images, texts, positive),
@@ -156,7 +174,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         ):
             distances = (_of_units if self.distance == "cosine" else euclidean)(anchors, candidates)
             total = total + triplet_hinge(
-                distances, matches, negative, self.margin, self.mining, reduction=self.reduction
+                distances, matches, negative, self.margin, mining, reduction=self.reduction
             )
         return total
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import re
 
 import pytest
 
@@ -60,3 +61,32 @@ def test_saved_configuration_resolves_to_itself(data: str, method: str) -> None:
     config = recipe.resolve(method, data)
     again = recipe.resolve(method, data, config=json.loads(json.dumps(config.__dict__)))
     assert again == config
+
+
+# What follows from the data: which features there are and their scale, and what is sized to the number of images.
+FEATURES = {"image_features", "text_features", "image_view", "text_view", "standardise", "cnn"}
+SIZES = {"dim", "hidden", "word_dim", "bits", "memory", "batch_size", "min_count", "precision"}
+SCHEDULE = {"max_epochs", "lr", "lr_decay_every", "lr_decay", "warmup_epochs", "frozen_epochs", "cnn_lr"}
+
+
+@pytest.mark.parametrize("method", sorted(registry.METHODS))
+def test_recipes_of_caption_data_differ_only_where_data_do_or_a_comment_says_why(method: str) -> None:
+    options: dict[str, dict[str, object]] = {}
+    comments: dict[str, str] = {}
+    for data in ("flickr8k", "flickr30k", "mscoco"):
+        file = recipe.recipe_file(data, method)
+        if file is None:
+            continue
+        content = recipe.read_yaml(file)
+        options[data] = {
+            f"{part}.{name}": value
+            for part in ("model", "data", "trainer")
+            for name, value in content.get(part, {}).items()
+            if name not in FEATURES | SIZES | SCHEDULE
+        }
+        comments[data] = "\n".join(line for line in file.read_text().splitlines() if line.lstrip().startswith("#"))
+    for name in {name for each in options.values() for name in each}:
+        values = {json.dumps(each.get(name)) for each in options.values()}
+        if len(values) > 1:
+            said = [data for data, text in comments.items() if re.search(rf"\b{name.split('.')[1]}\b", text)]
+            assert said, f"{method}: {name} differs between caption data sets and no comment names it"
