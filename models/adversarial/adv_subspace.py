@@ -173,9 +173,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
             (texts, texts, others),
         ):
             distances = (_of_units if self.distance == "cosine" else euclidean)(anchors, candidates)
-            total = total + triplet_hinge(
-                distances, matches, negative, self.margin, mining, reduction=self.reduction
-            )
+            total = total + triplet_hinge(distances, matches, negative, self.margin, mining, reduction=self.reduction)
         return total
 
     def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
