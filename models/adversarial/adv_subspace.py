@@ -46,6 +46,8 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         distance: Distance of the triplet loss and of ranking: euclidean, cosine, or mixed: Euclidean triplets, cosine
             ranking.
         unit_length: L2-normalise embeddings in the triplet loss.
+        within: Use triplets within a modality beside those across modalities. Where the image is the label, a batch
+            holds hardly any, and these few would weigh as much as all the others.
         warmup_epochs: Number of first epochs that use all triplets where `mining` is hardest.
         bidirectional: Read texts as tokens in both directions.
         residual: Add each modality's linear projection to the output of the shared layers, which `hidden` has to equal
@@ -70,6 +72,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         reduction: Reduction = "mean",
         distance: Literal["mixed", "euclidean", "cosine"] = "mixed",
         unit_length: bool = False,
+        within: bool = True,
         warmup_epochs: int = 0,
         bidirectional: bool = False,
         residual: bool = False,
@@ -90,7 +93,8 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         self.hidden, self.dim, self.shared_layers, self.discriminator_dim = hidden, dim, shared_layers, discriminator
         self.alpha, self.beta, self.margin = alpha, beta, margin
         self.mining, self.reduction, self.distance, self.unit_length = mining, reduction, distance, unit_length
-        self.warmup_epochs, self.bidirectional, self.residual = warmup_epochs, bidirectional, residual
+        self.within, self.warmup_epochs = within, warmup_epochs
+        self.bidirectional, self.residual = bidirectional, residual
         self.classifiers = classifiers
         self.label_prediction, self.triplet = label_prediction, triplet
         self.dropout, self.input_dropout = dropout, input_dropout
@@ -166,12 +170,10 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         others = positive & ~torch.eye(len(positive), dtype=torch.bool, device=positive.device)
         mining = "all" if self.current_epoch < self.warmup_epochs else self.mining
         total = images.new_zeros((), dtype=torch.float32)
-        for anchors, candidates, matches in (
-            (images, texts, positive),
-            (texts, images, positive),
-            (images, images, others),
-            (texts, texts, others),
-        ):
+        compared = [(images, texts, positive), (texts, images, positive)]
+        if self.within:
+            compared += [(images, images, others), (texts, texts, others)]
+        for anchors, candidates, matches in compared:
             distances = (_of_units if self.distance == "cosine" else euclidean)(anchors, candidates)
             total = total + triplet_hinge(distances, matches, negative, self.margin, mining, reduction=self.reduction)
         return total

@@ -198,3 +198,50 @@ def test_separate_classifiers_each_see_one_modality(toy: Callable[..., Any]) -> 
         assert weight.grad is not None
         np.testing.assert_allclose(weight.grad.numpy(), expected, rtol=1e-3, atol=1e-5)
     assert module.loss(batch)["label"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_triplets_across_modalities_alone_and_the_hardest_after_the_warm_up(
+    toy: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batch = built(toy, within=False, mining="hardest", warmup_epochs=2, distance="cosine", margin=0.7)
+    sides = [module.encode_images(batch.images), module.encode_texts(batch.texts)]
+    images, texts = (side.detach().double().numpy() for side in sides)
+    images, texts = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (images, texts))
+    distances, labels, n = 1 - images @ texts.T, batch.labels.tolist(), len(batch)
+    for epoch in (1, 2):
+        monkeypatch.setattr(type(module), "current_epoch", epoch)
+        expected = 0.0
+        for d in (distances, distances.T):
+            costs = [
+                [
+                    max(0.0, 0.7 + d[k, p] - d[k, q])
+                    for p in range(n)
+                    for q in range(n)
+                    if labels[p] == labels[k] != labels[q]
+                ]
+                for k in range(n)
+            ]
+            flat = [cost for each in costs for cost in each]
+            expected += sum(flat) / len(flat) if epoch < 2 else sum(max(each) for each in costs) / n
+        found = module.triplet_loss(sides[0], sides[1], batch.labels).detach()
+        assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_residual_adds_the_projection_to_what_the_shared_layers_make_of_it(toy: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    data, module = toy(n_classes=3), AdvSubspace(hidden=8, dim=8, residual=True)
+    module.build(data.load(module.image_view, module.text_view))
+    images = next(iter(data.train_dataloader())).images
+    features = module.image_features(images)
+    projected = module.image_net[1](features)
+    expected = projected + module.shared(projected.relu())
+    torch.testing.assert_close(module.encode_images(images), expected)
+    with pytest.raises(UsageError, match=r"--model\.residual"):
+        AdvSubspace(hidden=8, dim=6, residual=True)
+
+
+def test_words_are_read_in_both_directions(toy: Callable[..., Any]) -> None:
+    one, both = (AdvSubspace(hidden=8, bidirectional=way).words(20) for way in (False, True))
+    assert sum(p.numel() for p in both.parameters()) > sum(p.numel() for p in one.parameters())
+    assert one(torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 2])).shape == (2, 8)
+    assert both(torch.ones(2, 3, dtype=torch.long), torch.tensor([3, 2])).shape == (2, 8)
