@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmr_bench import registry
-from cmr_bench.support import environment, foreign
-from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.errors import UsageError
 
 if TYPE_CHECKING:
     from cmr_bench.experiment.recipe import RunConfig
+    from cmr_bench.results.record import Result
 
 # torch and lightning are imported inside the functions: help and wrong usage must not wait for them.
 
@@ -99,26 +98,13 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment import recipe
 
     recipe.check_files(config.dataset, config.data)
-    from cmr_bench.experiment import launch
-    from cmr_bench.results.store import new_run_folder
+    from cmr_bench.experiment.session import start
 
-    child = environment.value(environment.RUN_FOLDER)
-    label = f"{config.variant}-s{config.seed}" if config.variant else f"s{config.seed}"
-    short = [name.rpartition(":")[2] for name in (config.data_label, config.method)]
-    folder = Path(child) if child else launch.agree(lambda: new_run_folder(args.runs, short[0], short[1], label))
-    try:
-        return _go(config, folder, args.logger)
-    except CmrBenchError:
-        if launch.rank() == 0 and not (folder / "checkpoints").is_dir():
-            for name in ("config.yaml", launch.LOCK):
-                (folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+    _report(*start(config, args.runs, args.logger))
+    return 0
 
 
 def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
-    from cmr_bench.experiment import recipe
     from cmr_bench.results.record import RESULT_FILE, read_result
 
     folder: Path = args.resume
@@ -133,37 +119,22 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
         console.print(f"{folder} is finished.")
         console.print(result_table(read_result(folder / RESULT_FILE)))
         return 0
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"--resume {folder}: not a run folder, no config.yaml in it")
-    foreign.check_folder(folder)
-    saved = recipe.read_yaml(folder / "config.yaml")
-    if args.trust:
-        registry.trust(saved.get("method"), saved.get("dataset"))
-    config = recipe.resolve(str(saved.get("method")), str(saved.get("dataset")), config=saved)
-    recipe.check_files(config.dataset, config.data)
-    return _go(config, folder, args.logger)
+    from cmr_bench.experiment.saved import stored_run
+
+    config = stored_run(folder, args.trust)
+    from cmr_bench.experiment.session import proceed
+
+    _report(folder, proceed(config, folder, args.logger))
+    return 0
 
 
-def _go(config: RunConfig, folder: Path, logger: str) -> int:
+def _report(folder: Path, result: Result) -> None:
     from rich.console import Console
 
     from cmr_bench.experiment import launch
-    from cmr_bench.experiment.run import run
     from cmr_bench.results.table import result_table
-    from cmr_bench.tracking import runs as wandb_runs
 
-    failed = True
-    try:
-        with environment.run_folder(folder), launch.sole_runner(folder):
-            result = run(config, folder, logger)
-        failed = False
-    except KeyboardInterrupt:
-        trust = " --trust" if registry.is_own(config.method) or registry.is_own(config.dataset) else ""
-        raise CmrBenchError(f"interrupted; resume with `cmr-bench run --resume {folder}{trust}`") from None
-    finally:
-        wandb_runs.finish(failed)
     if launch.rank() == 0:
         console = Console()
         console.print(result_table(result))
         console.print(f"stored in {folder}", soft_wrap=True)
-    return 0
