@@ -22,7 +22,7 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import MANIFEST, stores_in
+from cmr_bench.support.places import MANIFEST, path_text, stores_in
 
 
 def first_captions(split: Split, most: int) -> Split:
@@ -55,9 +55,9 @@ class CaptionDataModule(RetrievalDataModule):
     precomputed_folders: ClassVar[tuple[str, ...]] = ()
     restval = True
 
-    def __init__(self, images: str | None = None, precomputed: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, images: str | Path | None = None, precomputed: str | Path | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.images, self.precomputed = images, precomputed
+        self.images, self.precomputed = path_text(images), path_text(precomputed)
         self.arrays: dict[str, precomputed_files.Part] = {}
         self._told = False
 

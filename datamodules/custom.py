@@ -24,7 +24,7 @@ from cmr_bench.datamodules.readers.tables import JSON_SUFFIXES, read_rows
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support.checksums import combined
 from cmr_bench.support.errors import DataError, UsageError
-from cmr_bench.support.places import cache_dir, check_name
+from cmr_bench.support.places import cache_dir, check_name, path_text
 
 _LAYOUT = "a table of images and captions (CSV, JSONL, Parquet, tar or JSON), or one per split, and the images"
 
@@ -64,8 +64,8 @@ class Custom(RetrievalDataModule):
     def __init__(
         self,
         name: str | None = None,
-        file: str | None = None,
-        images: str = ".",
+        file: str | Path | None = None,
+        images: str | Path = ".",
         image_column: str | None = None,
         caption_column: str | None = None,
         split_column: str | None = None,
@@ -81,7 +81,7 @@ class Custom(RetrievalDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.name = None if name is None else _own_name(name)
-        self.file, self.images = file, images
+        self.file, self.images = path_text(file), path_text(images)
         self.image_column, self.caption_column = image_column, caption_column
         self.split_column, self.label_column = split_column, label_column
         self.label_separator, self.split_seed = label_separator, split_seed

@@ -7,17 +7,15 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import lightning as L
 import numpy as np
 import numpy.typing as npt
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
 
-from cmr_bench.datamodules.batches import BatchSampler, Fetch, Items, PairBatch, check_workers, shared
+from cmr_bench.datamodules.batches import check_workers
 from cmr_bench.datamodules.delivery import checksums_of, deliverable, foreign_words
+from cmr_bench.datamodules.loaders import SplitLoaders
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
@@ -27,7 +25,7 @@ from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import locate as locate
-from cmr_bench.support.places import store_folders
+from cmr_bench.support.places import path_text, store_folders
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
     from cmr_bench.datamodules.texts.words import Vocabulary
 
 
-class RetrievalDataModule(L.LightningDataModule):
+class RetrievalDataModule(SplitLoaders):
     """A data set with its splits, delivered in the views that a method reads.
 
     A data set overrides :meth:`read`, and :meth:`image_view` or :meth:`text_view` where it has views of its own.
@@ -80,11 +78,11 @@ class RetrievalDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str | None = None,
+        root: str | Path | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
-        image_features: str | None = None,
-        image_weights: str | None = None,
+        image_features: str | Path | None = None,
+        image_weights: str | Path | None = None,
         make_features: bool = True,
         text_features: str | None = None,
         text_dim: int = 0,
@@ -103,11 +101,11 @@ class RetrievalDataModule(L.LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.root, self.batch_size, self.num_workers = root, batch_size, num_workers
-        self.image_features, self.text_features, self.text_dim = image_features, text_features, text_dim
+        self.root, self.batch_size, self.num_workers = path_text(root), batch_size, num_workers
+        self.image_features, self.text_features, self.text_dim = path_text(image_features), text_features, text_dim
         if not 0 < least_crop <= 1:
             raise UsageError(f"--data.least_crop {least_crop}: choose a share above 0, at most 1")
-        self.image_weights, self.make_features = image_weights, make_features
+        self.image_weights, self.make_features = path_text(image_weights), make_features
         self.making_device, self.show_progress = "auto", True
         self.image_size, self.augment = image_size, augment
         self.resize, self.least_crop, self.prompt = resize, least_crop, prompt
@@ -311,6 +309,7 @@ class RetrievalDataModule(L.LightningDataModule):
         self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
         check_workers(self.num_workers)
         self.photo_fit = photo_fit
+        self.reading = (image_view, text_view, tokenizer, photo_fit)
         self._read_splits(image_view)
         for split in self.splits.values():
             split.images = self.image_view(image_view, split)
@@ -362,37 +361,3 @@ class RetrievalDataModule(L.LightningDataModule):
             raise DataError(
                 f"{self.data_name}: no {' and no '.join(missing)} split here; a run needs train, val and test"
             )
-
-    def _loader(self, split: str, what: Literal["pairs", "images", "texts"], shuffle: bool) -> DataLoader[Any]:
-        part = self.splits[split]
-        n_items = part.n_images if what == "images" else part.n_texts
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        size = self.batch_size if what == "pairs" else self.eval_batch_size
-        sampler = BatchSampler(n_items, size, self.seed if shuffle else None, rank, world)
-        return DataLoader(
-            Items(n_items, Fetch(part, what)),
-            batch_sampler=sampler,
-            collate_fn=shared,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            # A resumed run makes its first iterator at another moment than a whole one; drawing the workers' seed from
-            # the common generator would shift every random number after it.
-            generator=torch.Generator(),
-        )
-
-    def train_dataloader(self) -> DataLoader[PairBatch]:
-        """Pairs of the training split in seeded order."""
-        return self._loader("train", "pairs", shuffle=True)
-
-    def item_loaders(self, split: str) -> list[DataLoader[Any]]:
-        """Images, then texts, of a split, not augmented; each item once."""
-        return [self._loader(split, "images", shuffle=False), self._loader(split, "texts", shuffle=False)]
-
-    def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Images, then texts, of the split that chooses the weights; each item once."""
-        return self.item_loaders(self.evaluation.select_on)
-
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        """Images, then texts, of the test split; each item once."""
-        return self.item_loaders("test")

@@ -147,9 +147,34 @@ class RetrievalModule(L.LightningModule):
             DataError: If the data set cannot deliver the views.
             UsageError: If it lacks the labels that the method learns from.
         """
-        self.build(data.load(self.image_view, self.text_view, self.tokenizer, evaluation, self.photo_fit))
+        reading = (self.image_view, self.text_view, self.tokenizer, self.photo_fit)
+        if evaluation is None and data.spec is not None and data.reading == reading:
+            data.evaluation = EvaluationOptions(criterion=data.selection)
+            self.build(data.spec)
+        else:
+            self.build(data.load(*reading[:3], evaluation, reading[3]))
         # A closed form is fitted without a Trainer that knows the data.
         self.selection = data.evaluation.criterion
+
+    def setup(self, stage: str) -> None:
+        """Build the layers where a Trainer is handed the method and the data set without :meth:`attach`.
+
+        Raises:
+            UsageError: If the method is solved in closed form, which no Trainer does.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, RetrievalDataModule):
+            return
+        reading = (self.image_view, self.text_view, self.tokenizer, self.photo_fit)
+        if self.spec is None:
+            if self.closed_form and stage == "fit":
+                name = type(self).__name__
+                raise UsageError(f"{name} is solved in closed form: use cmr_bench.train, or attach and fit_split")
+            self.attach(data)
+            if stage == "fit":
+                self.prepare_training(data.splits["train"])
+        elif data.reading != reading:
+            data.load(*reading[:3], photo_fit=reading[3])
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers, now that the dimensions of the views are known; call ``super().build(spec)`` first."""

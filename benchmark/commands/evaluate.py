@@ -6,11 +6,12 @@ import argparse
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cmr_bench.evaluation.protocol import Evaluation
     from cmr_bench.evaluation.qrels import Qrels
     from cmr_bench.evaluation.queries import Queries
-    from cmr_bench.evaluation.scores import ScoreSource
+    from cmr_bench.evaluation.scoring import Scored
 
 _EXAMPLES = """\
 files are NumPy arrays (.npy), read memory-mapped:
@@ -110,7 +111,8 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     if args.run is not None:
         return _export(args)
-    from cmr_bench.evaluation.protocol import Protocol, evaluate
+    from cmr_bench.evaluation.protocol import Protocol
+    from cmr_bench.evaluation.scoring import score
 
     protocol = Protocol(
         folds=args.folds,
@@ -120,14 +122,17 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     brought = _bring(args)
-    scores = _source(args, brought)
-    judged, notes = _judgments(args, brought)
-    if args.image_of_text is None:
-        brought = replace(brought, image_of_text=judged["t2i"].first_items())
-    who = _queries(args, brought)
-    result = evaluate(scores, brought.image_of_text, brought.labels, protocol=protocol, queries=who, judged=judged)
+    scored = score(
+        brought,
+        protocol,
+        normalize=not args.no_normalize,
+        qrels=args.qrels or (),
+        chosen=_chosen(args, brought),
+        name=str(args.similarity),
+    )
+    result = scored.result
     result.flags = (*result.flags, *args.flag)
-    told = [*brought.notes, *_asking(result, who), *notes]
+    told = list(scored.notes)
     # What is written comes first: a terminal may not be able to show a table.
     if args.json is not None:
         from cmr_bench.support.files import write_atomic
@@ -135,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.json, json.dumps(report(result), indent=2, allow_nan=False) + "\n")
         told.append(f"written: {args.json}")
     if args.name is not None:
-        told.append(f"stored: {_store(args, result, brought, who, judged)}")
+        told.append(f"stored: {_store(args, scored)}")
     _show(result)
     for line in told:
         print(line)
@@ -154,6 +159,7 @@ def _bring(args: argparse.Namespace) -> Brought:
     import numpy as np
 
     from cmr_bench.evaluation import brought as given
+    from cmr_bench.evaluation.scoring import prepared
 
     matrix = args.similarity is not None
     found = given.Brought(
@@ -163,18 +169,13 @@ def _bring(args: argparse.Namespace) -> Brought:
         if args.image_of_text is None
         else given.read_array(args.image_of_text, "--image-of-text", "biufUS"),
     )
-    if found.images.ndim != 2 or (found.texts is not None and found.texts.ndim != 2):
-        return found
     if args.image_ids is not None:
         found = replace(found, image_ids=given.read_names(args.image_ids, "--image-ids"))
     if args.text_ids is not None:
         found = replace(found, text_ids=given.read_names(args.text_ids, "--text-ids"))
     if args.labels is not None:
-        found = replace(found, labels=given.as_labels(given.read_array(args.labels, "--labels", "biufUS")))
-    if args.image_of_text is None:
-        return given.check_ids(found)
-    given.check_way_round(found)
-    return given.collapsed(given.with_ids(found))
+        found = replace(found, labels=given.read_array(args.labels, "--labels", "biufUS"))
+    return prepared(found, args.image_of_text is not None)
 
 
 def report(result: Evaluation) -> dict[str, Any]:
@@ -193,44 +194,17 @@ def report(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _queries(args: argparse.Namespace, brought: Brought) -> Queries | None:
-    import numpy as np
-
+def _chosen(args: argparse.Namespace, brought: Brought) -> dict[str, NDArray[np.bool_]]:
     from cmr_bench.evaluation.brought import asked, read_names
-    from cmr_bench.evaluation.queries import Queries, queries
-    from cmr_bench.evaluation.ranks import links
 
-    n_images, n_texts = len(brought.images), brought.n_texts
-    if args.image_of_text is None:
-        return Queries(np.ones(n_images, dtype=np.bool_), np.ones(n_texts, dtype=np.bool_))
-    owner = links(brought.image_of_text, n_images, n_texts, distractors=True)
-    chosen: dict[str, NDArray[np.bool_]] = {}
-    for what, file, option, ids, size in (
-        ("image", args.queries, "--queries", brought.image_ids, n_images),
-        ("text", args.text_queries, "--text-queries", brought.text_ids, n_texts),
-    ):
-        if file is not None:
-            chosen[f"{what}s"] = asked(read_names(file, option), ids, size, what, option)
-    return queries(owner, n_images, **chosen)
-
-
-def _judgments(args: argparse.Namespace, brought: Brought) -> tuple[dict[str, Qrels], list[str]]:
-    from cmr_bench.evaluation.judgments import read_judgments
-
-    if args.qrels is None:
-        return {}, []
-    ids = (brought.image_ids, brought.text_ids)
-    return read_judgments(args.qrels, ids, (len(brought.images), brought.n_texts))
-
-
-def _asking(result: Evaluation, who: Queries | None) -> list[str]:
-    if who is None or (who.images.all() and who.texts.all()):
-        return []
-    images, texts = result.n_queries
-    return [
-        f"{images:,} of {result.n_images:,} images and {texts:,} of {result.n_texts:,} texts are queries; the others, "
-        "such as images without a text, are in the gallery only"
-    ]
+    found = {}
+    if args.queries is not None:
+        names = read_names(args.queries, "--queries")
+        found["images"] = asked(names, brought.image_ids, len(brought.images), "image", "--queries")
+    if args.text_queries is not None:
+        names = read_names(args.text_queries, "--text-queries")
+        found["texts"] = asked(names, brought.text_ids, brought.n_texts, "text", "--text-queries")
+    return found
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -265,33 +239,6 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--data takes the short name of a data set, such as flickr30k, not '{args.data}'")
 
 
-def _source(args: argparse.Namespace, brought: Brought) -> ScoreSource:
-    from cmr_bench.evaluation.scores import EmbeddingScores, MatrixScores
-
-    if brought.texts is not None:
-        return EmbeddingScores(brought.images, brought.texts, normalize=not args.no_normalize)
-    scores = MatrixScores(brought.images)
-    if _check_scores(brought.images, args.similarity) and args.postprocess:
-        raise UsageError(f"--postprocess needs every score, and {args.similarity} has -inf outside its shortlists")
-    return scores
-
-
-def _check_scores(similarity: NDArray[Any], path: Path) -> bool:
-    """Refuse NaN and +inf; tell whether there is -inf, which stands for what a short list leaves out."""
-    import numpy as np
-
-    short = False
-    rows = max(1, 2**24 // max(1, similarity.shape[1]))
-    for start in range(0, len(similarity), rows):
-        part = similarity[start : start + rows]
-        bad = np.argwhere(np.isnan(part) | np.isposinf(part))
-        if len(bad):
-            image, text = int(bad[0][0]) + start, int(bad[0][1])
-            raise DataError(f"--similarity: {path} has {similarity[image, text]} for image {image} and text {text}")
-        short = short or bool(np.isneginf(part).any())
-    return short
-
-
 def _protocol(result: Evaluation) -> dict[str, Any]:
     protocol = result.protocol
     return {
@@ -305,11 +252,10 @@ def _protocol(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _store(
-    args: argparse.Namespace, result: Evaluation, brought: Brought, who: Queries | None, judged: dict[str, Qrels]
-) -> Path:
+def _store(args: argparse.Namespace, scored: Scored) -> Path:
     from cmr_bench.results.store import store_external
 
+    result = scored.result
     return store_external(
         runs=args.runs,
         name=args.name,
@@ -318,7 +264,7 @@ def _store(
         units=result.units,
         protocol=_protocol(result),
         split_sizes={"test": [result.n_images, result.n_texts]},
-        fingerprint=_fingerprint(brought.image_of_text, brought.labels, who, judged),
+        fingerprint=_fingerprint(scored.brought.image_of_text, scored.brought.labels, scored.queries, scored.judged),
         intervals=result.intervals,
         tie_rate=result.tie_rate,
         flags=result.flags,
@@ -327,7 +273,7 @@ def _store(
 
 
 def _fingerprint(
-    image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None, judged: dict[str, Qrels]
+    image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None, judged: Mapping[str, Qrels]
 ) -> str:
     """Digest what is known of the split: which texts belong to which image, the labels, who asks, the judgments."""
     import numpy as np

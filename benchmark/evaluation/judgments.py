@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ _TREC_COLUMNS = 4
 # ECCV Caption (Chun et al., ECCV 2022) and CrissCrossed Captions (Parekh et al., EACL 2021), by MSCOCO's ids.
 PACKAGED = ("eccv", "cxc")
 Ids = tuple[NDArray[np.str_], NDArray[np.str_]]
+# A file, or what a JSON file would hold.
+Source = Path | Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,12 @@ class _Judged:
     images_first: bool | None
 
 
-def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tuple[dict[str, Qrels], list[str]]:
+def read_judgments(paths: Sequence[Source], ids: Ids, size: tuple[int, int]) -> tuple[dict[str, Qrels], list[str]]:
     """Read one file for both directions, or one for the image queries and one for the text queries.
 
     Args:
-        paths: One or two files; or ``eccv`` or ``cxc``, the judgments of MSCOCO's test split that eccv_caption has.
+        paths: One or two files, or tables {id of the query: [ids of the items]}; or ``eccv`` or ``cxc``, the judgments
+            of MSCOCO's test split that eccv_caption has.
         ids: Ids of the images and of the texts; either empty for row numbers.
         size: Number of images and of texts.
 
@@ -51,7 +54,7 @@ def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tu
     found, told = {}, []
     paths = _of_package(paths)
     for way, path in zip(("i2t", "t2i"), (paths[0], paths[-1]), strict=True):
-        where = f"--qrels: {path}"
+        where = f"--qrels: {path}" if isinstance(path, Path) else f"--qrels of {way}"
         judged = _read(path, where)
         images, texts = _rows(judged, (known[0], known[1]), way if len(paths) > 1 else None, where)
         query, item, (n_queries, n_items) = (images, texts, size) if way == "i2t" else (texts, images, size[::-1])
@@ -68,9 +71,10 @@ def read_judgments(paths: Sequence[Path], ids: Ids, size: tuple[int, int]) -> tu
     return found, told
 
 
-def _of_package(paths: Sequence[Path]) -> Sequence[Path]:
-    name = str(paths[0])
-    if name not in PACKAGED or len(paths) > 1 or paths[0].exists():
+def _of_package(paths: Sequence[Source]) -> Sequence[Source]:
+    first = paths[0]
+    name = str(first) if isinstance(first, Path) else ""
+    if name not in PACKAGED or len(paths) > 1 or Path(name).exists():
         return paths
     try:
         folder = importlib.resources.files("eccv_caption")
@@ -101,11 +105,13 @@ def _all_known(judged: _Judged, ids: Ids) -> bool:
     return bool(np.isin(judged.first, ids[0]).all() and np.isin(judged.second, ids[1]).all())
 
 
-def _read(path: Path, where: str) -> _Judged:
-    if not path.exists():
+def _read(path: Source, where: str) -> _Judged:
+    if isinstance(path, Mapping):
+        judged = _table(path, where)
+    elif not path.exists():
         raise DataError(f"--qrels: no file {path}")
-    read = {".json": _json, ".csv": _csv, ".npz": _npz}.get(path.suffix.lower(), _trec)
-    judged = read(path, where)
+    else:
+        judged = {".json": _json, ".csv": _csv, ".npz": _npz}.get(path.suffix.lower(), _trec)(path, where)
     if not len(judged.first):
         raise DataError(f"{where} judges no pair")
     if not np.isfinite(judged.grades).all():
@@ -126,11 +132,15 @@ def _json(path: Path, where: str) -> _Judged:
     content = foreign.read_json(path, foreign.ANNOTATION_BYTES)
     if not isinstance(content, dict):
         raise DataError(f"{where}: expected an object, {{id of the query: [ids of the relevant items]}}")
+    return _table(content, where)
+
+
+def _table(content: Mapping[Any, Any], where: str) -> _Judged:
     rows: list[tuple[Any, Any, Any]] = []
     for query, items in content.items():
         if isinstance(items, dict):
             rows += [(query, item, grade) for item, grade in items.items()]
-        elif isinstance(items, list) and all(isinstance(item, str | int) for item in items):
+        elif isinstance(items, list | tuple | set) and all(isinstance(item, str | int) for item in items):
             rows += [(query, item, 1) for item in items]
         else:
             raise DataError(f"{where}: '{query}' needs a list of ids, or an object {{id: grade}}")

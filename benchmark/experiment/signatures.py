@@ -159,5 +159,7 @@ def metavar(kind: Any) -> str:
         return f"[{metavar(get_args(kind)[0])},...]"
     if values := choices(kind):
         return "{" + ",".join(values) + "}"
-    members = [metavar(member) for member in get_args(kind) if member is not type(None)]
+    kinds = get_args(kind)
+    # A path is typed as the text that it is.
+    members = [metavar(one) for one in kinds if one is not type(None) and not (one is Path and str in kinds)]
     return "|".join(members) if members else _TYPES.get(kind, "VALUE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, overload
 
 import platformdirs
 
@@ -48,6 +48,15 @@ def without_folders(value: Any) -> Any:
     layer = "" if made is None or value == made.encoder else value.removeprefix(made.encoder)
     name = PureWindowsPath(path.removesuffix(layer)).name
     return f"{library}{name}{layer}" if name else value
+
+
+@overload
+def path_text(path: str | Path) -> str: ...
+@overload
+def path_text(path: None) -> None: ...
+def path_text(path: str | Path | None) -> str | None:
+    """Return a path, or a name that may stand in its place, as text: configurations keep text."""
+    return None if path is None else str(path)
 
 
 def data_root(root: str | Path | None = None) -> Path | None:

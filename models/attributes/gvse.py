@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cmr_bench.models.encoders.pretrained_words import WordVectors
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.places import path_text
 
 _HEADS = 4
 
@@ -49,13 +51,13 @@ class GVSE(RankingModule, FragmentModule):
     def __init__(
         self,
         dim: int = 1024,
-        word_vectors: str | None = None,
+        word_vectors: str | Path | None = None,
         rarity: float = 1.0,
         uncommon: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.dim, self.word_vectors, self.rarity, self.uncommon = dim, word_vectors, rarity, uncommon
+        self.dim, self.word_vectors, self.rarity, self.uncommon = dim, path_text(word_vectors), rarity, uncommon
         self.how = CrossAttention("t2i", "avg", 9.0, 6.0)
 
     def build(self, spec: DataSpec) -> None:

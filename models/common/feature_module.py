@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from cmr_bench.models.encoders.inputs import (
     with_own_rates,
 )
 from cmr_bench.models.encoders.text import SubwordEncoder, WordEncoder
+from cmr_bench.support.places import path_text
 
 
 class FeatureModule(RetrievalModule):
@@ -50,7 +52,7 @@ class FeatureModule(RetrievalModule):
         standardise: Scaling = "none",
         word_dim: int = 300,
         cnn: str = "torchvision:vgg19",
-        cnn_weights: str | None = None,
+        cnn_weights: str | Path | None = None,
         fine_tune: bool = False,
         cnn_lr: float = 2e-5,
         image_view: ViewKind = "vector",
@@ -59,7 +61,7 @@ class FeatureModule(RetrievalModule):
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, **kwargs)
         self.standardise, self.word_dim = standardise, word_dim
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, path_text(cnn_weights), fine_tune, cnn_lr
 
     def words(self, vocab_size: int) -> WordEncoder:
         """Build the network that encodes the words of a text as one vector."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from cmr_bench.models.encoders.inputs import (
     standardiser,
     with_own_rates,
 )
+from cmr_bench.support.places import path_text
 
 
 class FragmentModule(RetrievalModule):
@@ -52,7 +54,7 @@ class FragmentModule(RetrievalModule):
         word_dim: int = 300,
         standardise: Scaling = "none",
         cnn: str = "torchvision:resnet152",
-        cnn_weights: str | None = None,
+        cnn_weights: str | Path | None = None,
         fine_tune: bool = False,
         cnn_lr: float = 2e-5,
         image_view: ViewKind = "regions",
@@ -61,7 +63,7 @@ class FragmentModule(RetrievalModule):
     ) -> None:
         super().__init__(image_view=image_view, text_view=text_view, **kwargs)
         self.word_dim, self.standardise = word_dim, standardise
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, path_text(cnn_weights), fine_tune, cnn_lr
 
     def build(self, spec: DataSpec) -> None:
         """Make the input stage; a method's own layers come after ``super().build(spec)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from cmr_bench.models.encoders.inputs import (
 from cmr_bench.models.encoders.text import Init, WordEncoder
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
+from cmr_bench.support.places import path_text
 
 # Inverse temperatures of attention and pooling in the paper, section 4.3.
 _LAMBDA_SOFTMAX: dict[Attention, float] = {"t2i": 9.0, "i2t": 4.0}
@@ -80,7 +82,7 @@ class SCAN(RankingModule):
         clip: Clip = "relu",
         standardise: Scaling = "none",
         cnn: str = "torchvision:resnet152",
-        cnn_weights: str | None = None,
+        cnn_weights: str | Path | None = None,
         fine_tune: bool = False,
         cnn_lr: float = 2e-5,
         image_view: ViewKind = "regions",
@@ -101,7 +103,7 @@ class SCAN(RankingModule):
             clip,
         )
         self.gru_init, self.standardise = gru_init, standardise
-        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, cnn_weights, fine_tune, cnn_lr
+        self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, path_text(cnn_weights), fine_tune, cnn_lr
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""

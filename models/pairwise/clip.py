@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from cmr_bench.models.encoders.towers import preparation as preparation
 from cmr_bench.models.losses import info_nce, same, sigmoid_pairs
 from cmr_bench.models.scoring import assemble
 from cmr_bench.support.errors import UsageError
+from cmr_bench.support.places import path_text
 
 Mode = Literal["zero_shot", "linear_probe", "fine_tune"]
 # Radford et al. keep the inverse temperature at most 100, where training became unstable.
@@ -56,7 +58,7 @@ class CLIP(RetrievalModule):
 
     def __init__(
         self,
-        backbone: str = "openai/clip-vit-base-patch32",
+        backbone: str | Path = "openai/clip-vit-base-patch32",
         mode: Mode = "zero_shot",
         photographs: Literal["processor", "squash"] = "processor",
         schedule: Literal["steps", "cosine"] = "steps",
@@ -71,7 +73,7 @@ class CLIP(RetrievalModule):
             raise UsageError(f"--model.warmup {warmup}: choose a share of the steps, at least 0 and below 1")
         if warmup and schedule != "cosine":
             raise UsageError(f"--model.warmup {warmup} belongs to --model.schedule cosine")
-        self.backbone, self.mode, self.photographs = backbone, mode, photographs
+        self.backbone, self.mode, self.photographs = path_text(backbone), mode, photographs
         self.schedule, self.warmup = schedule, warmup
         self.closed_form = mode == "zero_shot"
 
