@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cmr_bench.datamodules.images import extract, store
-from cmr_bench.datamodules.images.photos import PhotoFit, fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.images.photos import Photo, PhotoFit, fit_photo, photo_bytes, read_photo
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.synthetic import filters, module, scenes
 from cmr_bench.datamodules.texts import fitting, words
@@ -60,7 +60,7 @@ class PhotoReader:
         fields: Turns decoded photographs (b, 3, H, W) into fields of an image batch.
     """
 
-    read: Callable[[Path], Tensor]
+    read: Callable[[Photo], Tensor]
     fields: Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -136,11 +136,11 @@ def photo_reader(origin: Origin, weights: Path | None, device: torch.device) -> 
     return PhotoReader(functools.partial(_fitted, fit=PhotoFit(**origin.settings)), _pixels)
 
 
-def _fitted(file: Path, fit: PhotoFit) -> Tensor:
+def _fitted(file: Photo, fit: PhotoFit) -> Tensor:
     return photo_bytes(fit.read(file))
 
 
-def _square(file: Path, size: int) -> Tensor:
+def _square(file: Photo, size: int) -> Tensor:
     return photo_bytes(fit_photo(read_photo(file, at_least=size), size))
 
 

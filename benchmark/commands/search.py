@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from cmr_bench.search.embed import Embedded
     from cmr_bench.search.trained import TrainedRun
 from cmr_bench.search.answers import (
+    DECODERS,
     Answer,
     Side,
     find_photos,
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(8, os.cpu_count() or 1),
+        default=DECODERS,
         metavar="N",
         help="number of image decoding threads (default: %(default)s)",
     )
@@ -90,11 +90,15 @@ def run(args: argparse.Namespace) -> int:
     queries = [args.image] if args.query is None else queries_of(args.query)
     # Imported here, not above: `--help` must not wait for torch.
     from cmr_bench.search.index import has_faiss
+    from cmr_bench.search.trained import load_run
     from cmr_bench.support.devices import choose_device
 
     device = choose_device(args.device)
-    main = Side(args, args.run, args.weights, device)
-    short = None if args.shortlist is None else Side(args, args.shortlist, args.shortlist_weights, device)
+    shared = (args.batch_size, args.workers)
+    main = Side(load_run(args.run, device, args.trust), args.weights, *shared)
+    short = None
+    if args.shortlist is not None:
+        short = Side(load_run(args.shortlist, device, args.trust), args.shortlist_weights, *shared)
     items = main if short is None else short
     found = items.embed(files) if texts is None else items.embed_sentences(texts)
     if not found.rows:

@@ -14,12 +14,13 @@ from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.files import is_leftover
 
 if TYPE_CHECKING:
-    from cmr_bench.search.embed import Cache, Embedded
+    from cmr_bench.search.embed import Embedded
     from cmr_bench.search.trained import TrainedRun
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm")
 _MANY = 2000
+DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass
@@ -93,15 +94,22 @@ def queries_of(query: str) -> list[str | Path]:
 
 
 class Side:
-    """A run with its cache, and how photographs are read for it."""
+    """A run with its cache, and how photographs are read for it.
 
-    def __init__(self, args: argparse.Namespace, folder: Path, weights: Path | None, device: str) -> None:
+    Args:
+        run: The run.
+        weights: Weights file of the encoder of stored features, where it has moved.
+        batch_size: Items encoded at once.
+        workers: Threads that decode photographs.
+    """
+
+    def __init__(
+        self, run: TrainedRun, weights: Path | None = None, batch_size: int = 32, workers: int = DECODERS
+    ) -> None:
         from cmr_bench.search.embed import Cache
-        from cmr_bench.search.trained import load_run
 
-        self.run: TrainedRun = load_run(folder, device, args.trust)
-        self.cache: Cache = Cache(self.run.checksum)
-        self.weights, self.batch_size, self.workers = weights, args.batch_size, args.workers
+        self.run, self.cache = run, Cache(run.checksum)
+        self.weights, self.batch_size, self.workers = weights, batch_size, workers
 
     def embed(self, files: Sequence[Path]) -> Embedded:
         """Embed photographs."""

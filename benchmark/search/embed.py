@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from cmr_bench.datamodules.images.photos import Photo
 from cmr_bench.models.scoring import Encoded, assemble
 from cmr_bench.search.trained import TrainedRun
 from cmr_bench.support.checksums import readable_checksums
@@ -136,13 +137,19 @@ def embed_texts(run: TrainedRun, cache: Cache, texts: Sequence[str], batch_size:
     wanted = list({key: text for key, text in zip(keys, texts, strict=True) if key not in known}.items())
     if not wanted:
         return Embedded(list(range(len(texts))), keys)
-    reader = run.text_reader()
     with _progress("sentences", len(wanted)) as advance:
-        for start in range(0, len(wanted), batch_size):
-            part = wanted[start : start + batch_size]
-            cache.write([key for key, _ in part], run.encode_texts(reader, [text for _, text in part]))
-            advance(len(part))
+        for rows, encoded in encoded_texts(run, [text for _, text in wanted], batch_size):
+            cache.write([wanted[row][0] for row in rows], encoded)
+            advance(len(rows))
     return Embedded(list(range(len(texts))), keys)
+
+
+def encoded_texts(run: TrainedRun, texts: Sequence[str], batch_size: int = 64) -> Iterator[tuple[list[int], Encoded]]:
+    """Encode sentences, a batch at a time; yield their rows and encodings."""
+    reader = run.text_reader()
+    for start in range(0, len(texts), batch_size):
+        part = texts[start : start + batch_size]
+        yield list(range(start, start + len(part))), run.encode_texts(reader, part)
 
 
 def embed_photos(
@@ -188,37 +195,59 @@ def embed_photos(
 
 
 def _embed_new(
-    run: TrainedRun, cache: Cache, wanted: dict[Key, Path], weights: Path | None, batch_size: int, workers: int
+    run: TrainedRun, cache: Cache, wanted: Mapping[Key, Path], weights: Path | None, batch_size: int, workers: int
 ) -> dict[Key, str]:
-    reader = run.photo_reader(weights)
     found: dict[Key, str] = {}
     keys = list(wanted)
-    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    with _progress("photographs", len(keys)) as done:
+        for rows, encoded, broken in encoded_photos(run, [wanted[key] for key in keys], weights, batch_size, workers):
+            unreadable = [(keys[row], reason) for row, reason in broken]
+            cache.write([keys[row] for row in rows], encoded, unreadable)
+            found.update({keys[row]: "" for row in rows})
+            found.update(unreadable)
+            done(len(rows) + len(broken))
+    return found
 
-    def decode(key: Key) -> Tensor | DataError:
+
+def encoded_photos(
+    run: TrainedRun, photos: Sequence[Photo], weights: Path | None = None, batch_size: int = 32, workers: int = 2
+) -> Iterator[tuple[list[int], Encoded, list[tuple[int, str]]]]:
+    """Encode photographs, a batch at a time, while the next ones are decoded.
+
+    Args:
+        run: The run.
+        photos: Files or decoded pictures.
+        weights: Weights file of the encoder of stored features, where it has moved.
+        batch_size: Photographs encoded at once.
+        workers: Threads that decode.
+
+    Yields:
+        Rows and encodings of those that could be read; rows and reasons of the others.
+    """
+    reader = run.photo_reader(weights)
+
+    def decode(photo: Photo) -> Tensor | DataError:
         try:
-            return reader.read(wanted[key])
+            return reader.read(photo)
         except DataError as error:
             return error
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool, _progress("photographs", len(keys)) as done:
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
-            ahead = pool.map(decode, batches[0])
-            for at, batch in enumerate(batches):
-                decoded = list(zip(batch, ahead, strict=True))
-                if at + 1 < len(batches):
-                    ahead = pool.map(decode, batches[at + 1])
-                good = [(key, photo) for key, photo in decoded if isinstance(photo, Tensor)]
-                broken = [(key, str(error)) for key, error in decoded if isinstance(error, DataError)]
-                photos = torch.stack([photo for _, photo in good]) if good else None
-                encoded: Encoded = () if photos is None else run.encode_photos(reader, photos)
-                cache.write([key for key, _ in good], encoded, broken)
-                found.update({key: "" for key, _ in good})
-                found.update(broken)
-                done(len(batch))
+            ahead = pool.map(decode, photos[:batch_size])
+            for start in range(0, len(photos), batch_size):
+                decoded = list(enumerate(ahead, start=start))
+                ahead = pool.map(decode, photos[start + batch_size : start + 2 * batch_size])
+                good = [(row, photo) for row, photo in decoded if isinstance(photo, Tensor)]
+                stacked = torch.stack([photo for _, photo in good]) if good else None
+                encoded: Encoded = () if stacked is None else run.encode_photos(reader, stacked)
+                yield (
+                    [row for row, _ in good],
+                    encoded,
+                    [(row, str(error)) for row, error in decoded if isinstance(error, DataError)],
+                )
         finally:
             pool.shutdown(cancel_futures=True)
-    return found
 
 
 @contextlib.contextmanager

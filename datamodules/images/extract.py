@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cmr_bench.datamodules.images.marks import mark
-from cmr_bench.datamodules.images.photos import Resize, fit_photo, photo_bytes, read_photo
+from cmr_bench.datamodules.images.photos import Photo, Resize, fit_photo, photo_bytes, read_photo
 from cmr_bench.datamodules.split import Split
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.memory import keep_freed_memory
@@ -216,7 +216,7 @@ def _fill(
     return state
 
 
-def read_pixels(file: Path, preprocessing: Mapping[str, Any]) -> Tensor:
+def read_pixels(file: Photo, preprocessing: Mapping[str, Any]) -> Tensor:
     """Decode a photograph and fit it to the square of an extraction, uint8 (3, size, size); raises DataError."""
     size, fraction = preprocessing["size"], preprocessing["crop_fraction"]
     photo = read_photo(file, at_least=round(size / fraction))

@@ -24,6 +24,8 @@ from cmr_bench.support.checksums import checksums, combined
 from cmr_bench.support.errors import DataError
 
 Resize = Literal["squash", "crop"]
+# A file, or a picture that is decoded already.
+Photo = Path | Image.Image
 
 # Captions describe most of a photo, so training crops keep at least half of it (ImageNet training goes down to .08).
 CROP_AREA = (0.5, 1.0)
@@ -57,7 +59,7 @@ class PhotoFit:
     whole: bool = False
     rounded_offset: bool = False
 
-    def read(self, file: Path) -> Image.Image:
+    def read(self, file: Photo) -> Image.Image:
         """Decode a photograph and fit it, cutting fractions of a pixel off as torchvision and transformers do."""
         short = round(self.size / self.crop_fraction)
         photo = read_photo(file, at_least=0 if self.whole else short)
@@ -72,14 +74,38 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in ("EPS", "WMF"))
 
 
-def read_photo(file: Path, at_least: int = 0) -> Image.Image:
+def as_photo(given: str | Path | Image.Image | npt.NDArray[Any]) -> Photo:
+    """Return what a user calls a photograph as a file or a picture.
+
+    Args:
+        given: A path, a picture of Pillow, or an array (height, width) or (height, width, 3), of uint8 or of floating
+            numbers in 0..1.
+
+    Raises:
+        DataError: For an array of another shape or type.
+    """
+    if isinstance(given, str | Path):
+        return Path(given).expanduser()
+    if isinstance(given, Image.Image):
+        return given
+    values = np.asarray(given)
+    if not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)) or 0 in values.shape:
+        raise DataError(f"an image as an array is (height, width) or (height, width, 3), this one is {values.shape}")
+    if values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+        values = (values * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise DataError(f"an image as an array holds uint8, or floating numbers in 0..1, this one {values.dtype}")
+    return Image.fromarray(values)
+
+
+def read_photo(file: Photo, at_least: int = 0) -> Image.Image:
     """Decode a photograph to RGB, upright as its EXIF orientation says.
 
     Grey values of 16 bits (radiographs, remote sensing) are scaled from 0..65535 to 0..255, floating-point values from
     0..1, or taken as they are where they lie in 0..255.
 
     Args:
-        file: The photograph, in any format that Pillow reads.
+        file: The photograph, in any format that Pillow reads, or a picture that is decoded already.
         at_least: Both sides that are needed, in pixels; a large JPEG may be decoded at a half, quarter or eighth of
             its size while both sides stay this long. 0 decodes at full size.
 
@@ -90,6 +116,8 @@ def read_photo(file: Path, at_least: int = 0) -> Image.Image:
         DataError: If the file is missing, truncated, not a picture, or of values whose white is not known.
     """
     try:
+        if isinstance(file, Image.Image):
+            return ImageOps.exif_transpose(_eight_bits(file)).convert("RGB")
         with Image.open(foreign.checked(file), formats=_formats()) as photo:
             foreign.check_picture(photo.size, file.stat().st_size)
             if at_least:
