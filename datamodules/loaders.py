@@ -34,6 +34,8 @@ class SplitLoaders(L.LightningDataModule):
     spec: DataSpec | None
     evaluation: EvaluationOptions
     reading: Reading | None = None
+    # Name and words by which a library's user asked for it, so that a run can repeat them.
+    chosen: tuple[str, tuple[str, ...]] | None = None
 
     def load(
         self,
