@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,8 +57,7 @@ def evaluate(
         seed: Seed of the resamples.
 
     Returns:
-        ``metrics`` by name, unrounded (recalls in percent, mAP in 0..1), ``intervals``, ``units``, ``definitions``,
-        ``tie_rate``, ``flags``. R@K under ties is the expectation over all orders of the tied items.
+        ``metrics``, unrounded (recalls in percent, mAP in 0..1), ``intervals``, ``definitions``, ``tie_rate``, flags.
 
     Raises:
         UsageError: For arguments that do not go together.
@@ -76,12 +76,10 @@ def evaluate(
         text_ids=_names(text_ids),
     )
     linked = image_of_text is not None
-    try:
+    with _arguments_named():
         protocol = Protocol(folds=folds, bootstrap=bootstrap, instance=linked, postprocess=postprocess, seed=seed)
         ready = prepared(brought, linked)
         return score(ready, protocol, normalize=normalize, qrels=_judgments(qrels), name="similarity").result
-    except CmrBenchError as error:
-        raise type(error)(_in_python(str(error))) from error
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -99,6 +97,11 @@ def _judgments(qrels: Judgments | tuple[Judgments, Judgments] | None) -> list[Pa
     return [one if isinstance(one, Mapping) else Path(one).expanduser() for one in several]
 
 
-def _in_python(message: str) -> str:
-    """Return a message with the options of the command line as the arguments that they are here."""
-    return re.sub(r"--([a-z][a-z-]+)", lambda found: found[1].replace("-", "_"), message)
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Name the options of the command line in errors as the arguments that they are here."""
+    try:
+        yield
+    except CmrBenchError as error:
+        named = re.sub(r"--([a-z][a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
+        raise type(error)(named) from error
