@@ -15,13 +15,14 @@ ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: setup demo test test-all lint format typecheck owner help FORCE
+.PHONY: setup demo test test-all lint format typecheck site owner help FORCE
 
 help:
 	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
 	@echo "make demo       train a method of each family on the built-in data and print their leaderboard"
 	@echo "make test       run the tests; make test-all runs the slow ones too"
 	@echo "make lint format typecheck"
+	@echo "make site       build the documentation site in build/site; warnings are errors"
 	@echo "make owner NAME=you   name the owner of the repository, after a fork, wherever its address stands"
 
 setup: $(STAMP)
@@ -65,6 +66,10 @@ format: setup
 
 typecheck: setup
 	$(BIN)/python -m mypy
+
+# The theme warns of a successor of mkdocs, about which nobody who builds the pages can do anything.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The address stands in pyproject.toml; README and docs repeat it, which tests/test_packaging.py holds.
 owner:

@@ -154,7 +154,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "test-all", "lint", "format", "typecheck"])
+@pytest.mark.parametrize("target", ["setup", "demo", "test", "test-all", "lint", "format", "typecheck", "site"])
 def test_make_knows_its_targets(target: str) -> None:
     answer = make("--dry-run", target)
     assert answer.returncode == 0, answer.stderr

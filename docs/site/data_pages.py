@@ -1,0 +1,51 @@
+"""The page of the data sets: layout, counts, where they are to be had, under which terms."""
+
+from __future__ import annotations
+
+from html import escape
+
+from cmr_bench import registry
+from cmr_bench.datamodules.acquire.sources import SOURCES
+
+_KARPATHY = "splits and captions, by Karpathy; also .json.gz"
+TREES = {
+    "flickr8k": f"flickr8k/\n    dataset_flickr8k.json      {_KARPATHY}\n    images/*.jpg",
+    "flickr30k": f"flickr30k/\n    dataset_flickr30k.json     {_KARPATHY}\n    images/*.jpg",
+    "mscoco": f"mscoco/\n    dataset_coco.json          {_KARPATHY}\n"
+    "    train2014/*.jpg  val2014/*.jpg      or train2017/ and val2017/",
+    "wikipedia": "wikipedia/\n    trainset_txt_img_cat.list  testset_txt_img_cat.list  categories.list\n"
+    "    raw_features.mat           or other arrays, .npz, .mat, .npy\n    texts/*.xml  images/*/*.jpg",
+    "pascal": "pascal/\n    dataset/<category>/*.jpg\n    sentence/<category>/*.txt  five sentences a file\n"
+    "    train.txt  val.txt  test.txt        optional",
+    "custom": "mydata/\n    captions.csv               image,caption and perhaps split, label\n    photos/*.jpg",
+    "synthetic": "nothing: images and captions are drawn from a seed",
+}
+_HEAD = """# Data sets
+
+A folder with one folder per data set is passed as `--data.root DIR` or named once by `CMR_BENCH_DATA`. `cmr-bench list`
+shows what is found, `cmr-bench data check NAME` what is missing, corrupt, doubled or leaking, `cmr-bench data get NAME`
+downloads what its host offers to everybody. Layouts of your own: [your data](data.md)."""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n\n".join([_HEAD, *map(_section, registry.DATASETS)]) + "\n"
+
+
+def _section(name: str) -> str:
+    entry = registry.DATASETS[name]
+    parts = [
+        f"## {name}\n\n{entry.about[0].upper()}{entry.about[1:]}.",
+        f"```text\n{TREES.get(name, entry.layout)}\n```",
+    ]
+    counts = registry.dataset(name).expected
+    if counts:
+        rows = [f"| {part} | {' | '.join(f'{n:,}' for n in sizes)} |" for part, sizes in counts.items()]
+        columns = max(len(sizes) for sizes in counts.values())
+        head = "| split | images | texts |" if columns > 1 else "| split | images |"
+        parts.append("\n".join([head, "| --- |" + " ---: |" * columns, *rows]))
+    source = SOURCES.get(name)
+    if source is not None:
+        lines = [f"- {archive.part}: <{archive.url}>; {escape(archive.terms)}" for archive in source.archives]
+        parts.append("\n".join(["Where to get it:", "", *lines, *([f"- {escape(source.ask)}"] if source.ask else [])]))
+    return "\n\n".join(parts)

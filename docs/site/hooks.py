@@ -1,0 +1,45 @@
+"""What mkdocs calls while it builds the site: pages that are generated from the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import command_reference
+import data_pages
+import method_cards
+import notebook_pages
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from cmr_bench import registry
+from cmr_bench.leaderboard.checks import load_checked
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for uri, content in pages(ROOT / str(config.extra.get("runs", "runs"))).items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def pages(runs: Path) -> dict[str, str]:
+    """Return every generated page by its address below docs/.
+
+    Args:
+        runs: Folder of results that the cards show beside published figures, if there is one.
+    """
+    results: list[Any] = [result for _, result in load_checked(runs)[0]] if runs.is_dir() else []
+    found = {"cards/index.md": method_cards.index((ROOT / "docs" / "methods.md").is_file())}
+    found |= {f"cards/{name}.md": method_cards.card(name, results) for name in registry.METHODS}
+    found |= {
+        "cli.md": command_reference.reference(),
+        "data_sets.md": data_pages.page(),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "]("),
+    }
+    for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        found[f"notebooks/{file.stem}.md"] = notebook_pages.page(file)
+    return found
