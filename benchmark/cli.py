@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("cmr_bench.commands.compare", "test whether one run is better than another, and list what differs"),
     "check": ("cmr_bench.commands.check", "compare the scores of a suite with expected scores; exit 1 on a regression"),
     "dashboard": ("cmr_bench.commands.dashboard", "build a static site of stored runs"),
+    "push": ("cmr_bench.commands.push", "share runs in a folder or on the Hugging Face Hub"),
+    "pull": ("cmr_bench.commands.pull", "bring shared runs into a folder of runs"),
     "data check": (
         "cmr_bench.commands.data_check",
         "check a data set for missing, corrupt, duplicate and leaking data",

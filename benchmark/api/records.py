@@ -80,7 +80,7 @@ def results(*runs: str | Path) -> Records:
     """Read stored results, of this or an older version.
 
     Args:
-        *runs: Folders of runs; without one, ``runs``.
+        *runs: Folders of runs, of which a result that lies in several counts once; without one, ``runs``.
 
     Returns:
         The results that can be what they say; the others are in ``problems``.
@@ -92,10 +92,4 @@ def results(*runs: str | Path) -> Records:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"no folder {folder}; pass one with results in <data>/<method>/<run>/result.json")
-    found: list[tuple[Path, Result]] = []
-    problems: list[str] = []
-    for folder in folders:
-        some, wrong = load_checked(folder)
-        found += some
-        problems += wrong
-    return Records(found, problems)
+    return Records(*load_checked(*folders))

@@ -23,6 +23,7 @@ from cmr_bench.search.trained import TrainedRun
 from cmr_bench.search.trained import load_run as load_trained
 from cmr_bench.support.devices import choose_device
 from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.places import cache_dir
 
 if TYPE_CHECKING:
     from cmr_bench.datamodules.images.photos import Photo
@@ -196,7 +197,8 @@ def load_run(
     """Open a run for encoding and search. Nothing in the folder is executed.
 
     Args:
-        run: Run folder ``runs/<data>/<method>/<run id>``.
+        run: Run folder ``runs/<data>/<method>/<run id>``, or ``hf://user/name`` of the Hugging Face Hub, with
+            ``/<data>/<method>/<run id>`` behind it where there are several.
         device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one.
         weights: Weights file of the encoder of stored features, where it has moved.
         trust: Run the code of a class outside of the suite that the folder names.
@@ -204,7 +206,12 @@ def load_run(
 
     Raises:
         UsageError: If it is no run.
+        CmrBenchError: If the hub does not give it.
     """
+    if str(run).startswith("hf://"):
+        from cmr_bench.exchange.places import fetch, repository
+
+        run = fetch(str(run), cache_dir("hub") / repository(str(run)).name.replace("/", "--"))
     return Run(run, device=device, weights=weights, trust=trust, batch_size=batch_size)
 
 

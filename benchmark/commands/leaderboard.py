@@ -29,6 +29,7 @@ examples:
   cmr-bench leaderboard --metrics recall map --sort i2t_r1
   cmr-bench leaderboard --data pascal --format latex --out table.tex
   cmr-bench leaderboard --suite adcsl_tables
+  cmr-bench leaderboard --runs runs ../their-results
 """
 
 
@@ -39,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite", metavar="NAME|FILE", help="the tables of a suite: rows in its order, published next to measured"
     )
-    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of results (default: runs)")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="folders of results, of which a result in several counts once (default: runs)",
+    )
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument(
         "--metrics", nargs="+", metavar="NAME", help="columns (default: the metrics of checkpoint selection; csv: all)"
@@ -67,23 +74,24 @@ def run(args: argparse.Namespace) -> int:
     from cmr_bench.leaderboard.checks import load_checked
     from cmr_bench.results.published import load_published
 
-    runs = args.runs or Path("runs")
-    if args.runs is not None and not runs.is_dir():
-        raise UsageError(
-            f"--runs {runs}: no such folder; pass DIR with results in DIR/<data>/<method>/<run>/result.json"
-        )
+    runs: list[Path] = args.runs or [Path("runs")]
+    for folder in args.runs or ():
+        if not folder.is_dir():
+            raise UsageError(
+                f"--runs {folder}: no such folder; pass DIR with results in DIR/<data>/<method>/<run>/result.json"
+            )
     published = load_published() if args.published else None
     if args.suite is not None:
         return _show(args, *_suite_tables(args, runs, published))
     if args.set:
         raise UsageError("--set needs --suite: it repeats the --set options of `cmr-bench suite`")
-    checked, problems = load_checked(runs)
+    checked, problems = load_checked(*runs)
     results = [result for _, result in checked]
     _left_out(problems)
     _check_names(args, results, published)
     found = sections(results, published, data=args.data, family=args.family)
     if not found:
-        return _nothing(args, runs, results, published)
+        return _nothing(args, runs, results)
     if not any(row.measured for section in found for row in section.rows):
         print(_no_results(args, runs, results), file=sys.stderr)
     wanted = _wanted(args, found)
@@ -98,7 +106,7 @@ def _left_out(problems: Iterable[str]) -> None:
 
 
 def _suite_tables(
-    args: argparse.Namespace, runs: Path, published: Published | None
+    args: argparse.Namespace, runs: Sequence[Path], published: Published | None
 ) -> tuple[list[Section], list[str] | None]:
     """Return the tables of a suite and the metrics that the user asks for."""
     for option in ("sort", "family"):
@@ -111,11 +119,11 @@ def _suite_tables(
 
     content = plan.read_suite(args.suite)
     planned = list(plan.jobs(content, None, [f"--{option.removeprefix('--')}" for option in args.set]))
-    checked, problems = read_checked(stored.finished_folders(planned, runs))
+    checked, problems = read_checked(folder for some in runs for folder in stored.finished_folders(planned, some))
     results = [result for _, result in checked]
     _left_out(problems)
     if not results:
-        print(f"No results of this suite in {runs}. Make them: cmr-bench suite {args.suite}", file=sys.stderr)
+        print(f"No results of this suite in {_names(runs)}. Make them: cmr-bench suite {args.suite}", file=sys.stderr)
     tables = read_tables(content, args.suite)
     if args.data is not None:
         names = {table.data for table in tables}
@@ -180,19 +188,23 @@ def _check_names(args: argparse.Namespace, results: Sequence[Result], published:
         )
 
 
-def _no_results(args: argparse.Namespace, runs: Path, results: Sequence[Result]) -> str:
+def _names(runs: Sequence[Path]) -> str:
+    return " or ".join(map(str, runs))
+
+
+def _no_results(args: argparse.Namespace, runs: Sequence[Path], results: Sequence[Result]) -> str:
     of = "".join([f" of {args.data}" if args.data else "", f" of family {args.family}" if args.family else ""])
     data = f" --data {args.data}" if args.data else ""
     there = ", ".join(sorted({result.data for result in results}))
     others = f"; there are results of {there}" if there and of else ""
-    return f"No results{of} in {runs}{others}. Make one: cmr-bench run --model vsepp{data}"
+    return f"No results{of} in {_names(runs)}{others}. Make one: cmr-bench run --model vsepp{data}"
 
 
-def _nothing(args: argparse.Namespace, runs: Path, results: Sequence[Result], published: Published | None) -> int:
-    if not runs.is_dir():
+def _nothing(args: argparse.Namespace, runs: Sequence[Path], results: Sequence[Result]) -> int:
+    if not any(folder.is_dir() for folder in runs):
         data = f" --data {args.data}" if args.data else ""
         raise CmrBenchError(
-            f"no results: there is no folder '{runs}' here. "
+            f"no results: there is no folder '{_names(runs)}' here. "
             f"Make one: cmr-bench run --model vsepp{data}, or point to another with --runs DIR"
         )
     print(_no_results(args, runs, results))

@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from cmr_bench.experiment.identity import PARTS, Difference, essence, other_options
 from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.experiment.weights import MARK, read_safetensors
 from cmr_bench.results.content import other_content
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, first_line
@@ -20,7 +21,6 @@ from cmr_bench.support.places import without_folders
 from cmr_bench.version import __version__
 
 FORMAT = 1
-_MARK = "cmr_bench"
 
 
 class Checkpoints(TorchCheckpointIO):
@@ -58,7 +58,7 @@ class Checkpoints(TorchCheckpointIO):
         """Write a checkpoint that says what it is; one that was there stays until the new one is whole."""
         with replacing(Path(path)) as file:
             try:
-                torch.save({**checkpoint, _MARK: self.mark}, file)
+                torch.save({**checkpoint, MARK: self.mark}, file)
             except RuntimeError as error:
                 # torch reports a write that fails as an error of its own, and the system's as the context of it.
                 cause = error.__context__
@@ -71,13 +71,10 @@ class Checkpoints(TorchCheckpointIO):
             CmrBenchError: If it cannot be read, holds code, or belongs to another run or version.
         """
         try:
-            foreign.check_zip(foreign.checked(Path(path)))
-            with zipfile.ZipFile(path) as archive:
-                # torch does not look at the checksums that it writes.
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"{damaged} is damaged")
-            stored = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            if Path(path).suffix == ".safetensors":
+                stored = read_safetensors(Path(path))
+            else:
+                stored = _unzipped(Path(path), map_location)
         except Exception as error:  # a damaged file can fail in any way
             line = first_line(error)[:200]
             raise CmrBenchError(f"cannot read checkpoint {path} ({line}): {self.advice}") from error
@@ -87,7 +84,7 @@ class Checkpoints(TorchCheckpointIO):
         return dict(stored)
 
     def _problem(self, stored: Any) -> str:
-        mark = stored.get(_MARK) if isinstance(stored, dict) else None
+        mark = stored.get(MARK) if isinstance(stored, dict) else None
         if not isinstance(mark, Mapping) or "state_dict" not in stored:
             return "it names no method, so it was written by another program or an older version"
         if mark.get("format") != FORMAT:
@@ -112,6 +109,16 @@ class Checkpoints(TorchCheckpointIO):
         )
 
 
+def _unzipped(path: Path, map_location: Any) -> Any:
+    foreign.check_zip(foreign.checked(path))
+    with zipfile.ZipFile(path) as archive:
+        # torch does not look at the checksums that it writes.
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged")
+    return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+
 def read_mark(path: Path) -> Mapping[str, Any]:
     """Return what a checkpoint says of its run, without reading its weights; nothing where there is no checkpoint.
 
@@ -122,7 +129,7 @@ def read_mark(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         foreign.check_zip(foreign.checked(path, within=path.parents[1]))
-        mark = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(_MARK)
+        mark = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(MARK)
     except Exception as error:  # a damaged file can fail in any way
         raise CmrBenchError(f"{path} cannot be read as a checkpoint ({first_line(error)[:200]})") from error
     return mark if isinstance(mark, Mapping) else {}

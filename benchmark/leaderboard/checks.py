@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmr_bench.results.published import RECALLS
-from cmr_bench.results.record import RESULT_FILE, Result, read_result
+from cmr_bench.results.record import RESULT_FILE, Result, identity, read_result
 from cmr_bench.results.store import failures, result_files, stored_configuration
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.places import without_folders
@@ -32,15 +32,17 @@ _PREFIX = re.compile(r"(fold\d+_)?(.*)")
 _SUM, _RANK = 1e-6, 1e-3
 
 
-def load_checked(runs: Path) -> tuple[list[tuple[Path, Result]], list[str]]:
-    """Read every result under a folder of runs that can be what it says.
+def load_checked(*runs: Path) -> tuple[list[tuple[Path, Result]], list[str]]:
+    """Read every result under folders of runs that can be what it says; one that lies in several counts once.
 
     Returns:
         Run folder and result, in the order of the folders, and one line for each file that cannot be read, each result
         that contradicts itself or what lies beside it, and each run that failed.
     """
-    found, problems = read_checked(path.parent for path in result_files(runs))
-    return found, problems + failures(runs)
+    found, problems = read_checked(path.parent for folder in runs for path in result_files(folder))
+    if len(runs) > 1:
+        found = list({identity(result): (folder, result) for folder, result in reversed(found)}.values())[::-1]
+    return found, [*problems, *(line for folder in runs for line in failures(folder))]
 
 
 def read_checked(folders: Iterable[Path]) -> tuple[list[tuple[Path, Result]], list[str]]:

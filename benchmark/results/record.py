@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -110,6 +111,12 @@ class Result:
         if bad:
             raise CmrBenchError(f"result of {self.method} on {self.data} is not finite: {', '.join(bad)}")
         return json.dumps(dataclasses.asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def identity(result: Result) -> str:
+    """Return the SHA-256 of a record: two files of one result have the same, wherever they lie."""
+    content = json.dumps(dataclasses.asdict(result), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def short_commit(commit: str) -> str:

@@ -20,6 +20,7 @@ from cmr_bench.datamodules.views import DataSpec, Origin, View, ViewSpec
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.trainer import quiet
+from cmr_bench.experiment.weights import WEIGHTS_FILE
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.results.record import FAILURE_FILE
@@ -131,6 +132,8 @@ def configuration(folder: Path, trust: bool = False) -> tuple[recipe.RunConfig, 
             f"no run in {folder}: it {what}; pass a folder runs/<data>/<method>/<run id> of `cmr-bench run`"
         )
     checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not checkpoint.is_file() and (folder / WEIGHTS_FILE).is_file():
+        checkpoint = folder / WEIGHTS_FILE
     if not checkpoint.is_file():
         raise DataError(_why_no_weights(folder, checkpoint))
     foreign.check_folder(folder)
