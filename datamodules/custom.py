@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cmr_bench.datamodules.readers.delimited import TextFormat
 from cmr_bench.datamodules.readers.documents import document_rows, is_karpathy
 from cmr_bench.datamodules.readers.finder import PhotoFinder
 from cmr_bench.datamodules.readers.gathering import Gatherer
+from cmr_bench.datamodules.readers.hubsets import HubSet
 from cmr_bench.datamodules.readers.items import assemble, drawn
 from cmr_bench.datamodules.readers.karpathy import load_json, make_splits, own_fields, photos_in
 from cmr_bench.datamodules.readers.lmdbfiles import LmdbFinder, is_lmdb
@@ -41,6 +43,8 @@ class Custom(RetrievalDataModule):
             features by folder.
         file: Table or JSON in the folder, several separated by commas, or a pattern such as '*.parquet'; null takes the
             only one there, or those whose names say train, val and test.
+        hub: In place of a file, a data set of the library datasets: a folder that it saved, or OWNER/NAME on the
+            Hugging Face hub, perhaps with :CONFIGURATION.
         images: Folder that image paths are relative to, or an LMDB file with the images by name; absolute or relative
             to the data folder.
         image_column: Column with the image path or number; null takes image, filepath or another usual name.
@@ -65,6 +69,7 @@ class Custom(RetrievalDataModule):
         self,
         name: str | None = None,
         file: str | Path | None = None,
+        hub: str | Path | None = None,
         images: str | Path = ".",
         image_column: str | None = None,
         caption_column: str | None = None,
@@ -81,7 +86,9 @@ class Custom(RetrievalDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.name = None if name is None else _own_name(name)
-        self.file, self.images = path_text(file), path_text(images)
+        self.file, self.images, self.hub = path_text(file), path_text(images), path_text(hub)
+        if self.hub is not None and self.file is not None:
+            raise UsageError("--data.hub and --data.file: pass one of them")
         self.image_column, self.caption_column = image_column, caption_column
         self.split_column, self.label_column = split_column, label_column
         self.label_separator, self.split_seed = label_separator, split_seed
@@ -93,6 +100,9 @@ class Custom(RetrievalDataModule):
         """Folder of what is made from this data set, by its name or by where its table and photographs lie."""
         if self.name is not None:
             return cache_dir(self.data_name) / self.name
+        if self.hub is not None:
+            where = str(Path(self.hub).expanduser().resolve()) if Path(self.hub).expanduser().is_dir() else self.hub
+            return cache_dir(self.data_name) / f"hub-{combined({'hub': where, 'images': self.images})[:12]}"
         files = [str(file.resolve()) for file in self.table_files()]
         folder = self.folder().resolve()
         images = (folder / Path(self.images).expanduser()).resolve()
@@ -104,7 +114,10 @@ class Custom(RetrievalDataModule):
         return [cache_dir(self.data_name) / "features"]
 
     def folder(self) -> Path:
-        """Folder with the table."""
+        """Folder with the table; of a data set of the hub the one saved, else the folder of its cache."""
+        if self.hub is not None:
+            saved = Path(self.hub).expanduser()
+            return saved if saved.is_dir() else self.cache()
         given = patterns(self.file or "")
         if given and Path(given[0]).expanduser().is_absolute():
             return Path(given[0]).expanduser().parent
@@ -121,8 +134,10 @@ class Custom(RetrievalDataModule):
         return named_files(folder, self.file) if self.file else tables_in(folder)
 
     def read(self) -> Mapping[str, Split]:
-        """Read the tables or the JSON."""
+        """Read the tables or the JSON, or the data set of the hub."""
         self.report = Report(self.skip_invalid)
+        if self.hub is not None:
+            return self._hub_splits(self.hub)
         folder, files = self.folder(), self.table_files()
         images = folder / Path(self.images).expanduser()
         finder = LmdbFinder(images) if is_lmdb(images) else PhotoFinder(images)
@@ -150,14 +165,32 @@ class Custom(RetrievalDataModule):
                 splits = make_splits(photos, finder, str(file), parts, self.report, self.label_separator is not None)
                 self.report.close()
                 return splits
-        items = gatherer.finish()
-        source = ", ".join(file.name for file in files[:3])
+        return self._splits(gatherer, ", ".join(file.name for file in files[:3]))
+
+    def _hub_splits(self, given: str) -> Mapping[str, Split]:
+        found = HubSet(given)
+        images = self.folder() / Path(self.images).expanduser()
+        finder, parts = PhotoFinder(images), Parts(self.split_names, option=True)
+        paths = Paths(images, self.pattern, self.strip_prefix, self.report)
+        columns = Columns(self.image_column, self.caption_column, self.split_column, self.label_column)
+        gatherer = Gatherer(columns, paths, finder, parts, self.report, self.label_separator)
+        alone = len(found.parts) == 1
+        for name, part in found.parts.items():
+            if alone and name is not None and self.split_column is None:
+                self.report.note(f"{found.name}: its only split '{name}' is divided 80/10/10")
+            gatherer.columns = replace(columns, image=found.image_column(part, self.image_column))
+            gatherer.add(found.rows(name, gatherer.columns.image), Path(found.name), None if alone else name)
+        return self._splits(gatherer, found.name)
+
+    def _splits(self, gatherer: Gatherer, source: str) -> Mapping[str, Split]:
+        """Make splits of what was gathered."""
+        items, parts = gatherer.finish(), gatherer.parts
         self.report.close()
         parts.require_some(len(items), source)
         if not items:
             raise DataError(f"{source}: no row can be read")
         splits = assemble(drawn(items, self.split_seed), self.label_separator is not None)
-        for line in (*parts.lines(source), *finder.lines()):
+        for line in (*parts.lines(source), *gatherer.finder.lines()):
             self.report.note(line)
         return splits
 

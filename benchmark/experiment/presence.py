@@ -21,7 +21,7 @@ def check_files(dataset: str, options: Mapping[str, Any]) -> None:
     if options.get("image_weights"):
         require_weights(str(options["image_weights"]))
     root, named = options.get("root"), options.get("file") or options.get("precomputed")
-    if entry is None or not entry.needs:
+    if entry is None or not entry.needs or options.get("hub"):
         return
     if file := options.get("file"):
         from cmr_bench.datamodules.readers.tablefiles import markers, named_files, patterns

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.datamodules.readers.cells import Embedded
-from cmr_bench.datamodules.readers.unpacking import unpacking
+from cmr_bench.datamodules.readers.unpacking import Unpacking, unpacking
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
@@ -70,7 +70,7 @@ def _rows_with_photos(file: Path, table: Any, inside: list[str]) -> Iterator[tup
         number = 0
         for batch in table.iter_batches(_BATCH, columns=_light(table, column) if photos.complete else None):
             for row in batch.to_pylist():
-                row[column] = _photo(row.get(column), number, photos)
+                row[column] = photo_of(row.get(column), number, photos)
                 yield f"{file}, row {number}", row
                 number += 1
 
@@ -81,7 +81,14 @@ def _light(table: Any, column: str) -> list[str]:
     return [leaf for leaf in leaves if leaf not in (column, f"{column}.bytes")]
 
 
-def _photo(value: Any, number: int, photos: Any) -> Any:
+def photo_of(value: Any, number: int, photos: Unpacking) -> Any:
+    """Return a photograph of a table, unpacked, or what the table calls it where it does not hold it.
+
+    Args:
+        value: An object of ``bytes`` and ``path``, or plain bytes.
+        number: Number of the row.
+        photos: Where photographs are unpacked.
+    """
     name = value.get("path") if isinstance(value, dict) else None
     content = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(content, bytes):

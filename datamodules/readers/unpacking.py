@@ -21,13 +21,14 @@ class Unpacking:
 
     Args:
         source: The table or archive.
+        key: What tells its content from another; None looks at the file.
 
     Attributes:
         complete: Whether they have been unpacked before.
     """
 
-    def __init__(self, source: Path) -> None:
-        self.folder = cache_dir("custom") / "photos" / _key(source)
+    def __init__(self, source: Path, key: str | None = None) -> None:
+        self.folder = cache_dir("custom") / "photos" / (key or _key(source))
         self.complete = (self.folder / _DONE).is_file()
 
     def place(self, number: int) -> Path:
@@ -44,13 +45,13 @@ class Unpacking:
 
 
 @contextmanager
-def unpacking(source: Path) -> Iterator[Unpacking]:
+def unpacking(source: Path, key: str | None = None) -> Iterator[Unpacking]:
     """Open the unpacked photographs of a file; other processes wait while they are written.
 
     Raises:
         DataError: If they cannot be written.
     """
-    there = Unpacking(source)
+    there = Unpacking(source, key)
     if there.complete:
         yield there
         return
