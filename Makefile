@@ -15,12 +15,13 @@ ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: setup demo test test-all lint format typecheck site owner help FORCE
+.PHONY: setup demo test test-all test-lowest lint format typecheck site owner help FORCE
 
 help:
 	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
 	@echo "make demo       train a method of each family on the built-in data and print their leaderboard"
 	@echo "make test       run the tests; make test-all runs the slow ones too"
+	@echo "make test-lowest   the fast tests with the lowest versions that are declared"
 	@echo "make lint format typecheck"
 	@echo "make site       build the documentation site in build/site; warnings are errors"
 	@echo "make owner NAME=you   name the owner of the repository, after a fork, wherever its address stands"
@@ -71,9 +72,17 @@ typecheck: setup
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The address stands in pyproject.toml; README and docs repeat it, which tests/test_packaging.py holds.
+# The lowest versions that pyproject.toml declares, of what it declares itself, in an environment of their own.
+test-lowest:
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q uv
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct '.[test]'
+	.venv-lowest/bin/python -m pytest -n 2 -m 'not slow'
+
+# The address stands in pyproject.toml; the files that repeat it are held to it by tests/test_packaging.py.
+ADDRESSED = $(wildcard pyproject.toml mkdocs.yml README.md CONTRIBUTING.md SECURITY.md docs/*.md)
 owner:
 	@test -n "$(NAME)" || { echo "make owner NAME=the-owner-on-GitHub" >&2; exit 1; }
 	@old=$$(sed -n 's|^Repository = "https://github.com/\([^/]*\)/.*|\1|p' pyproject.toml); \
-		sed -i.bak "s|\b$$old/cmr-bench|$(NAME)/cmr-bench|g" pyproject.toml README.md CONTRIBUTING.md docs/*.md; \
-		rm -f *.bak docs/*.bak
+		sed -i.bak -e "s|\b$$old/cmr-bench|$(NAME)/cmr-bench|g" -e "s|\b$$old\.github\.io/cmr-bench|$(NAME).github.io/cmr-bench|g" \
+			$(ADDRESSED); rm -f *.bak docs/*.bak

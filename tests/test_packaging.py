@@ -130,22 +130,38 @@ def test_pre_commit_runs_the_pinned_versions() -> None:
 
 def test_the_repository_has_one_address() -> None:
     address = PROJECT["project"]["urls"]["Repository"].removeprefix("https://github.com/")
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
-    found = {match for page in pages for match in re.findall(r"[\w.-]+/cmr-bench(?=[/@\s`])", page.read_text("utf-8"))}
+    pages = [*(ROOT / name for name in ADDRESSED), *(ROOT / "docs").glob("*.md")]
+    pattern = re.compile(r"(?<![.\w-])[\w-]+/cmr-bench(?=[/@\s`\"])")
+    found = {match for page in pages for match in pattern.findall(page.read_text("utf-8"))}
     assert found == {address}
 
 
+ADDRESSED = ("pyproject.toml", "mkdocs.yml", "README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/check.md")
+
+
+def test_no_other_file_names_the_owner() -> None:
+    tracked = [*ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.*"), ROOT / "Dockerfile"]
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for file in tracked
+        if file.is_file() and re.search(r"\bOWNER[/.](?!NAME)", file.read_text(encoding="utf-8", errors="ignore"))
+    }
+    assert found == set(ADDRESSED)
+
+
 def test_the_owner_is_one_setting(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "README.md", "CONTRIBUTING.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("Makefile", *ADDRESSED):
+        if "/" not in name:
+            shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for name in FOLDERS:
         (tmp_path / name).mkdir()
     assert make("-C", str(tmp_path), "owner", "NAME=somebody").returncode == 0
-    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "docs/check.md"):
+    for name in ADDRESSED:
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "OWNER" not in text
         assert "somebody/cmr-bench" in text
+    assert "https://somebody.github.io/cmr-bench/" in (tmp_path / "mkdocs.yml").read_text(encoding="utf-8")
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -154,7 +170,9 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "test", "test-all", "lint", "format", "typecheck", "site"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "test", "test-all", "lint", "format", "typecheck", "site", "test-lowest"]
+)
 def test_make_knows_its_targets(target: str) -> None:
     answer = make("--dry-run", target)
     assert answer.returncode == 0, answer.stderr

@@ -27,6 +27,7 @@ from cmr_bench.suites.stored import Stored
 from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import write_atomic
+from cmr_bench.support.site import page
 
 _HELP = """\
 comparison:
@@ -43,7 +44,7 @@ examples:
   cmr-bench check --suite mine.yaml --expected expected.yaml --markdown summary.md --junit check.xml
 
 exit codes: 0 as expected; 1 regression, failed run or results that cannot be compared; 2 usage error.
-docs/check.md shows how to check your own method in continuous integration.
+{page} shows how to check your own method in continuous integration.
 """
 
 
@@ -96,7 +97,7 @@ def _count(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench check`."""
-    parser.epilog = _HELP
+    parser.epilog = _HELP.replace("{page}", page("check"))
     parser.add_argument(
         "--suite", default="ci", metavar="NAME|FILE", help="name of a shipped suite, or a YAML file (default: ci)"
     )

@@ -17,6 +17,7 @@ from cmr_bench.experiment.recipe import TrainerOptions
 from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import sweep
+from cmr_bench.support.site import page
 
 LOCK = ".lock"
 # Held until the process ends: Lightning meets the others at the same address, which must not close in between.
@@ -55,7 +56,7 @@ def check_devices(options: TrainerOptions) -> None:
         if options.num_nodes > 1:
             raise UsageError(
                 f"--trainer.num_nodes {options.num_nodes}: start the processes of several nodes with torchrun or "
-                "srun (docs/several_devices.md)"
+                f"srun ({page('several_devices')})"
             )
         return
     there = started.world_size()

@@ -16,6 +16,7 @@ from cmr_bench import registry
 from cmr_bench.leaderboard.checks import load_checked
 
 ROOT = Path(__file__).parents[2]
+_OF_ROOT = ("CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -37,9 +38,16 @@ def pages(runs: Path) -> dict[str, str]:
     found |= {
         "cli.md": command_reference.reference(),
         "data_sets.md": data_pages.page(),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
-        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("](docs/", "]("),
+        **{f"{name.lower()}.md": _of_root(name) for name in _OF_ROOT},
     }
     for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
         found[f"notebooks/{file.stem}.md"] = notebook_pages.page(file)
     return found
+
+
+def _of_root(name: str) -> str:
+    """Return a page of the root of the repository, its links turned to where the pages are on the site."""
+    text = (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    for other in _OF_ROOT:
+        text = text.replace(f"]({other}.md)", f"]({other.lower()}.md)")
+    return text
