@@ -253,16 +253,20 @@ def _protocol(result: Evaluation) -> dict[str, Any]:
 
 
 def _store(args: argparse.Namespace, scored: Scored) -> Path:
+    from cmr_bench.evaluation.judgments import named
     from cmr_bench.results.store import store_external
 
     result = scored.result
+    protocol = _protocol(result)
+    if args.qrels is not None:
+        protocol["definitions"] = named(protocol["definitions"], args.qrels)
     return store_external(
         runs=args.runs,
         name=args.name,
         data=args.data,
         metrics=result.metrics,
         units=result.units,
-        protocol=_protocol(result),
+        protocol=protocol,
         split_sizes={"test": [result.n_images, result.n_texts]},
         fingerprint=_fingerprint(scored.brought.image_of_text, scored.brought.labels, scored.queries, scored.judged),
         intervals=result.intervals,

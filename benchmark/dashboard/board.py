@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cmr_bench.dashboard.breakdown import breakdown
 from cmr_bench.dashboard.collect import StoredRun, slug
 from cmr_bench.leaderboard.board import MARKS, head, legend, marks, number
 from cmr_bench.leaderboard.columns import best, columns, order
@@ -21,7 +22,21 @@ COSTS = {
     "query": ("Query", "ms"),
     "parameters": ("Parameters", ""),
 }
-_GROUP_NAMES = {"recall": "Recall", "map": "mAP", "rank": "Ranks"}
+_GROUP_NAMES = {
+    "recall": "Recall",
+    "map": "mAP",
+    "relevance": "Precision at R",
+    "qrels": "Relevance judgments",
+    "rank": "Ranks",
+}
+# The shape of a family wherever its rows are drawn, as Plotly names it; other families get a star.
+SHAPES = {
+    "pairwise": "circle",
+    "adversarial": "diamond",
+    "interaction": "square",
+    "attributes": "triangle-up",
+    "subspace": "cross",
+}
 
 
 def rounded(value: float) -> float:
@@ -124,6 +139,7 @@ def board(section: Section, run_of: Mapping[int, StoredRun]) -> dict[str, Any]:
         "title": section.title,
         "slug": section_slug(section),
         "data_name": section.data,
+        "protocol": section.title.partition(": ")[2],
         "note": section.note,
         "remark": section.remark,
         "fingerprint": section.fingerprint,
@@ -150,7 +166,10 @@ def board(section: Section, run_of: Mapping[int, StoredRun]) -> dict[str, Any]:
             "main": main,
             "names": {name: " ".join(part for part in head(name) if part) for name in names},
             "lower": [name for name in names if name in LOWER_IS_BETTER],
-            "rows": [_chart_row(row) for row in shown],
+            "rows": [_chart_row(row, run_of) for row in shown],
+            "shapes": SHAPES,
+            "title": section.title,
+            "file": section_slug(section),
         },
     }
 
@@ -197,6 +216,7 @@ def _row(row: Row, names: Sequence[str], tops: Mapping[str, float], run_of: Mapp
         "draws": row.draws,
         "repeats": row.repeats,
         "about": "; ".join(row.deviations) or "no deviation is listed",
+        "deviations": row.deviations,
         "marks": [MARKS.get(flag, (flag, flag)) for flag in row.flags],
         "fidelity": row.fidelity,
         "cells": cells,
@@ -224,7 +244,7 @@ def _mean_costs(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def _chart_row(shown: Mapping[str, Any]) -> dict[str, Any]:
+def _chart_row(shown: Mapping[str, Any], run_of: Mapping[int, StoredRun]) -> dict[str, Any]:
     row: Row = shown["row"]
     found: dict[str, Any] = {
         "label": " ".join([shown["title"], *(f"[{mark}]" for mark in marks(row))])
@@ -237,10 +257,14 @@ def _chart_row(shown: Mapping[str, Any]) -> dict[str, Any]:
                      for name in shown["cells"] if name in shown["intervals"]},
         "cost": {name: rounded(cost["value"]) for name, cost in shown["costs"].items()},
         "runs": [seed["slug"] for seed in shown["seeds"]],
-        "seeds": {name: [rounded(result.metrics[name]) for result in row.results if name in result.metrics]
-                  for name in shown["cells"]} if len(row.results) > 1 else {},
+        "repeats": [seed["name"] for seed in shown["seeds"]],
+        "seeds": {name: [rounded(result.metrics[name]) for result in row.results]
+                  for name in shown["cells"] if all(name in result.metrics for result in row.results)}
+                 if len(row.results) > 1 else {},
     }  # fmt: skip
     curves = mean_curves(row.results)
+    outcomes = [run_of[id(result)].outcomes for result in row.results]
+    found |= breakdown([one for one in outcomes if one is not None])
     return found | ({"curves": curves} if curves else {})
 
 

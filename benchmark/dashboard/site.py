@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import json
-import math
-import shlex
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,16 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cmr_bench import __version__
-from cmr_bench.dashboard.board import board, costs, rounded, short, write_cost
+from cmr_bench.dashboard.board import SHAPES, board
 from cmr_bench.dashboard.collect import StoredRun, collect
+from cmr_bench.dashboard.ended import ended
+from cmr_bench.dashboard.front import best_pair, card, last_runs, totals
+from cmr_bench.dashboard.heatmap import FIDELITIES, METRICS, heat_map
+from cmr_bench.dashboard.pages import index_entry, run_data, run_page
 from cmr_bench.dashboard.queries import split_data, split_key
 from cmr_bench.dashboard.verdicts import RESAMPLES, packed_draws
-from cmr_bench.leaderboard.board import MARKS, head, number
-from cmr_bench.leaderboard.naming import NEVER_BEST, changes_of, flags_of, label_of, split_seed_of
 from cmr_bench.leaderboard.rows import Section, comparable, sections
-from cmr_bench.results.groups import GROUPS
 from cmr_bench.results.published import Published
-from cmr_bench.results.record import Result, short_commit
+from cmr_bench.results.store import failures
 from cmr_bench.support.errors import CmrBenchError, UsageError
 
 # A folder with this file is a site of ours, which may be replaced.
@@ -64,14 +63,14 @@ def build(runs: Path, out: Path, published: Published | None) -> Built:
         raise UsageError(f"--out {out} exists and is not a dashboard: pass another folder, or remove it")
     stored, problems = collect(runs)
     if not stored:
-        why = f" ({len(problems)} skipped: {problems[0]})" if problems else ""
+        why = f" ({len(problems)} skipped: {problems[0]})" if problems else _to_resume(runs)
         raise CmrBenchError(f"no results in {runs}{why}. Make one: cmr-bench run --model vsepp")
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as workplace:
             site, old = Path(workplace) / "site", Path(workplace) / "old"
             site.mkdir()
-            _write(site, stored, problems, published)
+            _write(site, runs, stored, problems, published)
             if out.exists():
                 out.rename(old)
             site.rename(out)
@@ -80,7 +79,9 @@ def build(runs: Path, out: Path, published: Published | None) -> Built:
     return Built(len(stored), problems)
 
 
-def _write(site: Path, stored: Sequence[StoredRun], problems: Sequence[str], published: Published | None) -> None:
+def _write(
+    site: Path, runs: Path, stored: Sequence[StoredRun], problems: Sequence[str], published: Published | None
+) -> None:
     for folder in ("assets", "data", "runs", "thumbnails"):
         (site / folder).mkdir()
     (site / MARKER).write_text(f"{__version__}\n")
@@ -106,17 +107,35 @@ def _write(site: Path, stored: Sequence[StoredRun], problems: Sequence[str], pub
         splits.append({"key": key, "title": content["title"], "n_runs": len(members)})
         _script(site / "data" / f"split-{key}.js", f"split-{key}", content)
     for run in stored:
-        content = _run_data(run, drawn.get(run.slug, {}), answers.get(run.slug), groups[run.slug])
+        content = run_data(run, drawn.get(run.slug, {}), answers.get(run.slug), groups[run.slug])
         _script(site / "data" / f"{run.slug}.js", run.slug, content)
-        page = _run_page(run)
+        page = run_page(run)
         in_queries = split_key(run) if run.examples else ""
         render(site / "runs" / f"{run.slug}.html", "run.html", root="../", run=page, board=page_of.get(run.slug),
                split=in_queries, data=_json(content["own"]))  # fmt: skip
-    index = [_index_entry(run, groups[run.slug], run.slug in drawn) for run in stored]
-    render(site / "index.html", "index.html", boards=boards, problems=problems, totals=_totals(stored, boards))
-    render(site / "runs.html", "runs.html", runs=index)
-    render(site / "compare.html", "compare.html", runs=index, resamples=RESAMPLES)
+    index = [index_entry(run, groups[run.slug], run.slug in drawn) for run in stored]
+    unended = ended(runs)
+    render(site / "index.html", "index.html", boards=boards, cards=[card(shown) for shown in boards],
+           problems=_unreadable(problems, runs), totals=totals(stored, boards), last=last_runs(index),
+           ended=unended)  # fmt: skip
+    render(site / "runs.html", "runs.html", runs=index, ended=unended)
+    chosen = best_pair(boards, {run.slug: groups[run.slug] for run in stored if run.slug in drawn})
+    render(site / "compare.html", "compare.html", runs=index, resamples=RESAMPLES, chosen=chosen)
+    maps = [heat_map(boards, metric) for metric in METRICS]
+    render(site / "heatmap.html", "heatmap.html", maps=[one for one in maps if one["columns"]], fidelities=FIDELITIES,
+           told={one["key"]: one["told"] for one in maps})  # fmt: skip
     render(site / "queries.html", "queries.html", splits=splits)
+
+
+def _to_resume(runs: Path) -> str:
+    commands = [one.command for one in ended(runs) if one.command]
+    return f" ({len(commands)} unfinished, the latest goes on with `{commands[0]}`)" if commands else ""
+
+
+def _unreadable(problems: Sequence[str], runs: Path) -> list[str]:
+    """Return the problems but those of failed runs, which have a table of their own."""
+    failed = set(failures(runs))
+    return [problem for problem in problems if problem not in failed]
 
 
 def _runs(section: Section, run_of: Mapping[int, StoredRun]) -> list[StoredRun]:
@@ -141,6 +160,7 @@ def _renderer(n_runs: int) -> Any:
         "built": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "n_runs": n_runs,
         "json": _json,
+        "shapes": SHAPES,
     }
     template = functools.cache(environment.get_template)
 
@@ -172,145 +192,3 @@ def _groups(stored: Sequence[StoredRun]) -> dict[str, int]:
             key = (place, result.fingerprint, str(result.protocol.get("postprocess") or ""))
             found[slug_of[id(result)]] = numbers.setdefault(key, len(numbers))
     return found
-
-
-def _label(run: StoredRun) -> str:
-    draw, seed = split_seed_of(run.result), run.result.seed
-    parts = [label_of(run.result)]
-    parts += [] if draw is None else [f"draw {draw}"]
-    parts += [] if seed is None else [f"seed {seed}"]
-    return ", ".join(parts)
-
-
-def _marks(result: Result) -> list[str]:
-    return [MARKS[flag][0] if flag in MARKS else flag for flag in flags_of(result)]
-
-
-def _index_entry(run: StoredRun, group: int, has_draws: bool) -> dict[str, Any]:
-    result = run.result
-    names = [name for name in ("rsum", "mr", "map") if name in result.metrics]
-    return {
-        "slug": run.slug,
-        "label": _label(run),
-        "run_id": result.run_id,
-        "method": result.method,
-        "variant": result.variant,
-        "data": result.data,
-        "family": result.family,
-        "seed": result.seed,
-        "group": group,
-        "paired": has_draws,
-        "fingerprint": result.fingerprint[:12],
-        "marks": _marks(result),
-        "ranked": not set(flags_of(result)) & set(NEVER_BEST),
-        "created": result.created[:16].replace("T", " "),
-        "figures": {name: number(name, result.metrics[name]) for name in names},
-    }
-
-
-def _run_data(run: StoredRun, draws: Mapping[str, Any], answers: Any, group: int) -> dict[str, Any]:
-    result = run.result
-    return {
-        "own": {
-            "label": _label(run),
-            "history": {name: [None if value is None else rounded(value) for value in values]
-                        for name, values in run.history.items()},
-            "curves": {name: [rounded(value) for value in values] for name, values in result.curves.items()},
-        },
-        "group": group,
-        "metrics": result.metrics,
-        "names": {name: " ".join(part for part in head(name) if part) for name in result.metrics},
-        "lower": [name for name in result.metrics if name in GROUPS["rank"]],
-        "intervals": result.intervals,
-        "costs": {name: write_cost(name, value) for name, value in costs(result).items()},
-        "facts": _facts(run),
-        "draws": draws,
-        "answers": answers,
-    }  # fmt: skip
-
-
-def _facts(run: StoredRun) -> dict[str, str]:
-    """Return what may set apart two runs, in words."""
-    result = run.result
-    found = {
-        "method": result.method,
-        "variant": result.variant,
-        "family": result.family,
-        "fidelity": result.fidelity,
-        "seed": "" if result.seed is None else str(result.seed),
-        "data": result.data,
-        "batch size": str(result.batch_size or ""),
-        "device": result.device,
-        "commit": short_commit(result.commit),
-        "flags": ", ".join(flags_of(result)),
-    }
-    for side in ("image", "text"):
-        view = result.views.get(side)
-        if isinstance(view, dict):
-            found[f"{side} view"] = f"{view.get('kind')}, {view.get('source')}, {view.get('shape')}"
-    found |= {name: str(value) for name, value in {**result.options, **changes_of(result)}.items()}
-    found |= {f"version of {name}": version for name, version in result.versions.items()}
-    return {name: value for name, value in found.items() if value}
-
-
-def _run_page(run: StoredRun) -> dict[str, Any]:
-    result = run.result
-    names = [name for group in GROUPS.values() for name in group if name in result.metrics]
-    names += [name for name in result.metrics if name not in names]
-    definitions = result.protocol.get("definitions")
-    definitions = definitions if isinstance(definitions, dict) else {}
-    images, texts, *_ = [*result.split_sizes.get("test", []), 0, 0]
-    return {
-        "label": _label(run),
-        "slug": run.slug,
-        "result": result,
-        "flags": flags_of(result),
-        "changes": changes_of(result),
-        "commit": short_commit(result.commit),
-        "headline": [
-            (name, *head(name), number(name, result.metrics[name]))
-            for name in ("rsum", "map", "i2t_r1", "t2i_r1") if name in result.metrics
-        ],
-        "metrics": [
-            {
-                "name": name,
-                "direction": head(name)[0],
-                "head": head(name)[1],
-                "text": number(name, result.metrics[name]),
-                "interval": [number(name, end) for end in result.intervals.get(name, ())],
-                "unit": result.units.get(name, ""),
-                "definition": definitions.get(name, ""),
-            }
-            for name in names
-        ],
-        "protocol": {
-            "folds": result.protocol.get("folds"),
-            "bootstrap": result.protocol.get("bootstrap"),
-            "postprocess": result.protocol.get("postprocess"),
-        },
-        "test_size": (images, texts),
-        "costs": [(name, write_cost(name, value)) for name, value in costs(result).items()],
-        "memory": result.cost.get("peak_memory_bytes", 0) / 2**20,
-        "views": [
-            (side, view.get("kind"), short(str(view.get("source"))), view.get("shape"))
-            for side, view in result.views.items() if isinstance(view, dict)
-        ],
-        "config": run.config,
-        "command": f"cmr-bench run --config {shlex.quote(str(run.folder / 'config.yaml'))}" if run.config else "",
-        "has_history": any(name.startswith("val/") for name in run.history),
-    }  # fmt: skip
-
-
-def _totals(stored: Sequence[StoredRun], boards: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    results = [run.result for run in stored]
-    seconds = math.fsum(result.cost.get("train_seconds", 0.0) for result in results)
-    return [
-        (len(results), "runs"),
-        (len({result.method for result in results}), "methods"),
-        (len({result.family for result in results if result.family}), "families"),
-        (len({result.data for result in results}), "data sets"),
-        (len(boards), "leaderboards"),
-        (round(seconds / 3600), "hours of training")
-        if seconds > 5400
-        else (round(seconds / 60), "minutes of training"),
-    ]

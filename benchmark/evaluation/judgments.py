@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.evaluation.brought import rows_of
-from cmr_bench.evaluation.qrels import Qrels, qrels
+from cmr_bench.evaluation.qrels import PREFIX, Qrels, qrels
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError
 
@@ -69,6 +69,20 @@ def read_judgments(paths: Sequence[Source], ids: Ids, size: tuple[int, int]) -> 
             "count as not relevant"
         )
     return found, told
+
+
+def named(definitions: Mapping[str, str], paths: Sequence[Source]) -> dict[str, str]:
+    """Say in the definitions of a result which judgments it was scored by: figures by others are not comparable.
+
+    Args:
+        definitions: Definition of every metric, those by judgments under names such as ``qrels_i2t_r1``.
+        paths: What :func:`read_judgments` was given.
+    """
+    titles = {"eccv": "ECCV Caption", "cxc": "CrissCrossed Captions"}
+    packaged = [*_of_package(paths)] != [*paths]
+    names = [path.name if isinstance(path, Path) else "a table" for path in paths]
+    name = titles[str(paths[0])] if packaged else ", ".join(dict.fromkeys(names))
+    return {key: f"{name}: {text}" if key.startswith(PREFIX) else text for key, text in definitions.items()}
 
 
 def _of_package(paths: Sequence[Source]) -> Sequence[Source]:

@@ -35,6 +35,7 @@ class PerQuery:
         t2i_map: Average precision of each text, (n_texts,); likewise.
         matches: What the ranks were made of, by direction; empty where an older version kept the ranks alone. A query
             then counts as a hit if its mid-rank is within K, as its stored recalls do.
+        words: Number of words of each text, (n_texts,); empty without captions and where an older version kept none.
     """
 
     image_of_text: NDArray[np.int64]
@@ -43,6 +44,7 @@ class PerQuery:
     i2t_map: Floats = field(default_factory=lambda: np.zeros(0))
     t2i_map: Floats = field(default_factory=lambda: np.zeros(0))
     matches: dict[str, BestMatches] = field(default_factory=dict)
+    words: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def n_images(self) -> int:
@@ -71,18 +73,24 @@ class PerQuery:
                 arrays[name] = getattr(self, name).astype(np.float64 if name.endswith("map") else np.float32)
         for way, matches in self.matches.items():
             arrays |= {f"{way}_{name}": getattr(matches, name).astype(np.int32) for name in _COUNTS}
+        if len(self.words):
+            arrays["words"] = self.words.astype(np.int32)
         np.savez_compressed(content, allow_pickle=False, **arrays)
         return content.getvalue()
 
 
-def per_query(evaluation: Evaluation, image_of_text: NDArray[np.int64]) -> PerQuery:
-    """Take the outcomes of all queries out of an evaluation."""
+def per_query(
+    evaluation: Evaluation, image_of_text: NDArray[np.int64], words: NDArray[np.int64] | None = None
+) -> PerQuery:
+    """Take the outcomes of all queries out of an evaluation; ``words`` are the lengths of the captions, if known."""
     matches: dict[str, BestMatches] = {}
     if evaluation.ranks is not None:
         matches |= {"i2t": evaluation.ranks.images, "t2i": evaluation.ranks.texts}
     found = {way: one.rank for way, one in matches.items()}
     found |= {f"{way}_map": scores.values["map"] for way, scores in evaluation.categories.items()}
-    return PerQuery(image_of_text, **found, matches=matches)
+    return PerQuery(
+        image_of_text, **found, matches=matches, words=np.zeros(0, dtype=np.int64) if words is None else words
+    )
 
 
 def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
@@ -106,19 +114,22 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
             for way in ("i2t", "t2i")
             if way in found and f"{way}_better" in arrays
         }
+        words = arrays["words"].astype(np.int64) if "words" in arrays else np.zeros(0, dtype=np.int64)
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise CmrBenchError(f"{path} holds no readable ranks: {error}") from error
     good = owner.ndim == 1 and len(owner) > 0 and owner.min() >= 0
     sizes = {"i2t": int(owner.max()) + 1, "t2i": len(owner)} if good else {}
     if not good or any(values.shape != (sizes[name[:3]],) for name, values in found.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: its arrays do not fit together")
+    if len(words) and (words.shape != owner.shape or words.min() < 0):
+        raise CmrBenchError(f"{path} holds no readable ranks: its numbers of words are not those of its texts")
     matches: dict[str, BestMatches] = {way: BestMatches(*each) for way, each in counts.items()}
     if any(not _make(one, found[way]) for way, one in matches.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: they are not those of its counts")
     if tie_rate == 0:
         old = [way for way in ("i2t", "t2i") if way in found and way not in matches]
         matches |= {way: _untied(found[way]) for way in old if np.array_equal(found[way], np.rint(found[way]))}
-    return PerQuery(owner, **found, matches=matches)
+    return PerQuery(owner, **found, matches=matches, words=words)
 
 
 def _make(matches: BestMatches, ranks: Floats) -> bool:

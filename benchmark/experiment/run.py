@@ -21,7 +21,7 @@ from cmr_bench.experiment.fidelity import other_sizes
 from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.experiment.selection import Selection, fit
-from cmr_bench.experiment.slices import slices
+from cmr_bench.experiment.slices import caption_lengths, slices
 from cmr_bench.experiment.trainer import device_name, interruptible, make_logger, make_trainer, quiet
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.results.provenance import Cost, commit, library_versions
@@ -158,7 +158,8 @@ def _store(run: Experiment, result: Result, trainer: L.Trainer) -> None:
     folder, test, tested = run.folder, run.data.splits["test"], run.module.tested
     assert tested is not None
     ranks = tested.evaluation.ranks
-    write_atomic(folder / RANKS_FILE, per_query(tested.evaluation, test.image_of_text).to_bytes())
+    outcomes = per_query(tested.evaluation, test.image_of_text, caption_lengths(run.data))
+    write_atomic(folder / RANKS_FILE, outcomes.to_bytes())
     store_examples(folder, examples(tested.scores, test, ranks), run.data, test)
     _save_inputs(folder, run.data)
     write_result(folder, result)

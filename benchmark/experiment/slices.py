@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.texts.rare import rare_texts
+from cmr_bench.datamodules.texts.splitting import SPLITS
 from cmr_bench.evaluation.metrics import recall_at_k
 from cmr_bench.evaluation.protocol import Evaluation
 
@@ -32,3 +36,10 @@ def slices(data: RetrievalDataModule, evaluation: Evaluation) -> dict[str, Any]:
         matches = evaluation.ranks.texts.take(rare)
         found |= {f"t2i_r{k}": recall_at_k(matches, k) for k in (1, 5, 10)}
     return {"few_shot": found}
+
+
+def caption_lengths(data: RetrievalDataModule) -> NDArray[np.int64]:
+    """Return the number of words of every test caption, (n_texts,), as the data set splits them; empty without any."""
+    captions = data.splits["test"].captions
+    words = SPLITS[data.word_split]
+    return np.fromiter((len(words(text)) for text in captions or ()), dtype=np.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cmr_bench.leaderboard.columns import best, best_of, columns
 from cmr_bench.leaderboard.naming import NEVER_BEST
 from cmr_bench.leaderboard.rows import Row, Section
+from cmr_bench.results.groups import QRELS
 from cmr_bench.results.published import load_published
 
 # Flag -> mark in a row and its meaning in the legend; a flag that is not here stands in the row in full.
@@ -36,6 +37,7 @@ _HEADS = {
     "map_at_50_retrieved": "mAP@50 retrieved",
     "map_at_r": "mAP@R",
     "r_precision": "R-Precision",
+    "ndcg_at_10": "nDCG@10",
 }
 _ONE_DECIMAL = ("r1", "r5", "r10", "medr", "meanr", "mr", "rsum")
 # Sides of a metric in a table of a suite, and what they are called where the terminal is narrow.
@@ -43,15 +45,17 @@ _PARTS = {"published": "paper", "measured": "here", "difference": "diff."}
 
 
 def head(name: str) -> tuple[str, str]:
-    """Return direction (i2t, t2i or empty) and heading of a metric."""
-    direction = next((way for way in ("i2t", "t2i") if name.startswith(f"{way}_")), "")
-    rest = name.removeprefix(f"{direction}_") if direction else name
-    return direction, _HEADS.get(rest, rest)
+    """Return direction (i2t, t2i or empty) and heading of a metric; one by relevance judgments says so."""
+    plain = name.removeprefix(QRELS)
+    direction = next((way for way in ("i2t", "t2i") if plain.startswith(f"{way}_")), "")
+    rest = plain.removeprefix(f"{direction}_") if direction else plain
+    return direction, ("qrels " if plain != name else "") + _HEADS.get(rest, rest)
 
 
 def number(name: str, value: float) -> str:
     """Write a value of a metric with the decimals that its unit deserves."""
-    return f"{value:.1f}" if name.removeprefix("i2t_").removeprefix("t2i_") in _ONE_DECIMAL else f"{value:.3f}"
+    plain = name.removeprefix(QRELS).removeprefix("i2t_").removeprefix("t2i_")
+    return f"{value:.1f}" if plain in _ONE_DECIMAL else f"{value:.3f}"
 
 
 def marks(row: Row) -> list[str]:

@@ -18,7 +18,7 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
     Args:
         section: The rows.
         wanted: Names of metrics and groups; None takes the section's own, else the group by which the methods were
-            selected.
+            selected, and with it what was scored by relevance judgments.
 
     Returns:
         Names of metrics that at least one row has, or that the section asks for.
@@ -30,6 +30,8 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
         wanted = ("map",) if "map" in there and (by_map(section) or "i2t_r1" not in there) else ("recall",)
         if not any(name in there for name in GROUPS[wanted[0]]):
             wanted = ("all",)
+        elif any(name in there for name in GROUPS["qrels"]):
+            wanted = (*wanted, "qrels")
     chosen: dict[str, None] = {}
     for name in wanted:
         chosen |= dict.fromkeys(there if name == "all" else GROUPS.get(name, (name,)))

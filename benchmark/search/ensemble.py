@@ -19,7 +19,7 @@ from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.scores import ScoreSource, reorder_texts
 from cmr_bench.experiment.examples import examples, store_examples
-from cmr_bench.experiment.slices import slices
+from cmr_bench.experiment.slices import caption_lengths, slices
 from cmr_bench.results.provenance import commit, library_versions, peak_memory
 from cmr_bench.results.record import RESULT_FILE, Result, read_result, write_result
 from cmr_bench.results.store import new_run_folder
@@ -99,7 +99,7 @@ def ensemble(
     )
     folder = new_run_folder(runs, result.data.rpartition(":")[2], result.method.replace(":", "_"), "ensemble")
     result.run_id = folder.name
-    write_atomic(folder / RANKS_FILE, per_query(evaluation, split.image_of_text).to_bytes())
+    write_atomic(folder / RANKS_FILE, per_query(evaluation, split.image_of_text, caption_lengths(data)).to_bytes())
     store_examples(folder, examples(scores, split, evaluation.ranks), data, split)
     write_result(folder, result)
     return result, folder

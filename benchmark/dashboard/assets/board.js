@@ -7,7 +7,8 @@
   const value = (id) => document.getElementById(id)?.value || "";
   const boxes = () => [...table.querySelectorAll("tbody .pick input")];
   const idOf = (box) => Number(box.closest("tr").dataset.id);
-  let chosen = new Set();
+  // Of each row that is plotted, the place of its colour: it keeps it while others come and go.
+  let chosen = new Map();
 
   function filter() {
     cmr.filter(table, (row) => {
@@ -28,12 +29,27 @@
   }
 
   function choose(ids) {
-    chosen = new Set(ids);
+    const before = chosen;
+    chosen = new Map(ids.filter((id) => before.has(id)).map((id) => [id, before.get(id)]));
+    for (const id of ids) take(id);
     for (const box of boxes()) box.checked = chosen.has(idOf(box));
     changed();
   }
 
+  function take(id) {
+    if (chosen.has(id)) return;
+    const taken = new Set(chosen.values());
+    let place = 0;
+    while (taken.has(place)) place += 1;
+    chosen.set(id, place);
+  }
+
   function changed() {
+    for (const row of table.tBodies[0].rows) {
+      const place = chosen.get(Number(row.dataset.id));
+      row.toggleAttribute("data-plotted", place !== undefined);
+      row.style.setProperty("--row", place === undefined ? "" : charts.colour(place));
+    }
     document.getElementById("chosen").textContent = chosen.size;
     const runs = items().map((row) => row.runs[0]).filter(Boolean);
     const link = document.getElementById("compare");
@@ -43,7 +59,7 @@
   }
 
   function items() {
-    return [...chosen].sort((a, b) => a - b).map((id, place) => ({ ...board.rows[id], id, place }));
+    return [...chosen].sort(([a], [b]) => a - b).map(([id, place]) => ({ ...board.rows[id], id, place }));
   }
 
   // Half widths of the whisker: standard deviation over seeds, else the interval over queries.
@@ -57,7 +73,8 @@
   function bars(rows, names, heads, axes) {
     const error = names.map((name) => whisker(rows, name));
     return { type: "bar", x: heads, y: names.map((name) => rows.metrics[name] ?? null), name: charts.lines(rows.label),
-      legendgroup: String(rows.place), marker: { color: charts.colour(rows.place), opacity: rows.measured ? 1 : 0.45 },
+      legendgroup: String(rows.place), marker: { color: charts.colour(rows.place), opacity: rows.measured ? 1 : 0.45,
+        pattern: { shape: rows.place < charts.COLOURS.length ? "" : "/", fillmode: "overlay", fgcolor: charts.style("--card") } },
       error_y: { type: "data", symmetric: false, array: error.map((one) => one[1]), arrayminus: error.map((one) => one[0]), thickness: 1.3, width: 2, color: charts.style("--ink") },
       hoverinfo: "text", hovertext: names.map((name, at) => `${charts.plain(rows.label)}<br>${heads[at]}: ${rows.metrics[name] ?? "none"}`), ...axes };
   }
@@ -100,7 +117,7 @@
       const [below, above] = whisker(row, wanted.metric);
       return { type: "scatter", mode: "markers", x: [row.cost[wanted.cost]], y: [row.metrics[wanted.metric]], name: charts.lines(row.label),
         error_y: { type: "data", symmetric: false, array: [above], arrayminus: [below], thickness: 1.2, width: 3 },
-        marker: { size: 12, color: charts.colour(row.place), symbol: charts.SYMBOLS[row.family] || "star" }, hoverinfo: "text",
+        marker: { size: 12, color: charts.colour(row.place), symbol: board.shapes[row.family] || "star" }, hoverinfo: "text",
         hovertext: [`${charts.plain(row.label)}<br>${board.names[wanted.metric]} ${row.metrics[wanted.metric]}<br>${COSTS[wanted.cost]}: ${row.cost[wanted.cost]}`] };
     });
     return { traces, heads: ["Row", COSTS[wanted.cost], board.names[wanted.metric]],
@@ -166,7 +183,7 @@
   document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
   table.addEventListener("change", (event) => {
     if (!event.target.matches(".pick input")) return;
-    if (event.target.checked) chosen.add(idOf(event.target));
+    if (event.target.checked) take(idOf(event.target));
     else chosen.delete(idOf(event.target));
     changed();
   });
@@ -190,4 +207,6 @@
   charts.add("c-learning", () => curves("c-learning", "learning", "val/", [`val/${board.main}`, "val/rsum"]));
   charts.add("c-loss", () => curves("c-loss", "loss", "train/", ["train/loss"]));
   charts.add("c-seeds", seeds);
+  cmr.breakdown.add(items);
+  cmr.breakdown.places("c-ranks", board, items);
 })();

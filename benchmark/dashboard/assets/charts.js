@@ -3,7 +3,6 @@
 cmr.charts = (() => {
   const COLOURS = ["#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0"];
   const DASHES = ["solid", "dash", "dot", "dashdot"];
-  const SYMBOLS = { pairwise: "circle", adversarial: "diamond", interaction: "square", attributes: "triangle-up", subspace: "cross" };
   const makers = new Map();
   const visible = new Set();
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -45,6 +44,7 @@ cmr.charts = (() => {
       font: { family: style("--font") || "sans-serif", size: 12, color: style("--ink") },
       margin: { l: 52, r: 12, t: 28, b: 40 }, hovermode: "closest", bargap: 0.22, colorway: COLOURS,
       hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") } },
+      dragmode: narrow() ? false : "zoom",
       legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0, font: { size: 11 } },
       ...extra,
     };
@@ -75,8 +75,8 @@ cmr.charts = (() => {
     figure.querySelector(".behind .scroll").replaceChildren(cmr.table(made.heads, made.rows, { class: "figures" }));
     if (!visible.has(id)) return;
     const Plotly = await cmr.plotly();
-    await Plotly.react(plot, made.traces, made.layout, { displaylogo: false, responsive: true, displayModeBar: "hover",
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
+    // Plotly's own tool bar lies over titles, and its links lie inside what a screen reader takes for a picture.
+    await Plotly.react(plot, made.traces, made.layout, { responsive: true, displayModeBar: false });
     figure.dataset.drawn = made.traces.length;
   }
 
@@ -91,6 +91,39 @@ cmr.charts = (() => {
     return next;
   }
 
+  // For paper: colours of the light page whatever the reader's are, on white.
+  const ON_PAPER = { "--ink": "#1b1f2a", "--quiet": "#5b6475", "--line": "#dfe3ec", "--card": "#ffffff" };
+
+  async function save(id) {
+    const figure = document.getElementById(id);
+    const [Plotly, made] = [await cmr.plotly(), await makers.get(id)()];
+    if (!made) return;
+    const paper = new Map(Object.entries(ON_PAPER).map(([name, light]) => [style(name), light]));
+    const { traces, layout: shown } = JSON.parse(JSON.stringify(made), (_, value) => paper.get(value) ?? value);
+    const height = Math.max(shown.height, figure.querySelector(".plot").offsetHeight);
+    const address = await Plotly.toImage({ data: traces, layout: { ...shown, paper_bgcolor: "#ffffff" } }, { format: "svg", width: narrow() ? 480 : 960, height });
+    const text = decodeURIComponent(address.slice(address.indexOf(",") + 1));
+    cmr.download(text, `${cmr.fileName(`${document.querySelector("h1").textContent} ${figure.querySelector("h3").textContent}`)}.svg`, "image/svg+xml");
+  }
+
+  async function reset(id) {
+    const plot = document.querySelector(`#${id} .plot`);
+    const axes = Object.keys(plot.layout || {}).filter((name) => /^[xy]axis\d*$/.test(name));
+    const made = await makers.get(id)();
+    if (!made || !axes.length) return;
+    const Plotly = await cmr.plotly();
+    await Plotly.relayout(plot, Object.fromEntries(axes.map((name) => made.layout[name]?.range
+      ? [`${name}.range`, made.layout[name].range] : [`${name}.autorange`, made.layout[name]?.autorange ?? true])));
+  }
+
+  function tools(id) {
+    const figure = document.getElementById(id);
+    const title = figure.querySelector("h3").textContent;
+    figure.querySelector(".tools").replaceChildren(
+      cmr.element("button", { type: "button", "aria-label": `Save as SVG: ${title}`, text: "SVG", onclick: () => save(id) }),
+      cmr.element("button", { type: "button", "aria-label": `Reset the zoom: ${title}`, text: "Reset zoom", class: "zoom", onclick: () => reset(id) }));
+  }
+
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
@@ -102,6 +135,7 @@ cmr.charts = (() => {
 
   function add(id, make) {
     makers.set(id, make);
+    tools(id);
     draw(id).then(() => watcher.observe(document.getElementById(id)));
   }
 
@@ -168,5 +202,5 @@ cmr.charts = (() => {
     summary: `Precision against recall for both directions, ${drawn.length} rows. The data are in the table below the plot.` };
   }
 
-  return { add, redraw, style, select, plain, lines, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall, SYMBOLS };
+  return { COLOURS, add, redraw, style, select, plain, lines, colour, dash, axis, layout, panels, narrow, epochs, precisionRecall };
 })();

@@ -1,14 +1,17 @@
 "use strict";
 // Two or more runs side by side, and what the paired bootstrap says of their differences.
 (() => {
-  const runs = cmr.data();
+  const { runs, chosen: best } = cmr.data();
   const bySlug = new Map(runs.map((run) => [run.slug, run]));
   const list = document.getElementById("list");
   const search = document.getElementById("f-text");
   const reference = document.getElementById("reference");
   const { charts } = cmr;
   const asked = cmr.state();
-  let chosen = (asked.get("runs") || "").split(",").filter((slug) => bySlug.has(slug));
+  let wantedReference = asked.get("reference");
+  const named = (state) => (state.get("runs") || "").split(",").filter(Boolean);
+  // Without runs in its address the page begins with the best two; an address that names none stays empty.
+  let chosen = asked.has("runs") ? named(asked).filter((slug) => bySlug.has(slug)) : best;
   let drawn = [];
 
   const label = (run) => [run.label, ...run.marks.map((mark) => `[${mark}]`)].join(" ");
@@ -16,7 +19,6 @@
 
   for (const run of runs) {
     const box = cmr.element("input", { type: "checkbox", value: run.slug });
-    box.checked = chosen.includes(run.slug);
     box.addEventListener("change", () => {
       chosen = box.checked ? [...chosen, run.slug] : chosen.filter((slug) => slug !== run.slug);
       show();
@@ -66,7 +68,7 @@
     return { difference, low: quantile(values, 0.025), high: quantile(values, 0.975), p: Math.min(1, (2 * (fewest + 1)) / (values.length + 1)) };
   }
 
-  const digits = (name, value) => (/map|precision/.test(name) ? value.toFixed(3) : value.toFixed(1));
+  const digits = (name, value) => (/map|precision|ndcg/.test(name) ? value.toFixed(3) : value.toFixed(1));
   const signed = (name, value) => `${value < 0 ? "−" : "+"}${digits(name, Math.abs(value))}`;
   const NAMES = { rsum: "rsum", map: "mAP", i2t_r1: "i2t R@1", i2t_r5: "i2t R@5", i2t_r10: "i2t R@10", t2i_r1: "t2i R@1", t2i_r5: "t2i R@5", t2i_r10: "t2i R@10", i2t_map: "i2t mAP", t2i_map: "t2i mAP" };
 
@@ -112,10 +114,10 @@
     const kept = recalls.length ? recalls : found;
     const others = [...new Set(kept.map((one) => one.other))];
     return {
-      traces: others.map((other, place) => {
+      traces: others.map((other) => {
         const own = kept.filter((one) => one.other === other);
         return { type: "scatter", mode: "markers", name: charts.lines(unique(other.run)), x: own.map((one) => one.difference), y: own.map((one) => NAMES[one.name]),
-          marker: { size: 10, color: charts.colour(place + 1) }, hoverinfo: "text", hovertext: own.map((one) => `${charts.plain(unique(other.run))}<br>${NAMES[one.name]}: ${signed(one.name, one.difference)}`),
+          marker: { size: 10, color: charts.colour(drawn.indexOf(other)) }, hoverinfo: "text", hovertext: own.map((one) => `${charts.plain(unique(other.run))}<br>${NAMES[one.name]}: ${signed(one.name, one.difference)}`),
           error_x: { type: "data", symmetric: false, array: own.map((one) => one.high - one.difference), arrayminus: own.map((one) => one.difference - one.low), thickness: 2, width: 4 } };
       }),
       heads: ["Run", "Metric", "Difference", "Low", "High", "p"], rows: kept.map((one) => [unique(one.other.run), NAMES[one.name], one.difference, one.low, one.high, one.p]),
@@ -125,11 +127,18 @@
     };
   }
 
+  function swatch(at) {
+    const made = cmr.element("span", { class: "swatch", "aria-hidden": "true" });
+    made.style.setProperty("--row", charts.colour(at));
+    return made;
+  }
+
   function beside() {
     const section = document.getElementById("beside");
     section.hidden = !drawn.length;
     if (section.hidden) return;
-    const heads = drawn.map((one) => unique(one.run));
+    const heads = drawn.map((one, at) => cmr.element("span", {}, swatch(at), unique(one.run)));
+    const again = () => heads.map((head) => head.cloneNode(true));
     const comparable = drawn.every((one) => one.run.group === drawn[0].run.group);
     const names = [...new Set(drawn.flatMap((one) => Object.keys(one.data.metrics)))];
     const rows = names.map((name) => {
@@ -149,29 +158,37 @@
     for (const [name, title] of [["train", "training"], ["query", "per query"], ["parameters", "parameters"]]) {
       if (drawn.some((one) => one.data.costs[name])) rows.push([title, ...drawn.map((one) => one.data.costs[name] || "")]);
     }
-    document.getElementById("metric-table").replaceChildren(cmr.table(["Metric", ...heads], rows,
+    document.getElementById("metric-table").replaceChildren(cmr.table(["Metric", ...again()], rows,
       { numbers: true, caption: comparable ? "Best in bold, 95% interval beside." : "These runs are not comparable: test split, protocol or definitions differ. No best is marked." }));
     const facts = [...new Set(drawn.flatMap((one) => Object.keys(one.data.facts)))]
       .filter((name) => new Set(drawn.map((one) => one.data.facts[name] || "")).size > 1)
       .map((name) => [name, ...drawn.map((one) => one.data.facts[name] || "–")]);
-    document.getElementById("fact-table").replaceChildren(cmr.table(["Setting", ...heads], facts,
+    document.getElementById("fact-table").replaceChildren(cmr.table(["Setting", ...again()], facts,
       { caption: drawn.length < 2 ? "Choose a second run." : "– stands for the default, or not recorded." }));
+  }
+
+  function remember() {
+    const base = reference.value && reference.value !== chosen[0] ? { reference: reference.value } : {};
+    cmr.keep({ runs: chosen.join(","), ...base });
+    document.getElementById("shared").textContent = "";
   }
 
   let turn = 0;
   async function show() {
     const own = ++turn;
-    cmr.keep({ runs: chosen.join(",") });
     filter();
     const group = chosen.length ? bySlug.get(chosen[0]).group : null;
     for (const line of list.querySelectorAll("label")) {
+      line.querySelector("input").checked = chosen.includes(line.dataset.slug);
       line.toggleAttribute("data-other", group !== null && bySlug.get(line.dataset.slug).group !== group);
     }
     const loaded = await Promise.all(chosen.map(async (slug) => ({ run: bySlug.get(slug), data: await cmr.load(slug) })));
     if (own !== turn) return;
     drawn = loaded;
-    const before = reference.value;
+    const before = wantedReference || reference.value;
+    wantedReference = null;
     reference.replaceChildren(...drawn.map((one) => cmr.element("option", { value: one.run.slug, text: unique(one.run), selected: one.run.slug === before })));
+    remember();
     beside();
     await charts.redraw();
     document.getElementById("result").textContent = drawn.length < 2 ? "Choose two runs or more." : `${drawn.length} runs side by side.`;
@@ -179,7 +196,29 @@
 
   search.addEventListener("input", filter);
   for (const form of document.forms) form.addEventListener("submit", (event) => event.preventDefault());
-  reference.addEventListener("change", () => charts.redraw());
+  reference.addEventListener("change", () => {
+    remember();
+    charts.redraw();
+  });
+  document.getElementById("share").addEventListener("click", async () => {
+    const told = document.getElementById("shared");
+    try {
+      await navigator.clipboard.writeText(location.href);
+      told.textContent = "Copied.";
+    } catch {
+      told.textContent = "The address in the browser's address bar names these runs.";
+    }
+  });
+  addEventListener("hashchange", () => {
+    chosen = named(cmr.state()).filter((slug) => bySlug.has(slug));
+    wantedReference = cmr.state().get("reference");
+    show();
+  });
+  const why = document.getElementById("why");
+  const unknown = named(asked).length - (asked.has("runs") ? chosen.length : 0);
+  if (!asked.has("runs") && best.length) why.textContent = "The best two rows of the largest leaderboard; select others below.";
+  else if (unknown > 0) why.textContent = `${unknown} of the runs in the address ${unknown > 1 ? "are" : "is"} not on this site.`;
+  why.hidden = !why.textContent;
   document.getElementById("chooser").open = chosen.length < 2;
   charts.add("c-verdicts", chart);
   show();

@@ -18,4 +18,5 @@
   curve("c-learning", "val/", ["val/rsum", "val/map"]);
   curve("c-loss", "train/", ["train/loss"]);
   charts.add("c-pr", () => charts.precisionRecall([{ ...run, place: 0 }]));
+  cmr.breakdown.add(() => [{ ...run, place: 0 }]);
 })();

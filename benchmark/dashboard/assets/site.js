@@ -99,7 +99,7 @@ const cmr = (() => {
     return element("table", { class: options.class || "board small" },
       options.caption ? element("caption", { text: options.caption }) : null,
       element("thead", {}, element("tr", {}, ...heads.map((head, place) =>
-        element("th", { scope: "col", class: place && options.numbers ? "num" : null, text: head })))),
+        element("th", { scope: "col", class: place && options.numbers ? "num" : null }, head)))),
       element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map((cell, place) => {
         const made = element(place ? "td" : "th", place ? { class: options.numbers ? "num" : null } : { scope: "row" });
         made.append(cell instanceof Node ? cell : String(cell ?? ""));
@@ -116,6 +116,15 @@ const cmr = (() => {
     history.replaceState(null, "", `#${parts}`);
   }
 
+  function download(text, name, type) {
+    const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+    const link = element("a", { href: address, download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  }
+
+  const fileName = (text) => text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 80) || "export";
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button[data-copy]");
     if (!button) return;
@@ -129,5 +138,5 @@ const cmr = (() => {
     }
   });
 
-  return { element, load, receive, plotly, data, sortable, filter, matches, table, state, keep };
+  return { element, load, receive, plotly, data, sortable, filter, matches, table, state, keep, download, fileName };
 })();
