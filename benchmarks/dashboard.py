@@ -34,6 +34,7 @@ def made_up_runs(runs: Path, n_runs: int, seeds: int = 4, resamples: int = 0) ->
         seeds: Runs that differ in the seed alone.
         resamples: Resamples that the results claim for their intervals.
     """
+    fidelities = ("paper", "code", "reconstruction")
     for number in range(n_runs):
         experiment, seed = divmod(number, seeds)
         data, n_images, n_texts, labelled = _DATA[experiment % len(_DATA)]
@@ -45,6 +46,7 @@ def made_up_runs(runs: Path, n_runs: int, seeds: int = 4, resamples: int = 0) ->
             owner,
             i2t=np.ceil(rng.pareto(2 * strength, n_images) + 0.01).clip(1, n_texts),
             t2i=np.ceil(rng.pareto(1.6 * strength, n_texts) + 0.01).clip(1, n_images),
+            words=np.random.default_rng(n_texts).poisson(8, n_texts) + 4,
             **({"i2t_map": rng.beta(2, 2, n_images), "t2i_map": rng.beta(2, 2, n_texts)} if labelled else {}),
         )
         metrics = {name: float(np.mean(values)) for name, values in outcomes.columns().items()}
@@ -61,6 +63,8 @@ def made_up_runs(runs: Path, n_runs: int, seeds: int = 4, resamples: int = 0) ->
             metrics,
             run_id=folder.name,
             family=family,
+            fidelity=fidelities[experiment % 3],
+            deviations=["the learning rate halves every ten epochs"] * (experiment % 3 == 2),
             intervals={name: (value * 0.95, value * 1.05) for name, value in metrics.items()},
             curves={"recall": levels.tolist(), "i2t_precision": (1 - strength * levels).tolist(),
                     "t2i_precision": (0.9 - strength * levels).tolist()} if labelled else {},

@@ -27,25 +27,28 @@ def card(shown: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``families``, the best first: name, the measured and the published row with value, text and share of the longest
-        bar; ``unverified``: rows that could lead the board but for what is not known of their test split.
+        bar, and the best row that may not lead, such as a shortened one; ``unverified``: rows of external files, of
+        whose test split nothing is known.
     """
     main = shown["main"]
     sign = -1 if main in LOWER_IS_BETTER else 1
     rows = [row for row in shown["rows"] if main in row["cells"]]
     best: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: -sign * row["cells"][main]["value"]):
-        if not row["measured"] or is_verified(row):
-            best.setdefault(row["family"], {}).setdefault("measured" if row["measured"] else "published", row)
+        kind = "published" if not row["measured"] else "measured" if is_verified(row) else "unranked"
+        if "external" not in row["row"].flags:
+            best.setdefault(row["family"], {}).setdefault(kind, row)
     longest = max((abs(row["cells"][main]["value"]) for each in best.values() for row in each.values()), default=0.0)
     families = [
         {"name": family or "no family", "key": family,
-         **{kind: _bar(each.get(kind), main, longest) for kind in ("measured", "published")}}
+         **{kind: _bar(each.get(kind), main, longest) for kind in ("measured", "unranked", "published")}}
         for family, each in best.items()
     ]  # fmt: skip
 
-    def place(family: Mapping[str, Any]) -> tuple[bool, float]:
-        measured = family["measured"]
-        return (measured is None, -sign * (measured or family["published"])["value"])
+    def place(family: Mapping[str, Any]) -> tuple[int, float]:
+        kinds = ("measured", "unranked", "published")
+        first, value = next((at, family[kind]["value"]) for at, kind in enumerate(kinds) if family[kind])
+        return (first, -sign * value)
 
     others = [row for row in rows if row["measured"] and "external" in row["row"].flags]
     return {

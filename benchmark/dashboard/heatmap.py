@@ -92,7 +92,7 @@ def _cell(row: Mapping[str, Any], metric: str, rank: int, n_ranked: int) -> dict
         "rank": rank,
         "n_ranked": n_ranked,
         "share": share,
-        "level": round(_LEVELS * (1 - share)) if rank else "none",
+        "level": 1 + round((_LEVELS - 1) * (1 - share)) if rank else "none",
         "letter": FIDELITIES.get(row["fidelity"], ("", ""))[0],
         "meaning": FIDELITIES.get(row["fidelity"], ("", ""))[1],
         "marks": row["marks"],

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,60 +17,9 @@ from cmr_bench.dashboard.site import build
 from cmr_bench.evaluation.per_query import compare
 from cmr_bench.results.examples import thumbnail_name
 from cmr_bench.results.published import load_published
+from tests.support.browser import HOSTILE, NEEDS_A_BROWSER, show
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser to drive")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: no browser to drive"),
-]
-HOSTILE = '</script><img src=x onerror="window.hacked=1"><b>bold</b><script>window.hacked=1</script>\'&%{x}'
-_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-              "--disable-sync", "--no-first-run"]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page that must neither complain nor ask for anything that is not on disk."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
-    opened = context.new_page()
-    problems: list[str] = []
-    opened.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("requestfailed", lambda request: problems.append(f"not there: {request.url}"))
-    opened.on(
-        "request",
-        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else problems.append(request.url),
-    )
-    yield opened
-    hacked = opened.evaluate("window.hacked")
-    context.close()
-    assert problems == []
-    assert hacked is None
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """72 made-up runs: three data sets, five methods with settings, four seeds each; published rows of pascal."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    made_up_runs(folder / "runs", 72)
-    build(folder / "runs", folder / "site", load_published())
-    return folder / "site"
-
-
-def show(page: Any, site: Path, name: str) -> None:
-    file, _, rest = name.partition("#")
-    (found,) = site.glob(file)
-    page.goto(found.as_uri() + (f"#{rest}" if rest else ""))
+pytestmark = NEEDS_A_BROWSER
 
 
 def column(page: Any, head: str) -> list[str]:
@@ -141,7 +88,7 @@ def test_filters_narrow_the_rows_and_say_so(page: Any, site: Path) -> None:
 
 def test_charts_are_drawn_and_have_their_figures_as_text(page: Any, site: Path) -> None:
     show(page, site, "pascal-whole-*.html")
-    for name in ("recall", "map", "cost", "pr", "learning", "loss", "seeds"):
+    for name in ("recall", "map", "cost", "pr", "learning", "loss", "gallery", "length", "ranks", "seeds"):
         figure = page.locator(f"#c-{name}")
         figure.scroll_into_view_if_needed()
         figure.locator(".main-svg").first.wait_for()
@@ -181,7 +128,7 @@ def test_comparing_gives_the_verdict_of_the_paired_bootstrap(page: Any, site: Pa
 
 
 def test_runs_of_different_splits_get_no_verdict(page: Any, site: Path) -> None:
-    show(page, site, "compare.html")
+    show(page, site, "compare.html#runs=")
     page.locator("#list label", has_text="pascal").first.locator("input").check()
     page.locator("#list label", has_text="flickr30k").first.locator("input").check()
     page.locator("#verdict-table tbody tr").first.wait_for()
@@ -255,7 +202,7 @@ def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-PAGES = ["index", "runs", "queries", "compare", "pascal-whole-*", "runs/pascal-*-000005-*"]
+PAGES = ["index", "runs", "queries", "compare", "heatmap", "pascal-whole-*", "runs/pascal-*-000005-*"]
 
 
 def show_with_charts(page: Any, where: Path, name: str) -> None:

@@ -69,7 +69,7 @@ def test_rows_of_other_fingerprints_protocols_and_options_stay_apart(tmp_path: P
     boards = [page.read_text() for page in (tmp_path / "site").glob("flickr30k-*.html")]
     assert sorted(text.count("<tr data-id") for text in boards) == [1, 2]
     entries = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "site/compare.html").read_text())[1])  # type: ignore[index]
-    groups = {entry["run_id"]: entry["group"] for entry in entries}
+    groups = {entry["run_id"]: entry["group"] for entry in entries["runs"]}
     assert len({groups[folder.name] for folder in folders}) == 2
 
 

@@ -51,7 +51,7 @@ cmr.charts = (() => {
   }
 
   // Two panels beside each other, or one above the other on a phone.
-  function panels(left, right, x, y, rightX = x, rightY = y) {
+  function panels(left, right, x, y, rightX = x) {
     const stacked = narrow();
     const heading = (text, at) => ({ text: plain(text), showarrow: false, xref: "paper", yref: "paper", xanchor: "left",
       yanchor: "bottom", x: stacked ? 0 : at, y: stacked ? (at ? 0.4 : 1) : 1, font: { size: 12, color: style("--quiet") } });
@@ -60,7 +60,8 @@ cmr.charts = (() => {
       xaxis: axis({ ...x, domain: stacked ? [0, 1] : [0, 0.46], anchor: "y" }),
       yaxis: axis({ ...y, domain: stacked ? [0.6, 1] : [0, 1], anchor: "x" }),
       xaxis2: axis({ ...rightX, domain: stacked ? [0, 1] : [0.54, 1], anchor: "y2" }),
-      yaxis2: axis({ ...rightY, domain: stacked ? [0, 0.39] : [0, 1], anchor: "x2" }),
+      // The panels share their scale, so that a title between them would say the same again.
+      yaxis2: axis({ ...y, title: stacked ? y.title : "", matches: "y", domain: stacked ? [0, 0.39] : [0, 1], anchor: "x2" }),
       annotations: [heading(left, 0), heading(right, stacked ? 1 : 0.54)],
     });
   }

@@ -121,7 +121,7 @@
           error_x: { type: "data", symmetric: false, array: own.map((one) => one.high - one.difference), arrayminus: own.map((one) => one.difference - one.low), thickness: 2, width: 4 } };
       }),
       heads: ["Run", "Metric", "Difference", "Low", "High", "p"], rows: kept.map((one) => [unique(one.other.run), NAMES[one.name], one.difference, one.low, one.high, one.p]),
-      layout: charts.layout({ scattermode: "group", xaxis: charts.axis({ title: recalls.length ? "difference, percentage points" : "difference, mAP", zeroline: true }),
+      layout: charts.layout({ scattermode: "group", xaxis: charts.axis({ title: recalls.length ? "difference, percentage points" : "difference, mAP", zeroline: true, zerolinecolor: charts.style("--quiet"), zerolinewidth: 2 }),
         yaxis: charts.axis({ autorange: "reversed" }), height: 160 + 40 * kept.length }),
       summary: `Differences with their intervals for ${others.length} runs. The data are in the table below the plot.`,
     };

@@ -1,0 +1,57 @@
+"""A browser that must not complain, and sites that it opens from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.dashboard import made_up_runs
+from cmr_bench.dashboard.site import build
+from cmr_bench.results.published import load_published
+from tests.support.browser import CHROMIUM
+
+_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+              "--disable-sync", "--no-first-run"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright import sync_api as playwright
+
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that must neither complain nor ask for anything that is not on disk."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(20_000)
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("requestfailed", lambda request: problems.append(f"not there: {request.url}"))
+    opened.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else problems.append(request.url),
+    )
+    yield opened
+    hacked = opened.evaluate("window.hacked")
+    context.close()
+    assert problems == []
+    assert hacked is None
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 made-up runs: three data sets, five methods with settings, four seeds each; published rows of pascal."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    made_up_runs(folder / "runs", 72)
+    build(folder / "runs", folder / "site", load_published())
+    return folder / "site"
