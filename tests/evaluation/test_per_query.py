@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_outcomes_come_back_from_disk_to_the_bit(tmp_path: Path, decimals: int) 
     for name, values in run.columns().items():
         assert np.array_equal(found.columns()[name], values)
     assert found.matches.keys() == {"i2t", "t2i"}
+
+
+def test_numbers_of_words_come_back_and_files_without_them_are_read(tmp_path: Path) -> None:
+    run = measured(0, 0.3)
+    words = np.arange(len(run.t2i)) % 20
+    file = tmp_path / "ranks.npz"
+    file.write_bytes(replace(run, words=words).to_bytes())
+    assert read_per_query(file).words.tolist() == words.tolist()
+    file.write_bytes(run.to_bytes())
+    assert read_per_query(file).words.tolist() == []
+    for wrong in (words[1:], words - 5):
+        file.write_bytes(replace(run, words=wrong).to_bytes())
+        with pytest.raises(CmrBenchError, match="numbers of words"):
+            read_per_query(file)
 
 
 def written_before(path: Path, run: PerQuery) -> Path:

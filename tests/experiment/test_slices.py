@@ -10,7 +10,7 @@ from cmr_bench.datamodules.synthetic.module import Synthetic
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.evaluation.protocol import evaluate
 from cmr_bench.evaluation.ranks import MatrixScores
-from cmr_bench.experiment.slices import slices
+from cmr_bench.experiment.slices import caption_lengths, slices
 
 
 def test_recalls_of_captions_with_a_rare_word() -> None:
@@ -38,3 +38,15 @@ def test_recalls_of_captions_with_a_rare_word() -> None:
     data.evaluation = EvaluationOptions(few_shot_below=5)
     data.splits["test"] = replace(test, captions=None)
     assert slices(data, evaluation) == {}
+
+
+def test_lengths_of_captions_are_in_words_of_the_data_set() -> None:
+    data: Any = Synthetic(n_train=4, n_val=4, n_test=4)
+    data.splits = dict(data.read())
+    test = data.splits["test"]
+    data.splits["test"] = replace(test, captions=["Two dogs, running."] * len(test.image_of_text))
+    assert set(caption_lengths(data).tolist()) == {3}
+    data.word_split = "treebank"
+    assert set(caption_lengths(data).tolist()) == {5}
+    data.splits["test"] = replace(test, captions=None)
+    assert caption_lengths(data).tolist() == []
