@@ -41,14 +41,7 @@ def made_up_runs(runs: Path, n_runs: int, seeds: int = 4, resamples: int = 0) ->
         method, family = _METHODS[experiment // len(_DATA) % len(_METHODS)]
         rng = np.random.default_rng([number, 1])
         strength = 0.25 + 0.5 * np.random.default_rng(experiment).random()
-        owner = np.sort(np.concatenate([np.arange(n_images), np.arange(n_texts - n_images) % n_images]))
-        outcomes = PerQuery(
-            owner,
-            i2t=np.ceil(rng.pareto(2 * strength, n_images) + 0.01).clip(1, n_texts),
-            t2i=np.ceil(rng.pareto(1.6 * strength, n_texts) + 0.01).clip(1, n_images),
-            words=np.random.default_rng(n_texts).poisson(8, n_texts) + 4,
-            **({"i2t_map": rng.beta(2, 2, n_images), "t2i_map": rng.beta(2, 2, n_texts)} if labelled else {}),
-        )
+        outcomes = _outcomes(rng, strength, n_images, n_texts, labelled)
         metrics = {name: float(np.mean(values)) for name, values in outcomes.columns().items()}
         recalls = [value for name, value in metrics.items() if "_r" in name]
         metrics |= {"rsum": sum(recalls), "mr": sum(recalls) / 6}
@@ -89,6 +82,17 @@ def made_up_runs(runs: Path, n_runs: int, seeds: int = 4, resamples: int = 0) ->
         losses = [f"{e},{2.0},{4 * 0.9**e + rng.random() / 9},{300 - 200 * 0.9**e}" for e in range(30)]
         (folder / "history.csv").write_text("\n".join(["epoch,seconds,train/loss,val/rsum", *losses]) + "\n")
         (folder / "examples.json").write_text(json.dumps(_examples(rng, outcomes)))
+
+
+def _outcomes(rng: np.random.Generator, strength: float, n_images: int, n_texts: int, labelled: bool) -> PerQuery:
+    owner = np.sort(np.concatenate([np.arange(n_images), np.arange(n_texts - n_images) % n_images]))
+    return PerQuery(
+        owner,
+        i2t=np.ceil(rng.pareto(2 * strength, n_images) + 0.01).clip(1, n_texts),
+        t2i=np.ceil(rng.pareto(1.6 * strength, n_texts) + 0.01).clip(1, n_images),
+        words=np.random.default_rng(n_texts).poisson(8, n_texts) + 4,
+        **({"i2t_map": rng.beta(2, 2, n_images), "t2i_map": rng.beta(2, 2, n_texts)} if labelled else {}),
+    )
 
 
 def _examples(rng: np.random.Generator, outcomes: PerQuery) -> dict[str, list[object]]:
