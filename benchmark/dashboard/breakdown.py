@@ -45,8 +45,9 @@ def _gallery(one: PerQuery) -> dict[str, Any]:
     found = {}
     for way, (own, n_items) in ways.items():
         sizes = sizes_up_to(n_items)
-        recalls = {str(k): recall_in_subgalleries(one.matches[way], own, n_items, k, sizes) for k in _KS}
-        found[way] = {"sizes": sizes, **{k: _listed(values) for k, values in recalls.items()}}
+        recalls = recall_in_subgalleries(one.matches[way], own, n_items, _KS, sizes)
+        each = {str(k): _listed(values) for k, values in zip(_KS, recalls, strict=True)}
+        found[way] = {"sizes": sizes, **each}
     return found
 
 

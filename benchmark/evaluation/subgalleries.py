@@ -18,46 +18,49 @@ def sizes_up_to(n_items: int) -> list[int]:
     return [*(size for size in SIZES if size < n_items), n_items]
 
 
-def recall_in_subgalleries(matches: BestMatches, own: Counts, n_items: int, k: int, sizes: Sequence[int]) -> Floats:
-    """Return R@K in random parts of the gallery, in percent, (sizes,).
+def recall_in_subgalleries(
+    matches: BestMatches, own: Counts, n_items: int, ks: Sequence[int], sizes: Sequence[int]
+) -> Floats:
+    """Return R@K in random parts of the gallery, in percent, (ks, sizes).
 
-    The matches of a query stay in the gallery, the rest of it is drawn without replacement. Of ``other`` items, those
+    The matches of a query stay in the gallery, the rest of it is drawn without replacement. Of the other items, those
     that score better than the best match are ``better``; in a draw of ``n`` their number is hypergeometric, and the
-    query is a hit where it is below ``k``. Items that score the same stand in every order equally often, as in
+    query is a hit where it is below K. Items that score the same stand in every order equally often, as in
     :meth:`BestMatches.hits`; of the whole gallery the result is the recall itself.
 
     Args:
         matches: Where the best match of every query stands in the whole gallery.
         own: Items that match each query, (n_queries,).
         n_items: Size of the whole gallery.
-        k: Length of the list that is looked at.
+        ks: Lengths of the list that is looked at.
         sizes: Sizes of the parts.
     """
-    total = np.zeros(len(sizes))
+    total = np.zeros((len(ks), len(sizes)))
     for count in np.unique(own).tolist():
-        better, weight = _places(matches.take(own == count))
-        table = _hits(n_items - count, k, tuple(max(0, min(size, n_items) - count) for size in sizes))
-        total += table[:, np.minimum(better, n_items - count)] @ weight
+        weight = _expected(matches.take(own == count), n_items - count)
+        drawn = tuple(max(0, min(size, n_items) - count) for size in sizes)
+        total += [_hits(n_items - count, k, drawn) @ weight for k in ks]
     return 100.0 * total / max(1, len(matches))
 
 
-def _places(matches: BestMatches) -> tuple[Counts, Floats]:
-    """Return numbers of better items that a first match may have, and how many queries have each, as expected."""
-    kinds, each = np.unique(
-        np.stack([matches.better, matches.tied, matches.matching], axis=1), axis=0, return_counts=True
-    )
-    alone = kinds[:, 1] == kinds[:, 2]
-    places, weights = [kinds[alone, 0]], [each[alone].astype(np.float64)]
-    for (better, tied, matching), count in zip(kinds[~alone].tolist(), each[~alone].tolist(), strict=True):
-        ahead = np.arange(tied - matching)
+def _expected(matches: BestMatches, others: int) -> Floats:
+    """Return how many queries have so many better items before the first match, as expected, (others + 1,)."""
+    alone = matches.tied == matches.matching
+    found = np.bincount(np.minimum(matches.better[alone], others), minlength=others + 1).astype(np.float64)
+    if alone.all():
+        return found
+    tied = matches.take(~alone)
+    kinds, each = np.unique(np.stack([tied.better, tied.tied, tied.matching], axis=1), axis=0, return_counts=True)
+    for (better, size, matching), count in zip(kinds.tolist(), each.tolist(), strict=True):
+        ahead = np.arange(size - matching)
         # Chance that more than so many of the tied items stand before the first match.
-        behind = np.concatenate([[1.0], np.cumprod((tied - ahead - matching) / (tied - ahead)), [0.0]])
-        places.append(better + np.arange(tied - matching + 1))
-        weights.append(count * -np.diff(behind))
-    return np.concatenate(places), np.concatenate(weights)
+        behind = np.concatenate([[1.0], np.cumprod((size - ahead - matching) / (size - ahead)), [0.0]])
+        places = np.minimum(better + np.arange(size - matching + 1), others)
+        np.add.at(found, places, count * -np.diff(behind))
+    return found
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _hits(others: int, k: int, drawn: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the chance of fewer than ``k`` better items in a draw, by size of the draw and better items of ``others``.
 

@@ -37,7 +37,7 @@ def test_it_is_the_mean_over_all_parts_and_orders(levels: int, matching: set[int
     queries = [rng.integers(0, levels, 6).astype(float) for _ in range(3)]
     counts = np.array([best(scores, matching) for scores in queries])
     sizes = [len(matching), 4, 5]
-    found = recall_in_subgalleries(BestMatches(*counts.T), np.full(3, len(matching)), 6, k, sizes)
+    found = recall_in_subgalleries(BestMatches(*counts.T), np.full(3, len(matching)), 6, [k], sizes)[0]
     expected = [np.mean([slowly(scores, matching, size, k) for scores in queries]) for size in sizes]
     assert found.tolist() == pytest.approx(expected, abs=1e-9)
 
@@ -47,8 +47,8 @@ def test_the_whole_gallery_gives_the_recall_and_smaller_ones_are_easier() -> Non
     tied = rng.integers(1, 40, 300)
     matches = BestMatches(rng.integers(0, 900, 300), tied, np.minimum(tied, rng.integers(1, 6, 300)))
     own = matches.matching + rng.integers(0, 2, 300)
-    for k in (1, 5, 10):
-        found = recall_in_subgalleries(matches, own, 1000, k, sizes_up_to(1000))
+    ks = (1, 5, 10)
+    for k, found in zip(ks, recall_in_subgalleries(matches, own, 1000, ks, sizes_up_to(1000)), strict=True):
         assert found[-1] == pytest.approx(100 * matches.hits(k).mean(), abs=1e-6)
         assert (np.diff(found) <= 1e-9).all()
 
