@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 from benchmarks.dashboard import made_up_runs
 from cmr_bench.dashboard.site import build
 from cmr_bench.results.published import load_published
-from tests.support.browser import CHROMIUM
+from tests.support.browser import CHROMIUM, HOSTILE
 
 _ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
               "--disable-sync", "--no-first-run"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     from playwright import sync_api as playwright
 
@@ -48,10 +49,29 @@ def page(browser: Any) -> Iterator[Any]:
     assert hacked is None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """72 made-up runs: three data sets, five methods with settings, four seeds each; published rows of pascal."""
     folder = tmp_path_factory.mktemp("dashboard")
     made_up_runs(folder / "runs", 72)
     build(folder / "runs", folder / "site", load_published())
+    return folder / "site"
+
+
+@pytest.fixture(scope="session")
+def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    made_up_runs(folder / "runs", 24)
+    for run in (folder / "runs").glob("*/*/*"):
+        (run / "config.yaml").unlink()  # the name of the method in it is another
+        record = json.loads((run / "result.json").read_text())
+        record |= {"method": HOSTILE, "variant": HOSTILE, "run_id": HOSTILE, "family": HOSTILE, "flags": [HOSTILE]}
+        record["options"] |= {HOSTILE: HOSTILE}
+        record["views"]["image"]["source"] = HOSTILE
+        (run / "result.json").write_text(json.dumps(record))
+        text = (run / "examples.json").read_text().replace("a made-up caption", json.dumps(HOSTILE)[1:-1])
+        (run / "examples.json").write_text(text.replace('"image', json.dumps(HOSTILE)[:-1]))
+        text = (run / "history.csv").read_text().replace("train/loss", 'train/<img src=x onerror="hacked=1">')
+        (run / "history.csv").write_text(text)
+    build(folder / "runs", folder / "site", None)
     return folder / "site"

@@ -183,25 +183,6 @@ def test_photographs_are_shown_where_there_are_any(page: Any, tmp_path: Path) ->
     assert page.get_by_label("no photo stored").count() > 0
 
 
-@pytest.fixture(scope="module")
-def hostile_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hostile")
-    made_up_runs(folder / "runs", 24)
-    for run in (folder / "runs").glob("*/*/*"):
-        (run / "config.yaml").unlink()  # the name of the method in it is another
-        record = json.loads((run / "result.json").read_text())
-        record |= {"method": HOSTILE, "variant": HOSTILE, "run_id": HOSTILE, "family": HOSTILE, "flags": [HOSTILE]}
-        record["options"] |= {HOSTILE: HOSTILE}
-        record["views"]["image"]["source"] = HOSTILE
-        (run / "result.json").write_text(json.dumps(record))
-        text = (run / "examples.json").read_text().replace("a made-up caption", json.dumps(HOSTILE)[1:-1])
-        (run / "examples.json").write_text(text.replace('"image', json.dumps(HOSTILE)[:-1]))
-        text = (run / "history.csv").read_text().replace("train/loss", 'train/<img src=x onerror="hacked=1">')
-        (run / "history.csv").write_text(text)
-    build(folder / "runs", folder / "site", None)
-    return folder / "site"
-
-
 PAGES = ["index", "runs", "queries", "compare", "heatmap", "pascal-whole-*", "runs/pascal-*-000005-*"]
 
 
