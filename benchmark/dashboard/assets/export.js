@@ -28,7 +28,7 @@
 
   function csv(table) {
     const used = columns(table);
-    const some = (at, name) => rows(table).some((row) => row.cells[at].dataset[name]);
+    const some = (at, name) => rows(table).some((row) => row.cells[at].dataset[name] !== undefined);
     const lines = [used.flatMap(([head, at]) => [headText(head), ...(some(at, "sd") ? [`${headText(head)} sd`] : []), ...(some(at, "marks") ? ["flags"] : [])])];
     for (const row of rows(table)) {
       lines.push(used.flatMap(([, at]) => {
