@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ViewKind
-from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
-from cmr_bench.models.subspace.solving import STRENGTHS, Point, Projections, Whitened, canonical, covariances, search
+from cmr_bench.models.subspace.closed_form import Axis, Candidate
+from cmr_bench.models.subspace.linear import LinearSubspace
+from cmr_bench.models.subspace.solving import CanonicalProblem, Point, covariances
 
 
 class CCA(LinearSubspace):
@@ -48,30 +49,11 @@ class CCA(LinearSubspace):
         """Fit the projections on the training pairs."""
         features = self.features(train, val)
         found = covariances(features.images, features.texts, train.image_of_text)
-        image, text = Whitened(found.image), Whitened(found.text)
-        cross = image.vectors.T @ found.cross @ text.vectors
+        problem = CanonicalProblem(found)
         val_images, val_texts = features.val_images - found.image_mean, features.val_texts - found.text_mean
 
         def solve(ridges: Point) -> Candidate:
-            solution = self._weighted(canonical(image, text, cross, *ridges))
-            return self.choose_width(solution, val_images, val_texts, val)
+            return self.choose_width(problem.solve(ridges[0], ridges[1], self.weighting), val_images, val_texts, val)
 
-        given = self.image_ridge, self.text_ridge
-        ridges, best = search(
-            solve,
-            [tuple(fixed or strength for fixed in given) for strength in STRENGTHS],
-            [() if fixed else STRENGTHS for fixed in given],
-        )
-        self.chosen = {
-            "image_ridge": ridges[0],
-            "text_ridge": ridges[1],
-            "n_components": best.width,
-            "value": best.value,
-        }
-        self.keep(best, features, found.image_mean, found.text_mean)
-
-    def _weighted(self, solution: Projections) -> Projections:
-        if self.weighting == "none":
-            return solution
-        scale = solution.values
-        return Projections(solution.image * scale, solution.text * scale, scale)
+        axes = Axis("image_ridge", self.image_ridge), Axis("text_ridge", self.text_ridge)
+        self.keep_maps(self.select(solve, axes), features, found.image_mean, found.text_mean)

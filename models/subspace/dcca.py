@@ -16,7 +16,7 @@ from cmr_bench.models.common.feature_module import FeatureModule
 from cmr_bench.models.distributed import gather, world_size
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import canonical_correlation
-from cmr_bench.models.subspace.solving import Whitened, canonical, covariances
+from cmr_bench.models.subspace.solving import CanonicalProblem, covariances
 from cmr_bench.support.errors import UsageError
 
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -158,14 +158,11 @@ class DCCA(FeatureModule):
             sides.append(gather(torch.cat(outputs)).double().cpu().numpy())
         self.train(training)
         found = covariances(sides[0], sides[1], owner)
-        image, text = Whitened(found.image, unit=1.0), Whitened(found.text, unit=1.0)
-        cross = image.vectors.T @ found.cross @ text.vectors
-        solution = canonical(image, text, cross, self.image_ridge, self.text_ridge)
-        scale = solution.values if self.weighting == "correlation" else np.ones(self.dim)
+        solution = CanonicalProblem(found, unit=1.0).solve(self.image_ridge, self.text_ridge, self.weighting)
         for buffer, value in (
             (self.image_top_mean, found.image_mean),
-            (self.image_top, solution.image * scale),
+            (self.image_top, solution.image),
             (self.text_top_mean, found.text_mean),
-            (self.text_top, solution.text * scale),
+            (self.text_top, solution.text),
         ):
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(value)))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import Rows, ViewKind
 from cmr_bench.models.base import LabelSource
-from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
-from cmr_bench.models.subspace.solving import STRENGTHS, Matrix, Point, Projections, Whitened, search
+from cmr_bench.models.subspace.closed_form import Axis, Candidate
+from cmr_bench.models.subspace.linear import LinearSubspace
+from cmr_bench.models.subspace.solving import Matrix, Point, Projections, Whitened
 from cmr_bench.support.errors import UsageError
 
 ALPHAS = (1.0, 10.0, 100.0)
@@ -299,20 +300,12 @@ class GMA(LinearSubspace):
             )
             return self.choose_width(solution, val_images, val_texts, val)
 
-        given = self.image_ridge, self.text_ridge
-        (image_ridge, text_ridge, alpha), best = search(
-            solve,
-            [(*(fixed or strength for fixed in given), self.alpha or ALPHAS[1]) for strength in STRENGTHS],
-            [*(() if fixed else STRENGTHS for fixed in given), () if self.alpha else ALPHAS],
+        axes = (
+            Axis("image_ridge", self.image_ridge),
+            Axis("text_ridge", self.text_ridge),
+            Axis("alpha", self.alpha, ALPHAS, start=ALPHAS[1]),
         )
-        self.chosen = {
-            "image_ridge": image_ridge,
-            "text_ridge": text_ridge,
-            "alpha": alpha,
-            "n_components": best.width,
-            "value": best.value,
-        }
-        self.keep(best, features, found[0].mean, found[1].mean)
+        self.keep_maps(self.select(solve, axes), features, found[0].mean, found[1].mean)
 
     def _side(self, items: Matrix, scatter: Scatter, members: Any, rows: Rows) -> Side:
         x = items - scatter.mean

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse.linalg
 
 from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ViewKind
-from cmr_bench.models.subspace.linear import Candidate, LinearSubspace
-from cmr_bench.models.subspace.solving import Covariances, Matrix, Point, Projections, covariances, search
+from cmr_bench.models.subspace.closed_form import Axis, Candidate
+from cmr_bench.models.subspace.linear import LinearSubspace
+from cmr_bench.models.subspace.reweighted import (
+    Maps,
+    Moments,
+    alternate,
+    deviation_scales,
+    label_moments,
+    mixed_solve,
+    ridge_start,
+    row_norms,
+)
+from cmr_bench.models.subspace.solving import Matrix, Point, Projections, covariances
 from cmr_bench.support.errors import UsageError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-# Smoothing of the two norms, far below the row norms and squared singular values of any useful solution.
-ROW_ROUNDING, TRACE_ROUNDING = 1e-8, 1e-6
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Sufficient statistics of the pairs for the regression, so that its cost does not depend on their number.
-
-    Attributes:
-        grams: Second moments of the centred features of images and texts, (d, d) each.
-        cross: Second moments between images and texts, (d_image, d_text).
-        targets: Second moments of each side's features with the labels, (d, n_classes) each.
-        label_power: Mean squared length of the labels.
-    """
-
-    grams: tuple[Matrix, Matrix]
-    cross: Matrix
-    targets: tuple[Matrix, Matrix]
-    label_power: float
-
-
-Maps = tuple[Matrix, Matrix]
+# Smoothing of the trace norm, far below the squared singular values of any useful solution.
+TRACE_ROUNDING = 1e-6
 
 
 def predictions_gram(moments: Moments, maps: Maps) -> Matrix:
@@ -56,7 +45,7 @@ def objective(moments: Moments, maps: Maps, lambda1: float, lambda2: float) -> f
     total = 0.0
     for u, gram, target in zip(maps, moments.grams, moments.targets, strict=True):
         total += 0.5 * (moments.label_power + float(np.sum(u * (gram @ u - 2 * target))))
-        total += lambda1 * float(np.sqrt((u**2).sum(1) + ROW_ROUNDING).sum())
+        total += lambda1 * float(row_norms(u).sum())
     squared = np.maximum(scipy.linalg.eigvalsh(predictions_gram(moments, maps)), 0.0)
     return total + lambda2 * float(np.sqrt(squared + TRACE_ROUNDING).sum())
 
@@ -81,52 +70,26 @@ def coupled_maps(
     Returns:
         The two maps, (d, n_classes) each, and the objective at the start and after every round.
     """
-    maps = [
-        scipy.linalg.solve(gram + lambda1 * np.eye(len(gram)), target, assume_a="pos")
-        for gram, target in zip(moments.grams, moments.targets, strict=True)
-    ]
-    history = [objective(moments, (maps[0], maps[1]), lambda1, lambda2)]
-    n_classes = maps[0].shape[1]
+    start = ridge_start(moments, lambda1)
+    n_classes = start[0].shape[1]
     parts = slice(0, n_classes), slice(n_classes, None)
     crosses = moments.cross, moments.cross.T
-    for _ in range(iterations):
-        values, vectors = scipy.linalg.eigh(predictions_gram(moments, (maps[0], maps[1])))
+
+    def advance(maps: Maps) -> Maps:
+        values, vectors = scipy.linalg.eigh(predictions_gram(moments, maps))
         weights = lambda2 * (vectors / np.sqrt(np.maximum(values, 0.0) + TRACE_ROUNDING)) @ vectors.T
+        sides = list(maps)
         for side, other in ((0, 1), (1, 0)):
-            sparsity = lambda1 / np.sqrt((maps[side] ** 2).sum(1) + ROW_ROUNDING)
-            wanted = moments.targets[side] - crosses[side] @ maps[other] @ weights[parts[other], parts[side]]
-            maps[side] = _regress(moments.grams[side], sparsity, weights[parts[side], parts[side]], wanted, maps[side])
-        history.append(objective(moments, (maps[0], maps[1]), lambda1, lambda2))
-        if history[-2] - history[-1] < tolerance * abs(history[-2]):
-            break
-    return (maps[0], maps[1]), history
+            sparsity = lambda1 / row_norms(sides[side])
+            wanted = moments.targets[side] - crosses[side] @ sides[other] @ weights[parts[other], parts[side]]
+            own = weights[parts[side], parts[side]]
+            sides[side] = mixed_solve(moments.grams[side], sparsity, own, wanted, sides[side])
+        return sides[0], sides[1]
 
+    def value(maps: Maps) -> float:
+        return objective(moments, maps, lambda1, lambda2)
 
-def _regress(gram: Matrix, diagonal: Matrix, weights: Matrix, wanted: Matrix, start: Matrix) -> Matrix:
-    """Solve ``gram U + diag(diagonal) U + gram U weights = wanted`` for U (d, c) by conjugate gradients from ``start``.
-
-    With ``weights`` near a multiple of the identity, which they are, one factorisation serves all columns.
-    """
-    middle = 1 + float(np.trace(weights)) / len(weights)
-    factor = scipy.linalg.cho_factor(middle * gram + np.diag(diagonal))
-    shape = wanted.shape
-    mixing = np.eye(len(weights)) + weights
-
-    def left(flat: Matrix) -> Matrix:
-        u = flat.reshape(shape)
-        side: Matrix = gram @ (u @ mixing) + diagonal[:, None] * u
-        return side.ravel()
-
-    def precondition(flat: Matrix) -> Matrix:
-        solved: Matrix = scipy.linalg.cho_solve(factor, flat.reshape(shape))
-        return solved.ravel()
-
-    size = (wanted.size, wanted.size)
-    operator = scipy.sparse.linalg.LinearOperator(size, matvec=left, dtype=np.float64)
-    approximate = scipy.sparse.linalg.LinearOperator(size, matvec=precondition, dtype=np.float64)
-    found, _ = scipy.sparse.linalg.cg(operator, wanted.ravel(), x0=start.ravel(), rtol=1e-6, maxiter=100, M=approximate)
-    solution: Matrix = found.reshape(shape)
-    return solution
+    return alternate(start, advance, value, iterations, tolerance)
 
 
 class LCFS(LinearSubspace):
@@ -172,8 +135,8 @@ class LCFS(LinearSubspace):
         features = self.features(train, val)
         found = covariances(features.images, features.texts, train.image_of_text)
         labels = train.labels if train.labels.ndim == 2 else np.eye(self.spec.n_classes)[train.labels]
-        scales = [float(np.sqrt(np.trace(g) / len(g))) or 1.0 for g in (found.image, found.text)]
-        moments = self._moments(features.images, features.texts, labels.astype(np.float64), train, found, scales)
+        scales = deviation_scales(found)
+        moments = label_moments(features, labels.astype(np.float64), train, found, scales)
         val_images, val_texts = features.val_images - found.image_mean, features.val_texts - found.text_mean
 
         def solve(point: Point) -> Candidate:
@@ -183,25 +146,5 @@ class LCFS(LinearSubspace):
             n_classes = sides[0].shape[1]
             return Candidate(Projections(sides[0], sides[1], np.ones(n_classes)), n_classes, value)
 
-        given = self.lambda1, self.lambda2
-        (lambda1, lambda2), best = search(
-            solve,
-            [tuple(fixed or strength for fixed in given) for strength in STRENGTHS],
-            [() if fixed else STRENGTHS for fixed in given],
-        )
-        self.chosen = {"lambda1": lambda1, "lambda2": lambda2, "value": best.value}
-        self.keep(best, features, found.image_mean, found.text_mean)
-
-    @staticmethod
-    def _moments(
-        images: Matrix, texts: Matrix, labels: Matrix, train: Split, found: Covariances, scales: list[float]
-    ) -> Moments:
-        owner = train.image_of_text
-        counts = np.bincount(owner, minlength=len(images)).astype(np.float64)
-        targets = (
-            ((images - found.image_mean).T * counts) @ labels / len(texts) / scales[0],
-            (texts - found.text_mean).T @ labels[owner] / len(texts) / scales[1],
-        )
-        grams = found.image / scales[0] ** 2, found.text / scales[1] ** 2
-        power = float((labels[owner] ** 2).sum() / len(texts))
-        return Moments(grams, found.cross / scales[0] / scales[1], targets, power)
+        axes = Axis("lambda1", self.lambda1, STRENGTHS), Axis("lambda2", self.lambda2, STRENGTHS)
+        self.keep_maps(self.select(solve, axes), features, found.image_mean, found.text_mean)

@@ -108,6 +108,33 @@ def canonical(image: Whitened, text: Whitened, cross: Matrix, image_ridge: float
     return Projections(image.vectors @ (left[:, None] * u), text.vectors @ (right[:, None] * vt.T), values)
 
 
+class CanonicalProblem:
+    """CCA of the moments of paired features, with everything computed once that does not depend on the ridges.
+
+    Args:
+        found: The moments.
+        unit: What a ridge of 1 adds to every eigenvalue; None uses their mean.
+    """
+
+    def __init__(self, found: Covariances, unit: float | None = None) -> None:
+        self.image, self.text = Whitened(found.image, unit), Whitened(found.text, unit)
+        self.cross = self.image.vectors.T @ found.cross @ self.text.vectors
+
+    def solve(self, image_ridge: float, text_ridge: float, weighting: str = "none") -> Projections:
+        """Solve with the ridges given, in their units.
+
+        Args:
+            image_ridge: Ridge on the images' covariance.
+            text_ridge: Ridge on the texts' covariance.
+            weighting: ``none``, or ``correlation``, which multiplies each component by its canonical correlation.
+        """
+        solution = canonical(self.image, self.text, self.cross, image_ridge, text_ridge)
+        if weighting == "none":
+            return solution
+        scale = solution.values
+        return Projections(solution.image * scale, solution.text * scale, scale)
+
+
 class Scored(Protocol):
     """A solution with its value on the validation split."""
 

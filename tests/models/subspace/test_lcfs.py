@@ -12,14 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmr_bench.models.subspace.lcfs import (
-    LCFS,
-    ROW_ROUNDING,
-    TRACE_ROUNDING,
-    Moments,
-    coupled_maps,
-    objective,
-)
+from cmr_bench.models.subspace.lcfs import LCFS, TRACE_ROUNDING, coupled_maps, objective
+from cmr_bench.models.subspace.reweighted import ROW_ROUNDING, Moments
 from cmr_bench.support.errors import UsageError
 
 
