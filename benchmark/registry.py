@@ -203,6 +203,12 @@ METHODS: dict[str, Method] = {
     "cca": Method(
         "cmr_bench.models.subspace.cca:CCA", "subspace", "Hotelling, Biometrika 1936", "vector|regions, vector"
     ),
+    "kcca": Method(
+        "cmr_bench.models.subspace.kcca:KCCA",
+        "subspace",
+        "Akaho, IMPS 2001; Hardoon et al., Neural Comput. 2004",
+        "vector|regions, vector",
+    ),
     "gma": Method(
         "cmr_bench.models.subspace.gma:GMA",
         "subspace",
@@ -214,6 +220,13 @@ METHODS: dict[str, Method] = {
         "cmr_bench.models.subspace.lcfs:LCFS",
         "subspace",
         "Wang et al., ICCV 2013",
+        "vector|regions, vector",
+        labels="required",
+    ),
+    "jrl": Method(
+        "cmr_bench.models.subspace.jrl:JRL",
+        "subspace",
+        "Zhai et al., TCSVT 2014",
         "vector|regions, vector",
         labels="required",
     ),
