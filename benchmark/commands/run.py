@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmr_bench import registry
+from cmr_bench.support import environment
 from cmr_bench.support.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,10 +99,19 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment import recipe
 
     recipe.check_files(config.dataset, config.data)
+    _open(config)
     from cmr_bench.experiment.session import start
 
     _report(*start(config, args.runs, args.logger))
     return 0
+
+
+def _open(config: RunConfig) -> None:
+    """Say what begins; the imports that follow take seconds. The processes that Lightning starts are silent."""
+    from cmr_bench.experiment.opening import opening
+
+    if environment.local_rank() == 0:
+        print(opening(config), flush=True)
 
 
 def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
@@ -122,6 +132,7 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment.saved import stored_run
 
     config = stored_run(folder, args.trust)
+    _open(config)
     from cmr_bench.experiment.session import proceed
 
     _report(folder, proceed(config, folder, args.logger))

@@ -19,6 +19,7 @@ from cmr_bench.experiment import launch, recipe
 from cmr_bench.experiment.examples import examples, store_examples
 from cmr_bench.experiment.fidelity import other_sizes
 from cmr_bench.experiment.identity import file_content
+from cmr_bench.experiment.opening import sizes
 from cmr_bench.experiment.recipe import RunConfig, TrainerOptions
 from cmr_bench.experiment.selection import Selection, fit
 from cmr_bench.experiment.slices import caption_lengths, slices
@@ -69,6 +70,8 @@ def run(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
         The stored result.
     """
     one = configure(config, folder)
+    if launch.rank() == 0:
+        print(sizes({name: (split.n_images, split.n_texts) for name, split in one.data.splits.items()}), flush=True)
     with quiet():
         trainer = make_trainer(
             one.options, folder, make_logger(logger, folder, config, one.family), config, one.content

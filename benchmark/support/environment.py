@@ -17,6 +17,7 @@ WANDB_PROJECT, WANDB_ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 _RUN_GROUP, _SILENT = "WANDB_RUN_GROUP", "WANDB_SILENT"
 _LOCAL_RANK, _STEP_TASKS = "LOCAL_RANK", "SLURM_STEP_NUM_TASKS"
 _THREADS, _UNBUFFERED = "OMP_NUM_THREADS", "PYTHONUNBUFFERED"
+_GPUS = "CUDA_VISIBLE_DEVICES"
 _PROXIES = ("HTTPS_PROXY", "ALL_PROXY")
 _COMPLETING, COMPLETED_LINE = "_ARGCOMPLETE", "COMP_LINE"
 _WIDTH, _COLOUR = "COLUMNS", "FORCE_COLOR"
@@ -32,6 +33,7 @@ READ = MappingProxyType(
         _LOCAL_RANK: "set by Lightning and torchrun: number of this process on its machine; 0 writes what is stored",
         _STEP_TASKS: "set by srun: above 1, the processes are those that SLURM started",
         _THREADS: "threads of each run of a suite; the cores shared out to the runs otherwise",
+        _GPUS: "the GPUs that a run or a suite may use; all otherwise",
         **dict.fromkeys(_PROXIES, "where set, the hub is asked even if its host has no address here"),
         _WIDTH: "width of tables where the output is no terminal; as wide as they need otherwise",
         _COLOUR: "any value: tables with colours where the output is no terminal",
@@ -63,6 +65,11 @@ def local_rank() -> int:
 def started_by_srun() -> bool:
     """Return whether srun started this process as one of several."""
     return int(os.environ.get(_STEP_TASKS, "1")) > 1
+
+
+def visible_devices() -> str | None:
+    """Return the GPUs that the user allows; None where nothing is said, an empty text where there are none."""
+    return os.environ.get(_GPUS)
 
 
 def behind_proxy() -> bool:
