@@ -214,7 +214,7 @@ def _run_missing(args: argparse.Namespace, planned: Sequence[Job], console: Cons
     if args.stored:
         return n_stored, {}
     todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
-    return n_stored, pool.run_suite(todo, args.runs, args.jobs, "csv", console) if todo else {}
+    return n_stored, pool.run_suite(todo, args.runs, args.jobs, "csv", console, args.again) if todo else {}
 
 
 def _write(args: argparse.Namespace, report: Report) -> None:

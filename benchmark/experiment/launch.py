@@ -16,10 +16,10 @@ from torch.distributed.rendezvous import rendezvous
 from cmr_bench.experiment.recipe import TrainerOptions
 from cmr_bench.support import environment
 from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.files import LOCK as LOCK
 from cmr_bench.support.files import sweep
 from cmr_bench.support.site import page
 
-LOCK = ".lock"
 # Held until the process ends: Lightning meets the others at the same address, which must not close in between.
 _stores: list[Any] = []
 

@@ -6,8 +6,6 @@ import inspect
 import json
 from collections.abc import Iterable
 
-from cmr_bench.datamodules.images import making
-from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.suites.plan import Job
@@ -29,12 +27,12 @@ def provide_features(jobs: Iterable[Job]) -> list[str]:
     """
     problems: list[str] = []
     tried: dict[str, str] = {}
-    others = set(inspect.signature(RetrievalDataModule.__init__).parameters) - _MATTERS
     for job in jobs:
         config = job.config
         if feature_name(config.data.get("image_features")) is None or config.model.get("image_view") == "pixels":
             problems.append("")
             continue
+        others = _shared_options() - _MATTERS
         read = {name: value for name, value in config.data.items() if name not in others}
         key = json.dumps([config.dataset, read], sort_keys=True, default=str)
         if key not in tried:
@@ -43,8 +41,18 @@ def provide_features(jobs: Iterable[Job]) -> list[str]:
     return problems
 
 
+def _shared_options() -> set[str]:
+    # Imported where features are named: a suite that makes none need not wait for lightning.
+    from cmr_bench.datamodules.module import RetrievalDataModule
+
+    return set(inspect.signature(RetrievalDataModule.__init__).parameters)
+
+
 def _provide(config: RunConfig) -> str:
     """Make the features of one run; return why that cannot be done, or an empty string."""
+    from cmr_bench.datamodules.images import making
+    from cmr_bench.datamodules.module import RetrievalDataModule
+
     try:
         module, data, options = recipe.instantiate(config)
         if isinstance(data, RetrievalDataModule) and module.image_view != "pixels" and not making.is_stored(data):

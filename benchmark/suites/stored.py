@@ -45,8 +45,12 @@ class Stored:
             ]
         return self._read[place]
 
-    def find(self, config: RunConfig) -> tuple[Path | None, bool]:
+    def find(self, config: RunConfig, since: float = 0.0) -> tuple[Path | None, bool]:
         """Look for a run of this configuration, on the data as it is now.
+
+        Args:
+            config: The configuration.
+            since: Pass over the runs that were finished before this time, in seconds since 1970.
 
         Returns:
             Its folder, or None, and whether it is finished; a finished one is preferred.
@@ -55,6 +59,8 @@ class Stored:
         for folder, content in self.folders(config):
             if same_run(content, config):
                 finished = (folder / RESULT_FILE).is_file()
+                if finished and since and (folder / RESULT_FILE).stat().st_mtime < since:
+                    continue
                 if other_content(_content(folder, finished), self._now(config)):
                     continue
                 if finished:

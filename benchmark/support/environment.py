@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +46,7 @@ PASSED_ON = MappingProxyType(
         RUN_FOLDER: "by `run` to the processes that Lightning starts: they work in the same run folder",
         _RUN_GROUP: "by `suite --logger wandb`: the name of the suite groups its runs, unless already set",
         _SILENT: "by `--logger wandb`: keeps W&B from printing, unless already set",
+        _GPUS: "by `suite` and `check`, where a machine has several GPUs: those of this run",
         _THREADS: "by `suite` and `check` to their runs, unless already set",
         _UNBUFFERED: "by `suite` and `check` to their runs: the log has every line at once",
     }
@@ -128,3 +129,37 @@ def without_git() -> dict[str, str]:
 def of_a_run(threads: int) -> dict[str, str]:
     """Return the environment of a run that a suite starts: this one, with a number of threads unless already set."""
     return {_THREADS: str(threads), **os.environ, _UNBUFFERED: "1"}
+
+
+def at_start() -> dict[str, str]:
+    """Return the environment variables with which this process was started, without those that libraries set since."""
+    entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    pairs = (os.fsdecode(entry).partition("=") for entry in entries if entry)
+    return {name: content for name, _, content in pairs}
+
+
+def with_gpus(variables: Mapping[str, str], gpus: Sequence[str]) -> dict[str, str]:
+    """Return environment variables under which a process sees these GPUs only; as they are where none are named."""
+    return {**variables, _GPUS: ",".join(gpus)} if gpus else dict(variables)
+
+
+def everything() -> dict[str, str]:
+    """Return all environment variables of this process."""
+    return dict(os.environ)
+
+
+def become(variables: Mapping[str, str]) -> None:
+    """Replace the environment of this process."""
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+@contextmanager
+def set_to(variables: Mapping[str, str]) -> Iterator[None]:
+    """Replace the environment for the processes started meanwhile."""
+    before = everything()
+    become(variables)
+    try:
+        yield
+    finally:
+        become(before)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from cmr_bench.support.errors import CmrBenchError
 
+LOCK = ".lock"  # in a folder that one process at a time works in
 _LEFT_BEHIND = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 

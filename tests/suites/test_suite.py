@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from cmr_bench.cli import main
 from cmr_bench.experiment import callbacks, recipe
@@ -192,14 +193,14 @@ def test_a_failed_run_is_told_in_one_line(folder: Path, script: str, told: str) 
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-c", script], stdout=output, stdin=subprocess.PIPE)
         process.communicate()
-    assert pool.Running(job, folder, log, process, 0.0, pool.TaskID(0)).problem() == told
+    assert pool.Running(job, folder, log, process, 0.0, pool.TaskID(0), FileLock(log)).problem() == told
 
 
 def test_the_fraction_of_a_run_follows_its_history(folder: Path) -> None:
     (job, *_) = plan.jobs(plan.read_suite("try.yaml"), None, ["--trainer.max_epochs=4"])
     process = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE)
     process.communicate()
-    run = pool.Running(job, folder, folder / "log", process, 0.0, pool.TaskID(0))
+    run = pool.Running(job, folder, folder / "log", process, 0.0, pool.TaskID(0), FileLock("log"))
     assert run.fraction() == 0.0
     for rows, fraction in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
         (folder / "history.csv").write_text("epoch\n" + "1\n" * rows)
@@ -221,6 +222,11 @@ def alive(number: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def descendants(number: int) -> list[int]:
+    direct = [int(pid) for pid in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+    return [*direct, *(below for pid in direct for below in descendants(pid))]
 
 
 PARENT = """
@@ -263,7 +269,7 @@ def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, numb
     words = [sys.executable, "-m", "cmr_bench", "suite", "try.yaml"]
     with subprocess.Popen(words, cwd=folder, start_new_session=True) as process:
         assert eventually(lambda: any(folder.glob("runs/Toy/Linear/*/history.csv")), 120)
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        children = descendants(process.pid)
         assert children
         os.kill(process.pid, number)
         code = process.wait(60)
