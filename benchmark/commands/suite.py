@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from cmr_bench.experiment import recipe
+from cmr_bench.suites.launchers import LAUNCHERS, Ray, Shard, Slurm, watch
 from cmr_bench.suites.plan import Job, jobs, read_suite, shipped
 from cmr_bench.support import environment
 from cmr_bench.support.errors import DataError, UsageError
@@ -20,6 +23,13 @@ def _seeds(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected comma-separated integers, not '{text}'") from error
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, total = text.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, not '{text}'")
+    return int(number), int(total)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-missing", action="store_true", help="skip stored runs (the default)")
     parser.add_argument("--again", action="store_true", help="repeat stored runs too")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, run nothing")
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        default="local",
+        help="where the runs are computed: processes of this machine, a job array of SLURM or tasks of Ray, with the "
+        "`resources` of the suite (default: local)",
+    )
+    parser.add_argument(
+        "--array-parallelism",
+        type=int,
+        metavar="N",
+        help="with --launcher slurm: number of parallel jobs (default: 64)",
+    )
+    parser.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="only the runs I, I + N, ... of the suite, e.g. 2/8"
+    )
     parser.add_argument(
         "--logger", choices=("csv", "tensorboard", "wandb"), default="csv", help="experiment tracker (default: csv)"
     )
@@ -67,32 +93,74 @@ def run(args: argparse.Namespace) -> int:
     """Run `cmr-bench suite`."""
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: must be at least 1")
+    if args.array_parallelism is not None and (args.launcher != "slurm" or args.array_parallelism < 1):
+        raise UsageError(f"--array-parallelism {args.array_parallelism}: needs --launcher slurm, and at least 1")
+    if args.again and args.launcher != "local":
+        raise UsageError(f"--again needs --launcher local: a job that {args.launcher} starts anew goes on where it was")
     console = Console()
     overrides = [f"--{option.removeprefix('--')}" for option in args.set]
-    planned = list(jobs(read_suite(args.suite), args.seeds, ["--trainer.progress=false", *overrides]))
+    content = read_suite(args.suite)
+    planned = list(jobs(content, args.seeds, ["--trainer.progress=false", *overrides]))
+    if args.shard is not None:
+        planned = planned[args.shard[0] - 1 :: args.shard[1]]
     if not args.dry_run:
         _require_files(planned, args.runs)
     # Imported here, not above: help and wrong usage must not wait for torch.
-    from cmr_bench.suites.features import provide_features
-    from cmr_bench.suites.pool import run_suite
     from cmr_bench.suites.stored import Stored
 
     stored = Stored(args.runs)
     there = [(None, False) if args.again else stored.find(job.config) for job in planned]
+    todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
     if args.dry_run:
         for job, (folder, done) in zip(planned, there, strict=True):
             state = "stored" if done else "missing" if folder is None else "begun"
             console.print(f"{state:<8} {job.title}", highlight=False)
-        return 0
-    todo = [(job, folder) for job, (folder, done) in zip(planned, there, strict=True) if not done]
-    if len(todo) < len(planned):
+    elif len(todo) < len(planned):
         console.print(f"{len(planned) - len(todo)} of {len(planned)} runs are stored already")
     if args.logger == "wandb":
         environment.group_wandb_runs(Path(args.suite).stem)
-    problems = provide_features(job for job, _ in todo)
-    failed = {job.title: problem for (job, _), problem in zip(todo, problems, strict=True) if problem}
-    todo = [one for one, problem in zip(todo, problems, strict=True) if not problem]
-    failed |= run_suite(todo, args.runs, args.jobs, args.logger, console)
+    if args.launcher != "local":
+        failed = _send(args, content, planned, [job for job, _ in todo], console)
+    else:
+        failed = {} if args.dry_run else _compute(args, todo, console)
     for title, problem in failed.items():
         print(f"cmr-bench suite: {title} failed: {problem}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _compute(args: argparse.Namespace, todo: Sequence[tuple[Job, Path | None]], console: Console) -> dict[str, str]:
+    """Run jobs on this machine; return those that failed, with the reasons."""
+    from cmr_bench.suites.features import provide_features
+    from cmr_bench.suites.pool import run_suite
+
+    problems = provide_features(job for job, _ in todo)
+    failed = {job.title: problem for (job, _), problem in zip(todo, problems, strict=True) if problem}
+    todo = [one for one, problem in zip(todo, problems, strict=True) if not problem]
+    return failed | run_suite(todo, args.runs, args.jobs, args.logger, console, args.again)
+
+
+def _send(
+    args: argparse.Namespace, suite: dict[str, Any], planned: Sequence[Job], todo: Sequence[Job], console: Console
+) -> dict[str, str]:
+    """Send jobs to a cluster, or print their commands; return those that failed, with the reasons."""
+    first, step = args.shard or (1, 1)
+    total = step * len(planned)
+    shards = [_shard_of(args, job, f"{first + step * planned.index(job)}/{total}") for job in todo]
+    if args.dry_run:
+        for shard in shards:
+            console.print(escape(shard.command()), highlight=False, soft_wrap=True)
+    if args.dry_run or not shards:
+        return {}
+    resources = suite.get("resources") or {}
+    if args.launcher == "ray":
+        return watch(Ray(resources), shards, console)
+    return watch(
+        Slurm(args.runs.resolve() / "logs" / "slurm", resources, args.array_parallelism or 64), shards, console
+    )
+
+
+def _shard_of(args: argparse.Namespace, job: Job, shard: str) -> Shard:
+    seeds = ["--seeds", ",".join(map(str, args.seeds))] if args.seeds else []
+    options = [word for option in args.set for word in ("--set", option)]
+    words = ["suite", args.suite, "--shard", shard, "--runs", str(args.runs.resolve()), "--logger", args.logger]
+    return Shard(job.title, (*words, *seeds, *options), str(Path.cwd()))

@@ -17,12 +17,13 @@ from cmr_bench import registry
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import essence
 from cmr_bench.experiment.recipe import RunConfig
+from cmr_bench.suites.launchers import check_resources
 from cmr_bench.suites.tables import read_tables, split_seeds
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, UsageError, did_you_mean
 
 SPLIT_SEED = "data.split_seed"
-_ENTRIES = {"about", "seeds", "split_seeds", "options", "runs", "tables"}
+_ENTRIES = {"about", "seeds", "split_seeds", "options", "runs", "tables", "resources"}
 _RUN_ENTRIES = {"method", "data", "variants", "seeds", "split_seeds", "options"}
 
 
@@ -83,6 +84,7 @@ def read_suite(name: str) -> dict[str, Any]:
         raise UsageError(f"{where} is not a suite: it needs a list 'runs' of entries with 'method' and 'data'")
     _known(suite, _ENTRIES, where)
     _check_kinds(suite, where)
+    check_resources(suite.get("resources"), where)
     for entry in suite["runs"]:
         if not isinstance(entry, dict) or not entry.get("method") or not entry.get("data"):
             raise UsageError(f"{where}: an entry of 'runs' needs 'method' and 'data': {entry}")
