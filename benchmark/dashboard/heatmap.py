@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmr_bench.dashboard.front import is_verified
-from cmr_bench.leaderboard.board import head
+from cmr_bench.leaderboard.board import MARKS, head
 from cmr_bench.results.groups import LOWER_IS_BETTER
 
 METRICS = ("rsum", "map")
@@ -30,7 +30,8 @@ def heat_map(boards: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
 
     Returns:
         ``columns``, the boards; ``rows``, the methods, those of the best mean place first, with a cell or None for each
-        column; ``told``, what the pages tells of each cell when it is pointed at, in the order of their ``id``.
+        column; ``told``, what the page tells of each cell when it is pointed at, in the order of their ``id``; ``marks``,
+        the marks in use with their meaning.
     """
     columns = []
     cells: dict[str, dict[str, dict[str, Any]]] = {}
@@ -56,7 +57,15 @@ def heat_map(boards: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
                 cell["id"] = len(told)
                 told.append(cell.pop("about"))
         rows.append({"method": method, "family": families[method], "cells": own})
-    return {"key": metric, "head": head(metric)[1], "columns": columns, "rows": rows, "told": told}
+    marks = dict(mark for own in cells.values() for cell in own.values() for mark in cell["marks"])
+    return {
+        "key": metric,
+        "head": head(metric)[1],
+        "columns": columns,
+        "rows": rows,
+        "told": told,
+        "marks": {mark: meaning for mark, meaning in marks.items() if mark != MARKS["external"][0]},
+    }
 
 
 def _best(shown: Mapping[str, Any], metric: str) -> dict[str, tuple[Mapping[str, Any], int]]:

@@ -135,12 +135,13 @@ def test_the_table_is_exported_as_it_is_shown(page: Any, site: Path) -> None:
     assert "i2t R@1" not in rows[0]
     assert len(rows) - 1 == page.locator("#board tbody tr:visible").count()
     assert {row[rows[0].index("Family")] for row in rows[1:]} == {"pairwise"}
+    assert {row[rows[0].index("kind")] for row in rows[1:]} == {"measured", "published"}
     values = [float(row[rows[0].index("t2i mAP")]) for row in rows[1:]]
     assert values == sorted(values, reverse=True)
     exact = page.evaluate("cmr.data().rows.map(row => row.metrics.t2i_map)")
     assert all(min(abs(value - one) for one in exact if one is not None) < 1e-6 for value in values)
     text = download(page, page.get_by_role("button", name="LaTeX"))
-    body = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].splitlines()
+    body = text.partition("\\midrule\n")[2].partition("\\bottomrule")[0].replace("\\midrule\n", "").splitlines()
     assert len(body) == len(rows) - 1
     assert all(line.count(" & ") == text.partition("\\midrule")[0].splitlines()[-1].count(" & ") for line in body)
     assert "\\textbf{" in text

@@ -30,11 +30,14 @@
     const used = columns(table);
     const some = (at, name) => rows(table).some((row) => row.cells[at].dataset[name] !== undefined);
     const lines = [used.flatMap(([head, at]) => [headText(head), ...(some(at, "sd") ? [`${headText(head)} sd`] : []), ...(some(at, "marks") ? ["flags"] : [])])];
+    const kinds = rows(table).some((row) => row.dataset.kind);
+    if (kinds) lines[0].push("kind");
     for (const row of rows(table)) {
       lines.push(used.flatMap(([, at]) => {
         const cell = row.cells[at];
         return [plain(cell.dataset.v ?? shown(cell)), ...(some(at, "sd") ? [cell.dataset.sd ?? ""] : []), ...(some(at, "marks") ? [marks(cell).join(";")] : [])];
       }));
+      if (kinds) lines[lines.length - 1].push(row.dataset.kind);
     }
     return `${lines.map((line) => line.map(csvCell).join(",")).join("\n")}\n`;
   }
@@ -55,7 +58,7 @@
       "% needs \\usepackage{booktabs}", "\\begin{table}", "\\centering\\small\\setlength{\\tabcolsep}{4pt}", `\\caption{${latex(plain(title))}.}`,
       `\\begin{tabular}{@{}${used.map(([head]) => (head.classList.contains("num") ? "r" : "l")).join("")}@{}}`, "\\toprule",
       `${used.map(([head]) => latex(headText(head))).join(" & ")} \\\\`, "\\midrule",
-      ...rows(table).map((row) => `${used.map(([, at]) => cellOf(row, at)).join(" & ")} \\\\`),
+      ...rows(table).map((row, at, all) => (at && all[at - 1].dataset.kind !== row.dataset.kind ? "\\midrule\n" : "") + `${used.map(([, column]) => cellOf(row, column)).join(" & ")} \\\\`),
       "\\bottomrule", "\\end{tabular}", "\\end{table}", ""].join("\n");
   }
 

@@ -86,7 +86,8 @@ const cmr = (() => {
       row.hidden = !keep(row);
       shown += !row.hidden;
     }
-    status.textContent = shown === rows.length ? `${shown} ${noun}` : `${shown} of ${rows.length} ${noun}`;
+    const named = rows.length === 1 ? noun.replace(/s$/, "") : noun;
+    status.textContent = shown === rows.length ? `${shown} ${named}` : `${shown} of ${rows.length} ${named}`;
   }
 
   function matches(text, query) {
