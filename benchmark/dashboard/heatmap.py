@@ -30,8 +30,8 @@ def heat_map(boards: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]
 
     Returns:
         ``columns``, the boards; ``rows``, the methods, those of the best mean place first, with a cell or None for each
-        column; ``told``, what the page tells of each cell when it is pointed at, in the order of their ``id``; ``marks``,
-        the marks in use with their meaning.
+        column; ``told``, what the page tells of each cell when it is pointed at, in the order of their ``id``;
+        ``marks``, the marks in use with their meaning.
     """
     columns = []
     cells: dict[str, dict[str, dict[str, Any]]] = {}
