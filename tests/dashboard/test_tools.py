@@ -221,6 +221,13 @@ def test_a_cell_of_the_heat_map_tells_of_its_row(page: Any, site: Path) -> None:
     assert cell.get_attribute("aria-describedby") == "tip"
     page.keyboard.press("Escape")
     tip.wait_for(state="hidden")
+    page.set_viewport_size({"width": 390, "height": 400})
+    last = page.locator("#heat-map td a").last
+    last.focus()
+    page.wait_for_timeout(300)
+    assert "rank" in tip.inner_text()
+    assert 0 <= tip.bounding_box()["y"] <= 400 - tip.bounding_box()["height"]
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.locator("#heat-rsum td a").last.hover()
     tip.wait_for()
     box = tip.bounding_box()

@@ -241,7 +241,7 @@ def test_every_page_shows_the_options_that_differ_and_the_marks(site: Path) -> N
     index = (site / "index.html").read_text()
     assert 'theirs <abbr class="badge" title="evaluated from external files' in index
     assert '"label":"theirs [x]"' in board.read_text()
-    entries = json.loads((site / "compare.html").read_text().split('id="data">')[1].split("</script>")[0])
+    entries = json.loads((site / "compare.html").read_text().split('id="data">')[1].split("</script>")[0])["runs"]
     assert {entry["label"]: entry["ranked"] for entry in entries}["vsepp (max_epochs=1), seed 0"] is False
     assert {entry["label"]: entry["marks"] for entry in entries}["theirs"] == ["x"]
 

@@ -22,7 +22,11 @@
       about.deviations.length ? cmr.element("ul", {}, ...about.deviations.map((line) => cmr.element("li", { text: line }))) : "");
     tip.hidden = false;
     cell.setAttribute("aria-describedby", "tip");
-    const around = cell.getBoundingClientRect();
+    place();
+  }
+
+  function place() {
+    const around = shown.getBoundingClientRect();
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     const left = Math.max(8, Math.min(around.left, document.documentElement.clientWidth - width - 8));
     const below = around.bottom + 6;
@@ -39,7 +43,11 @@
     });
   }
   document.addEventListener("focusout", hide);
-  addEventListener("scroll", hide, { capture: true, passive: true });
+  // Reaching a cell by the keyboard scrolls to it, and what is told of it goes with it.
+  addEventListener("scroll", () => {
+    if (shown && shown === document.activeElement) place();
+    else hide();
+  }, { capture: true, passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   for (const table of document.querySelectorAll("table.heat")) cmr.sortable(table);
 })();
