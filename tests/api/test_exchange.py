@@ -26,18 +26,22 @@ TEXTS = ["a red circle", "a blue square"]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download, utils
 
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
     for name in [key for key in os.environ if key.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
+    # A session that was opened while the hub counted as out of reach stays so.
+    for renew in ("reset_sessions", "close_session"):
+        getattr(utils, renew, lambda: None)()
     with running() as server:
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Where older versions of the library have taken it to.
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         yield server
 
 

@@ -114,6 +114,8 @@ def test_other_torchvision_networks_pool_their_last_map(tmp_path: Path, pixels: 
 def test_timm_networks_are_cut_before_their_classifier(name: str) -> None:
     import timm
 
+    if name not in timm.list_models():
+        pytest.skip(f"this version of timm has no {name}")
     pool = load_backbone(f"timm:{name}", "random")
     grid = load_backbone(f"timm:{name}", "random", "grid")
     grid.net.load_state_dict(pool.net.state_dict())
