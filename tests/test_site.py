@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 # What stands for something of the reader's own: data, runs, arrays, machines. Such commands are parsed, not run.
 NEEDS = re.compile(
     r"flickr|mscoco|pascal|wikipedia|custom|adcsl|\bRUN\b|RUN_|_RUN|\bDIR\b|\bNAME\b|\.npy|\.jpg|\.yaml\b|…|--stored|--again|"
-    r"strategy|\bI\b|vsepp \"|hf://|\$|check --jobs|--data\.n_train|huggingface"
+    r"strategy|\bI\b|vsepp \"|hf://|\$|check --jobs|--data\.n_train|our-results|their"
 )
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
 PYTHON = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
