@@ -157,6 +157,27 @@ METHODS: dict[str, Method] = {
         "regions|pixels, tokens",
         labels="optional",
     ),
+    "can": Method(
+        "cmr_bench.models.adversarial.can:CAN",
+        "adversarial",
+        "Hu et al., Pattern Recognit. 2021",
+        "vector|regions|pixels, vector|tokens",
+        labels="required",
+    ),
+    "daml": Method(
+        "cmr_bench.models.adversarial.daml:DAML",
+        "adversarial",
+        "Xu et al., World Wide Web 2019",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
+    ),
+    "acme": Method(
+        "cmr_bench.models.adversarial.acme:ACME",
+        "adversarial",
+        "Wang et al., CVPR 2019",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
+    ),
     "agnet": Method(
         "cmr_bench.models.attributes.agnet:AgNet",
         "attributes",
@@ -235,6 +256,19 @@ METHODS: dict[str, Method] = {
         "subspace",
         "Andrew et al., ICML 2013",
         "vector|regions|pixels, vector|tokens",
+    ),
+    "dccae": Method(
+        "cmr_bench.models.subspace.dcca:DCCAE",
+        "subspace",
+        "Wang et al., ICML 2015",
+        "vector|regions, vector",
+    ),
+    "s2mc": Method(
+        "cmr_bench.models.subspace.s2mc:S2MC",
+        "subspace",
+        "Li et al., ICIP 2020",
+        "vector|regions|pixels, vector|tokens",
+        labels="optional",
     ),
 }
 
