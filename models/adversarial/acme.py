@@ -133,7 +133,7 @@ class ACME(LabelledFeatureModule):
         # The same on every process, as are the gathered embeddings, and after a resumed run's restart.
         mixing = np.random.default_rng([self.global_step, len(real)]).random((len(real), 1), dtype=np.float32)
         share = torch.from_numpy(mixing).to(real.device)
-        told = self.critic(reverse_gradient(made, self.adversarial)).mean() - self.critic(real).mean()
+        told: Tensor = self.critic(reverse_gradient(made, self.adversarial)).mean() - self.critic(real).mean()
         return told + self.penalty * gradient_penalty(self.critic, share * real + (1 - share) * made.detach())
 
     def _text_target(self, texts: TextBatch, features: Tensor) -> Tensor:
