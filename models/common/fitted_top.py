@@ -154,8 +154,16 @@ class FittedTopModule(FeatureModule):
         Args:
             train: The training split; each process encodes its shard of it.
         """
-        buffers = self.image_top_mean, self.image_top, self.text_top_mean, self.text_top
-        for buffer, value in zip(buffers, self.solve_top(self.training_outputs(train), train), strict=True):
+        image_mean, image_map, text_mean, text_map = self.solve_top(self.training_outputs(train), train)
+        # The sign of a direction is arbitrary; left open, the last bits of several processes would decide it.
+        largest = np.abs(image_map).argmax(0)
+        signs = np.where(image_map[largest, np.arange(image_map.shape[1])] < 0, -1.0, 1.0)
+        for buffer, value in (
+            (self.image_top_mean, image_mean),
+            (self.image_top, image_map * signs),
+            (self.text_top_mean, text_mean),
+            (self.text_top, text_map * signs),
+        ):
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
     @torch.no_grad()

@@ -34,6 +34,7 @@ METHODS = {
     "scan": "--model.dim 8 --model.word_dim 8 --trainer.accumulate 2 --model.lr 1e-2",
     "agnet": "--model.hidden 8 --model.bits 8 --model.dropout 0.3 --trainer.gradient_clip 1 --model.lr 1e-2",
     "camp": "--model.dim 8 --model.word_dim 8 --model.stages [1,1,1] --model.lr_decay_every 1",
+    "acme": "--model.dim 8 --model.critic_layers [8] --model.translator 8 --model.dropout 0.3 --model.lr 1e-2",
     "cca": "",
 }
 CHANGING = {"run_id", "created", "cost"}
