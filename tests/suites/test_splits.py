@@ -62,7 +62,7 @@ def test_the_tables_of_the_common_subspace_are_measured_on_ten_splits_of_pascal(
     rows: dict[tuple[str, str], list[int | None]] = {}
     for job in planned:
         rows.setdefault((job.config.method, job.config.variant), []).append(job.draw)
-    assert len(rows) == 11
+    assert len(rows) == 19
     assert all(draws == [None] * 3 + list(range(10)) for draws in rows.values())
     features = {(job.config.data["image_features"], job.config.data["text_features"]) for job in planned}
     assert len(features) == 1
