@@ -34,6 +34,7 @@ SILENCED: dict[str, str] = {
     ".*sync_dist=True.*": "losses and metrics are of the whole batch or split on every process; an average of equal "
     "numbers would only round them",
     ".*in eval mode at the start of training.*": "a frozen encoder stays in eval mode on purpose, for its batch norm",
+    ".*`srun` command is available on your system but is not used.*": "on a login node a run may well be one process",
     ".*isinstance\\(treespec, LeafSpec\\).*": "Lightning calls a part of torch that is deprecated",
 }
 

@@ -6,6 +6,7 @@ runs must be on a disk that all machines share, with the suite installed on each
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import subprocess
 import sys
@@ -154,14 +155,13 @@ class Ray:
 
     def __init__(self, resources: Mapping[str, Any]) -> None:
         try:
-            import ray
+            self._ray: Any = importlib.import_module("ray")
         except ModuleNotFoundError as error:
             raise CmrBenchError("--launcher ray needs an extra: pip install 'cmr-bench[ray]'") from error
-        self._ray = ray
-        if not ray.is_initialized():
-            ray.init(logging_level="ERROR", log_to_driver=False)
+        if not self._ray.is_initialized():
+            self._ray.init(logging_level="ERROR", log_to_driver=False)
         memory = {"memory": int(resources["memory_gb"] * 2**30)} if "memory_gb" in resources else {}
-        self._call = ray.remote(
+        self._call = self._ray.remote(
             num_cpus=resources.get("cpus", 1), num_gpus=resources.get("gpus", 0), max_retries=_RETRIES, **memory
         )(_call)
 

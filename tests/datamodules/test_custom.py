@@ -67,9 +67,8 @@ def test_rows_of_an_image_need_not_be_neighbours(tmp_path: Path, write_table: Wr
 def test_what_macos_leaves_in_archives_is_no_data(tmp_path: Path, write_table: Writer) -> None:
     write_table(tmp_path / "mine.csv", ROWS)
     expected = content(Custom(root=str(tmp_path)).read())
-    for folder in ("pics", "__MACOSX/pics"):
-        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-    for left in ("._mine.csv", ".DS_Store", "pics/._0.jpg", "__MACOSX/._mine.csv", "__MACOSX/pics/._0.jpg"):
+    (tmp_path / "__MACOSX/pics").mkdir(parents=True)
+    for left in ("._mine.csv", ".DS_Store", "__MACOSX/._mine.csv", "__MACOSX/pics/._0.jpg"):
         (tmp_path / left).write_bytes(b"\x00\x05\x16\x07 Mac OS X")
     assert content(Custom(root=str(tmp_path)).read()) == expected
 

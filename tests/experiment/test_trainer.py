@@ -6,6 +6,7 @@ import re
 import warnings
 from pathlib import Path
 
+import lightning.fabric
 import lightning.pytorch
 import pytest
 import torch.utils._pytree
@@ -19,7 +20,9 @@ OWN_OPTIONS = ("--data.batch_size", "60", "--trainer.max_epochs", "2", "--traine
 @pytest.fixture(scope="module")
 def sources() -> str:
     """The source of everything that warns, without the seams of strings that run over several lines."""
-    files = [*Path(lightning.pytorch.__file__).parent.rglob("*.py"), Path(torch.utils._pytree.__file__)]
+    parts = (lightning.pytorch, lightning.fabric)
+    files = [file for part in parts for file in Path(str(part.__file__)).parent.rglob("*.py")]
+    files.append(Path(torch.utils._pytree.__file__))
     return "\n".join(re.sub(r'"\n\s*f?"', "", file.read_text(encoding="utf-8")) for file in files)
 
 
