@@ -129,7 +129,7 @@ def main() -> None:
                 row,
                 f"{forward:.3f}",
                 f"{both:.3f}",
-                f"{both / best['product of all words and regions'][1]:.1f}",
+                f"{both / best['matrix product'][1]:.1f}",
                 f"{both / best[f'{name}, ours'][1]:.1f}",
                 f"{differences[0]:.0e}, gradient {max(differences[1:]):.1e}" if row.endswith("ours") else "",
             )

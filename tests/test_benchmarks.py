@@ -1,0 +1,37 @@
+"""Every script of benchmarks/ runs to its end, on a small scale."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SMALL = {
+    "dashboard.py": ["4"],
+    "ranks.py": ["--images", "20", "--per-image", "2", "--dim", "8", "--rounds", "1"],
+    "scan_similarity.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
+    "search.py": ["--items", "200", "--dim", "8"],
+    "survey_scores.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
+}
+
+
+def test_every_script_has_a_small_scale() -> None:
+    assert set(SMALL) == {file.name for file in FOLDER.glob("*.py")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_benchmark_runs_to_its_end(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *SMALL[name]])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out.strip()
