@@ -43,7 +43,7 @@ from cmr_bench.models import losses
 from cmr_bench.models.adversarial import adv_subspace
 from cmr_bench.models.attributes import agnet
 from cmr_bench.models.common import ranking
-from cmr_bench.models.subspace import cca, solving
+from cmr_bench.models.subspace import solving
 from cmr_bench.regression import expected
 from cmr_bench.results.record import RESULT_FILE, Result, write_result
 from cmr_bench.suites import plan
@@ -73,12 +73,13 @@ def margin_sign(patch: pytest.MonkeyPatch, family: str) -> None:
     elif family == "attributes":
         patch.setattr(agnet, "code_likelihood", lambda a, b, match, how: losses.code_likelihood(a, b, ~match, how))
     else:
+        solve = solving.canonical
 
         def flipped(*args: Any) -> solving.Projections:
-            found = solving.canonical(*args)
+            found = solve(*args)
             return dataclasses.replace(found, text=-found.text)
 
-        patch.setattr(cca, "canonical", flipped)
+        patch.setattr(solving, "canonical", flipped)
 
 
 def shuffled_captions(patch: pytest.MonkeyPatch, family: str) -> None:
