@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
+from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
-from cmr_bench.models.common.feature_module import LabelledFeatureModule
-from cmr_bench.models.encoders.inputs import hidden_layer
-from cmr_bench.models.encoders.text import WordEncoder
+from cmr_bench.models.common.two_layers import TwoLayerModule
 from cmr_bench.models.losses import euclidean, same
 from cmr_bench.support.errors import UsageError
 
@@ -45,7 +42,7 @@ def neighbour_metric(distances: Tensor, match: Tensor, margin: float, neighbours
     return torch.where(valid, (margin + near - far).clamp(min=0), 0.0).sum() / valid.sum().clamp(min=1)
 
 
-class DAML(AdversarialModule, LabelledFeatureModule):
+class DAML(AdversarialModule, TwoLayerModule):
     """Deep adversarial metric learning (Xu et al., World Wide Web 2019), rebuilt from what is public.
 
     Images and texts are mapped to one space of unit length. The loss is a metric over both modalities in one pool,
@@ -55,64 +52,39 @@ class DAML(AdversarialModule, LabelledFeatureModule):
     nearest items do better than all. On data without categories the image is the label.
 
     Args:
-        hidden: Hidden dimension of each modality's network.
         dim: Embedding dimension.
         margin: Margin of the metric.
         neighbours: Number of nearest items of other classes that are pushed away; 0 takes all.
         pair_weight: Weight of the squared distance of a pair.
         beta: Weight of the adversarial loss.
         discriminators: Hidden dimensions of the discriminator.
-        dropout: Dropout probability of the hidden layers.
-        input_dropout: Dropout probability of the input features.
     """
 
     def __init__(
         self,
-        hidden: int = 1024,
         dim: int = 64,
         margin: float = 0.3,
         neighbours: int = 5,
         pair_weight: float = 0.1,
         beta: float = 0.05,
         discriminators: Sequence[int] = (64,),
-        dropout: float = 0.0,
-        input_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dim=dim, **kwargs)
         if neighbours < 0:
             raise UsageError(f"--model.neighbours {neighbours} is negative; 0 takes all items of other classes")
-        self.hidden, self.dim, self.margin, self.neighbours = hidden, dim, margin, neighbours
+        self.margin, self.neighbours = margin, neighbours
         self.pair_weight, self.beta, self.discriminators = pair_weight, beta, discriminators
-        self.dropout, self.input_dropout = dropout, input_dropout
 
     @property
     def reversal(self) -> float:
         """Weight of the adversarial loss."""
         return self.beta
 
-    def words(self, vocab_size: int) -> WordEncoder:
-        """Encode words with a GRU, whose last state is the feature."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
-
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""
         super().build(spec)
-        self.image_net, self.text_net = (
-            nn.Sequential(
-                hidden_layer(width, self.hidden, self.dropout, self.input_dropout), nn.Linear(self.hidden, self.dim)
-            )
-            for width in (self.image_dim, self.text_dim)
-        )
         self.discriminate_with(self.dim, self.discriminators)
-
-    def encode_images(self, images: ImageBatch) -> Tensor:
-        """Embed images at unit length, (b, dim)."""
-        return F.normalize(self.image_net(self.image_features(images)), dim=1)
-
-    def encode_texts(self, texts: TextBatch) -> Tensor:
-        """Embed texts at unit length, (b, dim)."""
-        return F.normalize(self.text_net(self.text_features(texts)), dim=1)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the weighted sum of metric, distance of the pairs and discriminator."""

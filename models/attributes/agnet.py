@@ -18,7 +18,6 @@ from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.common.labelled import one_hot
 from cmr_bench.models.encoders.inputs import hidden_layer, normalise
-from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
@@ -85,10 +84,6 @@ class AgNet(LabelledFeatureModule):
         if self.attributes == "auto":
             return "category" if self.label_space == "category" else "words"
         return self.attributes
-
-    def words(self, vocab_size: int) -> WordEncoder:
-        """Encode words with a GRU, whose last state is the feature."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""

@@ -46,6 +46,7 @@ class FeatureModule(RetrievalModule):
 
     image_views: ClassVar[tuple[ViewKind, ...]] = ("vector", "regions", "pixels")
     text_views: ClassVar[tuple[ViewKind, ...]] = ("vector", "tokens")
+    hidden: int
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class FeatureModule(RetrievalModule):
         self.cnn, self.cnn_weights, self.fine_tune, self.cnn_lr = cnn, path_text(cnn_weights), fine_tune, cnn_lr
 
     def words(self, vocab_size: int) -> WordEncoder:
-        """Build the network that encodes the words of a text as one vector."""
-        raise NotImplementedError
+        """Build the network that encodes the words of a text: here a GRU of the method's ``hidden``, its last state."""
+        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def subwords(self, longest: int) -> SubwordEncoder:
         """Build the network that encodes a text of at most ``longest`` subwords as one vector."""

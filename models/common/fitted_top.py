@@ -17,7 +17,6 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import DataSpec, Rows
 from cmr_bench.models.common.feature_module import FeatureModule
 from cmr_bench.models.distributed import gather, world_size
-from cmr_bench.models.encoders.text import WordEncoder
 
 Activation = Literal["relu", "sigmoid", "tanh"]
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
@@ -91,10 +90,6 @@ class FittedTopModule(FeatureModule):
     def top_dim(self) -> int:
         """Embedding dimension, behind the maps on top."""
         return self.dim
-
-    def words(self, vocab_size: int) -> WordEncoder:
-        """Build the recurrent network for texts as tokens."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
         """Build the networks; the maps on top are the identity until fitted."""

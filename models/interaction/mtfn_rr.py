@@ -12,7 +12,6 @@ from cmr_bench.datamodules.views import DataSpec, ViewKind
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.common.feature_module import FeatureModule
 from cmr_bench.models.common.ranking import RankingModule
-from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.scoring import Encoded
 
 
@@ -48,10 +47,6 @@ class MTFNRR(RankingModule, FeatureModule):
     ) -> None:
         super().__init__(lr=lr, text_view=text_view, **kwargs)
         self.dim, self.hidden, self.rank, self.dropout = dim, hidden, rank, dropout
-
-    def words(self, vocab_size: int) -> WordEncoder:
-        """Encode words with a GRU, whose last state is the feature."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""

@@ -16,7 +16,6 @@ from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.encoders.inputs import hidden_layer, normalise
-from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import full_precision, pair_error, relation_error, same
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import UsageError
@@ -145,10 +144,6 @@ class DRSL(LabelledFeatureModule):
         self.network = network
         self.hidden, self.dim, self.relation_dim, self.balanced = hidden, dim, relation, balanced
         self.dropout, self.input_dropout = dropout, input_dropout
-
-    def words(self, vocab_size: int) -> WordEncoder:
-        """Encode words with a GRU, whose last state is the feature."""
-        return WordEncoder(vocab_size, self.word_dim, self.hidden)
 
     def build(self, spec: DataSpec) -> None:
         """Build the layers."""
