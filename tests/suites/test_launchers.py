@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from cmr_bench.cli import main
 from cmr_bench.suites import launchers, plan
 from cmr_bench.suites.launchers import Ray, Shard, Slurm, watch
 from cmr_bench.support.errors import CmrBenchError, UsageError
-from tests.support.runs import OWN
 
 SUITE = """
 seeds: [0, 1]
@@ -27,14 +25,6 @@ runs:
   - {method: "own.py:Linear", data: "own.py:Toy"}
   - {method: "own.py:Linear", data: "own.py:Toy", seeds: 2, options: {model.dim: 0}}
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(OWN, tmp_path)
-    (tmp_path / "try.yaml").write_text(SUITE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def listed(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:

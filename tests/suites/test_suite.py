@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from cmr_bench.cli import main
 from cmr_bench.experiment import callbacks, recipe
 from cmr_bench.suites import plan, pool, stored
 from cmr_bench.support.errors import UsageError
-from tests.support.runs import OWN
 
 SUITE = """
 about: a try
@@ -30,14 +28,6 @@ runs:
   - {method: "own.py:Linear", data: "own.py:Toy"}
   - {method: "own.py:Linear", data: "own.py:Toy", seeds: 2, options: {model.dim: 0}}
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(OWN, tmp_path)
-    (tmp_path / "try.yaml").write_text(SUITE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_plan_is_the_product(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.suites import claims, plan, pool, stored
 from cmr_bench.suites.warm import Process
 from cmr_bench.support.files import LOCK
-from tests.support.runs import OWN
 
 SUITE = """
 seeds: [0, 1, 2]
@@ -35,14 +33,6 @@ class Done:
 
     def wait(self, timeout: float | None = None) -> int:
         return 0
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(OWN, tmp_path)
-    (tmp_path / "try.yaml").write_text(SUITE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
