@@ -12,7 +12,7 @@ from typing import Any
 from cmr_bench.exchange.card import model_card
 from cmr_bench.exchange.merging import Merged, merge
 from cmr_bench.exchange.packing import FILES, WEIGHTS, pack
-from cmr_bench.results.record import read_result
+from cmr_bench.results.record import RESULT_FILE, read_result
 from cmr_bench.results.store import result_files
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, first_line
 from cmr_bench.support.files import write_atomic
@@ -142,34 +142,39 @@ def fetch(address: str, into: Path) -> Path:
         UsageError: If there are several and the address names none.
         DataError: If there is none.
     """
+    source = repository(address)
+    # Before anything is downloaded: the weights of many runs are large.
+    runs = [file.rpartition("/")[0] for file in _listed(source) if file.endswith(f"/{RESULT_FILE}")]
+    if len(runs) > 1:
+        several = ", ".join(f"hf://{source.name}/{run}" for run in sorted(runs)[:4])
+        raise UsageError(f"{address} holds {len(runs)} runs: name one, such as {several}")
     found = pull(address, into)
     if not found.folders:
         raise DataError(f"{address} holds no run{': ' if found.problems else ''}{'; '.join(found.problems)}")
-    if len(found.folders) > 1:
-        name = repository(address).name
-        several = ", ".join(f"hf://{name}/{run.relative_to(into).as_posix()}" for run in sorted(found.folders)[:4])
-        raise UsageError(f"{address} holds {len(found.folders)} runs: name one, such as {several}")
     return found.folders[0]
+
+
+def _listed(source: Repository) -> list[str]:
+    """List the files of known names."""
+    prefix = f"{source.below}/" if source.below else ""
+    try:
+        listed = _api().list_repo_files(source.name)
+    except Exception as error:
+        raise _refused(source.name, error) from error
+    return [
+        file for file in listed if file.startswith(prefix) and file.count("/") == 3 and file.rpartition("/")[2] in FILES
+    ]
 
 
 def _download(source: Repository, there: Path, weights: bool, empty: bool = False) -> None:
     """Download the files of known names; ``empty`` allows a repository without any."""
-    wanted = [name for name in FILES if weights or name not in WEIGHTS]
-    prefix = f"{source.below}/" if source.below else ""
+    files = [file for file in _listed(source) if weights or file.rpartition("/")[2] not in WEIGHTS]
+    if not files and not empty:
+        raise DataError(f"hf://{source.name}/{source.below}".rstrip("/") + " holds no results")
+    api = _api()
     try:
-        api = _api()
-        listed = api.list_repo_files(source.name)
-        files = [
-            file
-            for file in listed
-            if file.startswith(prefix) and file.count("/") == 3 and file.rpartition("/")[2] in wanted
-        ]
-        if not files and not empty:
-            raise DataError(f"hf://{source.name}/{source.below}".rstrip("/") + " holds no results")
         for file in files:
             api.hf_hub_download(source.name, file, local_dir=there)
-    except CmrBenchError:
-        raise
     except Exception as error:
         raise _refused(source.name, error) from error
 
