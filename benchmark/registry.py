@@ -10,6 +10,7 @@ from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.loading import checksums as checksums
 from cmr_bench.support.loading import is_own as is_own
 from cmr_bench.support.loading import load as _load
+from cmr_bench.support.loading import resume_command as resume_command
 from cmr_bench.support.loading import trust as trust
 
 if TYPE_CHECKING:

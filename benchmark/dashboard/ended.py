@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from cmr_bench import registry
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE
-from cmr_bench.results.store import failures, stored_configuration
+from cmr_bench.results.store import failed_runs, stored_configuration
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError
 
@@ -45,11 +44,9 @@ def ended(runs: Path) -> list[Ended]:
 
 
 def _failed(runs: Path) -> Iterator[Ended]:
-    paths = sorted(runs.glob(f"*/*/*/{FAILURE_FILE}"))
-    for path, line in zip(paths, failures(runs), strict=False):
-        reason = line.removeprefix(f"{path.parent} failed: ")
-        data, method, run_id = path.parts[-4:-1]
-        yield Ended(data, method, run_id, True, reason, "", _changed(path.parent))
+    for folder, reason in failed_runs(runs):
+        data, method, run_id = folder.parts[-3:]
+        yield Ended(data, method, run_id, True, reason, "", _changed(folder))
 
 
 def _unfinished(runs: Path) -> Iterator[Ended]:
@@ -62,8 +59,7 @@ def _unfinished(runs: Path) -> Iterator[Ended]:
             reason, command = "its config.yaml cannot be read: start it again", ""
         else:
             reason = _progress(folder)
-            own = any(registry.is_own(str(config.get(name))) for name in ("method", "dataset"))
-            command = f"cmr-bench run --resume {shlex.quote(str(folder))}{' --trust' if own else ''}"
+            command = registry.resume_command(folder, str(config.get("method")), str(config.get("dataset")))
         data, method, run_id = path.parts[-4:-1]
         yield Ended(data, method, run_id, False, reason, command, _changed(folder))
 

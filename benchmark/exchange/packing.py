@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from cmr_bench.results.record import RESULT_FILE, Result, identity, read_result
+from cmr_bench.results.record import RESULT_FILE, WEIGHTS_FILE, Result, identity, read_result
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, UsageError
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.places import without_folders
 
-MANIFEST_FILE, WEIGHTS_FILE, INPUTS_FILE = "manifest.json", "model.safetensors", "inputs.safetensors"
+MANIFEST_FILE, INPUTS_FILE = "manifest.json", "inputs.safetensors"
 WEIGHTS = (WEIGHTS_FILE, INPUTS_FILE)
 # Photographs and captions of the example queries stay: they belong to the data set.
 FILES = (RESULT_FILE, "config.yaml", "history.csv", "ranks.npz", MANIFEST_FILE, *WEIGHTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from cmr_bench.experiment.identity import PARTS, Difference, essence, other_options
 from cmr_bench.experiment.recipe import RunConfig
-from cmr_bench.experiment.weights import MARK, read_safetensors
+from cmr_bench.experiment.weights import MARK, read_archive, read_safetensors
 from cmr_bench.results.content import other_content
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, first_line
@@ -74,7 +73,7 @@ class Checkpoints(TorchCheckpointIO):
             if Path(path).suffix == ".safetensors":
                 stored = read_safetensors(Path(path))
             else:
-                stored = _unzipped(Path(path), map_location)
+                stored = read_archive(Path(path), map_location or "cpu")
         except Exception as error:  # a damaged file can fail in any way
             line = first_line(error)[:200]
             raise CmrBenchError(f"cannot read checkpoint {path} ({line}): {self.advice}") from error
@@ -107,16 +106,6 @@ class Checkpoints(TorchCheckpointIO):
                 *([f"it was trained on another content of {', '.join(parts)}"] if parts else []),
             ]
         )
-
-
-def _unzipped(path: Path, map_location: Any) -> Any:
-    foreign.check_zip(foreign.checked(path))
-    with zipfile.ZipFile(path) as archive:
-        # torch does not look at the checksums that it writes.
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"{damaged} is damaged")
-    return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
 def read_mark(path: Path) -> Mapping[str, Any]:

@@ -57,8 +57,8 @@ def proceed(config: RunConfig, folder: Path, logger: str = "csv") -> Result:
             result = run(config, folder, logger)
         failed = False
     except KeyboardInterrupt:
-        trust = " --trust" if registry.is_own(config.method) or registry.is_own(config.dataset) else ""
-        raise CmrBenchError(f"interrupted; resume with `cmr-bench run --resume {folder}{trust}`") from None
+        command = registry.resume_command(folder, config.method, config.dataset)
+        raise CmrBenchError(f"interrupted; resume with `{command}`") from None
     finally:
         wandb_runs.finish(failed)
     return result

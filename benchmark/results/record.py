@@ -19,6 +19,7 @@ from cmr_bench.support.files import write_atomic
 SCHEMA = 1
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failed.json"
+WEIGHTS_FILE = "model.safetensors"  # in place of a checkpoint, in a run that was shared
 
 
 @dataclass

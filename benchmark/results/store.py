@@ -30,14 +30,19 @@ def load_results(runs: Path) -> tuple[list[Result], list[str]]:
 
 def failures(runs: Path) -> list[str]:
     """Report every run under a folder of runs that an alarm ended: its folder and the reason, one line each."""
-    lines = []
+    return [f"{folder} failed: {reason}" for folder, reason in failed_runs(runs)]
+
+
+def failed_runs(runs: Path) -> list[tuple[Path, str]]:
+    """Return the folder of every run that an alarm ended, and the reason in one line."""
+    found = []
     for path in sorted(runs.glob(f"*/*/*/{FAILURE_FILE}")):
         try:
             reason = foreign.read_json(path, within=path.parent)["reason"]
         except (OSError, CmrBenchError, KeyError, TypeError):
             reason = "for a reason that cannot be read"
-        lines.append(f"{path.parent} failed: {' '.join(str(reason).split())}")
-    return lines
+        found.append((path.parent, " ".join(str(reason).split())))
+    return found
 
 
 def result_files(runs: Path) -> Iterator[Path]:

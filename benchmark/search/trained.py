@@ -20,10 +20,9 @@ from cmr_bench.datamodules.views import DataSpec, Origin, View, ViewSpec
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.checkpoints import Checkpoints
 from cmr_bench.experiment.trainer import quiet
-from cmr_bench.experiment.weights import WEIGHTS_FILE
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.scoring import Encoded
-from cmr_bench.results.record import FAILURE_FILE
+from cmr_bench.results.record import FAILURE_FILE, WEIGHTS_FILE
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cmr_bench.support import leash
-from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
+from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean, first_line
 
 LAUNCHERS = ("local", "slurm", "ray")
 RESOURCES: dict[str, tuple[type, ...]] = {
@@ -137,8 +137,7 @@ class Slurm:
         try:
             return str(handle.result())
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return f"{lines[0]} ({handle.paths.stderr})"
+            return f"{first_line(error)} ({handle.paths.stderr})"
 
     def cancel(self, handles: Sequence[Any]) -> None:
         """Take shards back, whether they run or wait."""
@@ -176,7 +175,7 @@ class Ray:
         try:
             return str(self._ray.get(handle))
         except self._ray.exceptions.RayError as error:
-            return str(error).strip().splitlines()[0]
+            return first_line(error)
 
     def cancel(self, handles: Sequence[Any]) -> None:
         """Take shards back, whether they run or wait."""

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,12 @@ _trusted: set[str] = set()
 def is_own(name: str) -> bool:
     """Tell whether a name is that of a class outside of the suite, ``FILE.py:Class`` or ``module:Class``."""
     return ":" in name and not name.startswith("cmr_bench.")
+
+
+def resume_command(folder: Path, method: str, dataset: str) -> str:
+    """Return the command that resumes a run of these names; classes outside of the suite have to be trusted."""
+    trusted = " --trust" if is_own(method) or is_own(dataset) else ""
+    return f"cmr-bench run --resume {shlex.quote(str(folder))}{trusted}"
 
 
 def trust(*names: object) -> None:
