@@ -259,7 +259,7 @@ METHODS: dict[str, Method] = {
         "vector|regions|pixels, vector|tokens",
     ),
     "dccae": Method(
-        "cmr_bench.models.subspace.dcca:DCCAE",
+        "cmr_bench.models.subspace.dccae:DCCAE",
         "subspace",
         "Wang et al., ICML 2015",
         "vector|regions, vector",

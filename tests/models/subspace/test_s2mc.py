@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_bench.models.subspace.dcca import DCCA, DCCAE, restoring_error
+from cmr_bench.models.subspace.dcca import DCCA
+from cmr_bench.models.subspace.dccae import DCCAE, restoring_error
 from cmr_bench.models.subspace.s2mc import S2MC, soft_hgr
 from cmr_bench.support.errors import UsageError
 from tests.support.trainers import fit
