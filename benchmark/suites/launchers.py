@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cmr_bench.support import leash
-from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean, first_line
+from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean, first_line, told_by
 
 LAUNCHERS = ("local", "slurm", "ray")
 RESOURCES: dict[str, tuple[type, ...]] = {
@@ -32,7 +32,6 @@ RESOURCES: dict[str, tuple[type, ...]] = {
 }
 _DAY = 24 * 60
 _RETRIES = 20  # of a job that ran out of time, or whose machine was lost
-_SAID = "cmr-bench suite: "
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ class Shard:
             errors="replace",
         ) as process:
             assert process.stderr is not None
-            lines = [line.strip() for line in process.stderr if print(line, end="", file=sys.stderr) is None]
-        if process.returncode == 0:
-            return ""
-        said = [line.removeprefix(_SAID).removeprefix("error: ") for line in lines if line.startswith(_SAID)]
-        return [f"exit code {process.returncode}", *lines, *said][-1]
+            lines = []
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr)
+                lines.append(line)
+        return "" if process.returncode == 0 else told_by("suite", lines, process.returncode)
 
     def checkpoint(self) -> Any:
         """Return what submitit queues again when the time is up: the same, as a run resumes by itself."""

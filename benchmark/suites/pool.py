@@ -26,7 +26,7 @@ from cmr_bench.suites.stored import Stored, short_name
 from cmr_bench.suites.warm import Process
 from cmr_bench.support import environment
 from cmr_bench.support.devices import cores, visible_gpus
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError, told_by
 from cmr_bench.support.files import write_atomic
 
 _ASK_AGAIN = 1.0  # seconds between looks at a run that another process holds
@@ -73,10 +73,7 @@ class Running:
         if code == 0:
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        said = "cmr-bench run: "
-        own = [line.removeprefix(said).removeprefix("error: ") for line in lines if line.startswith(said)]
-        return [f"exit code {code}", *lines, *own][-1]
+        return told_by("run", text.splitlines(), code)
 
 
 def start(words: Sequence[str], log: Path, variables: Mapping[str, str]) -> Process:

@@ -49,3 +49,17 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def told_by(command: str, output: Iterable[str], code: int | None) -> str:
+    """Return why a process of this program failed: its own last line in its output, else the last one, else the code.
+
+    Args:
+        command: Command of the program, such as ``run``.
+        output: Lines of the output.
+        code: Exit code.
+    """
+    lines = [line.strip() for line in output if line.strip()]
+    said = f"cmr-bench {command}: "
+    own = [line.removeprefix(said).removeprefix("error: ") for line in lines if line.startswith(said)]
+    return [f"exit code {code}", *lines, *own][-1]
