@@ -22,7 +22,7 @@ from cmr_bench.results.published import load_published
 
 HERE = Path(__file__).parent
 EQUATIONS: dict[str, str] = yaml.safe_load((HERE / "equations.yaml").read_text(encoding="utf-8"))
-SYSTEMS: dict[str, dict[str, str]] = yaml.safe_load((HERE / "systems.yaml").read_text(encoding="utf-8"))
+STATES = HERE.parent / "methods.md"
 _METRICS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum", "i2t_map", "t2i_map", "map")
 
 _INDEX = """# Methods
@@ -78,14 +78,16 @@ def index(has_states: bool) -> str:
         ]
         head = f"## {title} {{#{family}}}\n\n{about[0].upper()}{about[1:]}.\n"
         parts.append("\n".join([head, "| method | paper | fidelity |", "| --- | --- | --- |", *rows]))
-    others = [f"| {name}: {one['title']} | {one['paper']} | {one['why']} |" for name, one in missing_systems().items()]
+    others = [f"| {name} | {paper} | {why} |" for name, (paper, why) in missing_systems().items()]
     parts.append("\n".join([_OTHERS, *others]))
     return "\n\n".join(parts) + "\n"
 
 
-def missing_systems() -> dict[str, dict[str, str]]:
-    """Return the systems of the source papers that the registry lacks."""
-    return {name: one for name, one in SYSTEMS.items() if name not in registry.METHODS}
+def missing_systems() -> dict[str, tuple[str, str]]:
+    """Return the systems that docs/methods.md lists without an implementation: paper, and why."""
+    rest = STATES.read_text(encoding="utf-8").partition("## Published only")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", rest, flags=re.MULTILINE)
+    return {name: (paper, why) for name, paper, why in rows}
 
 
 def _views(views: str, side: int) -> str:
