@@ -109,7 +109,9 @@ class GVSE(RankingModule, FragmentModule):
             return common
         nodes, mask = self.embedded_regions(self.uncommon_region_layer, images)
         nodes = related(self.region_relation, nodes, mask)
-        weights = self.salience(nodes).squeeze(-1).float().masked_fill(~mask, -torch.inf).softmax(1)
+        salience = self.salience(nodes).squeeze(-1)
+        wide = torch.promote_types(salience.dtype, torch.float32)
+        weights = salience.to(wide).masked_fill(~mask, -torch.inf).softmax(1)
         return *common, weighted_mean(nodes, weights)
 
     def encode_texts(self, texts: TextBatch) -> tuple[Tensor, ...]:
@@ -128,12 +130,12 @@ class GVSE(RankingModule, FragmentModule):
 
     def parts(self, images: Encoded, texts: Encoded) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gated, the common and the uncommon similarity, (n_images, n_texts) each."""
-        common = cross_attention(images[0], images[1], texts[0], texts[1], self.how).float()
+        common = cross_attention(images[0], images[1], texts[0], texts[1], self.how)
         if not self.uncommon:
             return common, common, common
         with torch.autocast(common.device.type, enabled=False):
-            uncommon = images[2].float() @ texts[2].float().T
-            facts = torch.stack([common, uncommon, texts[3].float().expand_as(common)], dim=-1)
+            uncommon = images[2].to(common) @ texts[2].to(common).T
+            facts = torch.stack([common, uncommon, texts[3].to(common).expand_as(common)], dim=-1)
             gate = self.gate(facts).squeeze(-1).sigmoid()
             return gate * common + (1 - gate) * uncommon, common, uncommon
 

@@ -102,6 +102,26 @@ def test_gated_similarity_by_its_formula(file: Path, padding: int) -> None:
             assert gated[i, t] == pytest.approx(g * common[i, t] + (1 - g) * (image @ text), abs=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_gradients_agree_with_finite_differences(file: Path, padding: int) -> None:
+    module, view = made(file)
+    module.double()
+    tokens = view.fetch(np.arange(3))
+    texts = TextBatch(torch.arange(3), torch.nn.functional.pad(tokens["tokens"], (0, padding)), tokens["lengths"])
+    mask = torch.arange(3 + padding) < torch.tensor([3, 1])[:, None]
+    regions = torch.randn(2, 3 + padding, 6, dtype=torch.float64, requires_grad=True)
+    layers = [module.gate.weight, module.salience.weight, module.word_layer.weight, module.region_relation.in_proj_bias]
+
+    def gated(regions: Tensor, *_: Tensor) -> Tensor:
+        images = module.encode_images(ImageBatch(torch.arange(2), regions=regions, mask=mask))
+        return module.parts(images, module.encode_texts(texts))[0]
+
+    assert torch.autograd.gradcheck(gated, (regions, *layers), atol=1e-4)
+    gated(regions).sum().backward()
+    assert regions.grad is not None
+    assert not regions.grad[1, 1:].any(), "padding takes no gradient"
+
+
 def test_pretrained_vectors_are_frozen_and_travel_with_the_weights(file: Path) -> None:
     module, _ = made(file)
     assert not any(name == "vectors" for name, _ in module.named_parameters())
