@@ -9,6 +9,7 @@ import command_reference
 import data_pages
 import method_cards
 import notebook_pages
+import result_pages
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -30,7 +31,7 @@ def pages(runs: Path) -> dict[str, str]:
     """Return every generated page by its address below docs/.
 
     Args:
-        runs: Folder of results that the cards show beside published figures, if there is one.
+        runs: Folder of results, which have a page and stand beside published figures on the cards, if there is one.
     """
     results: list[Any] = [result for _, result in load_checked(runs)[0]] if runs.is_dir() else []
     found = {"cards/index.md": method_cards.index((ROOT / "docs" / "methods.md").is_file())}
@@ -38,6 +39,7 @@ def pages(runs: Path) -> dict[str, str]:
     found |= {
         "cli.md": command_reference.reference(),
         "data_sets.md": data_pages.page(),
+        "results.md": result_pages.page(results),
         **{f"{name.lower()}.md": _of_root(name) for name in _OF_ROOT},
     }
     for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
