@@ -34,7 +34,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `cmr-bench suite`."""
-    names = "".join(f"\n  {name:<16}{about}" for name, about in shipped().items())
+    suites = shipped()
+    widest = max(map(len, suites))
+    names = "".join(f"\n  {name:<{widest}}  {about}" for name, about in suites.items())
     parser.epilog = f"shipped suites:{names}\n\nRepeating the command runs only what is missing."
     parser.add_argument("suite", metavar="NAME|FILE", help="name of a shipped suite, or a YAML file")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of parallel runs (default: 1)")
