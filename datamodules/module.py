@@ -332,6 +332,7 @@ class RetrievalDataModule(SplitLoaders):
             multi_label=train.labels is not None and train.labels.ndim == 2,
             n_train_images=train.n_images,
             n_train_texts=train.n_texts,
+            n_train_identities=None if train.identity is None else len(np.unique(train.identity)),
         )
         return self.spec
 

@@ -79,6 +79,11 @@ class Split:
         return len(self.image_of_text)
 
     @property
+    def identities(self) -> Rows:
+        """Number of each image's identity, from 0 without gaps, (n_images,); without identities, its own row."""
+        return np.arange(self.n_images) if self.identity is None else np.unique(self.identity, return_inverse=True)[1]
+
+    @property
     def text_labels(self) -> npt.NDArray[np.int64] | None:
         """Labels of the texts, which inherit their image's."""
         return None if self.labels is None else self.labels[self.image_of_text]

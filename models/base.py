@@ -115,7 +115,7 @@ class RetrievalModule(L.LightningModule):
 
     @property
     def label_space(self) -> str:
-        """What the method uses as labels: ``none``, ``category`` or ``identity`` (of the image)."""
+        """What the method uses as labels: ``none``, ``category`` or ``identity``, by default each image its own."""
         if self.labels == "ignored":
             return "none"
         if self.label_source != "auto":
@@ -123,7 +123,7 @@ class RetrievalModule(L.LightningModule):
         return "category" if self.spec is not None and self.spec.n_classes else "identity"
 
     def labels_of(self, identity: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the label of each pair: its image (b,), or its categories."""
+        """Return the label of each pair: its identity (b,), or its categories."""
         if self.label_space == "identity":
             return identity
         assert labels is not None
