@@ -21,6 +21,7 @@ from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
+from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
@@ -74,6 +75,7 @@ class RetrievalDataModule(SplitLoaders):
     data_name: ClassVar[str] = ""
     selection: ClassVar[Literal["rsum", "map"]] = "rsum"
     folds: ClassVar[int | None] = None
+    subsets: ClassVar[str | None] = None
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(
@@ -129,6 +131,10 @@ class RetrievalDataModule(SplitLoaders):
             DataError: If files are missing or malformed.
         """
         raise NotImplementedError
+
+    def usual_evaluation(self) -> EvaluationOptions:
+        """Return how the data set is evaluated where nobody says otherwise."""
+        return EvaluationOptions(criterion=self.selection, subsets=read_subsets(self.subsets))
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images, and texts where they are fixed, that every split should have under the options chosen."""
@@ -306,11 +312,13 @@ class RetrievalDataModule(SplitLoaders):
         Returns:
             What the method needs to build its layers.
         """
-        self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
+        self.evaluation = evaluation or self.usual_evaluation()
         check_workers(self.num_workers)
         self.photo_fit = photo_fit
         self.reading = (image_view, text_view, tokenizer, photo_fit)
         self._read_splits(image_view)
+        for each in self.evaluation.subsets:
+            each.check(len(np.unique(self.splits["test"].image_of_text)))
         for split in self.splits.values():
             split.images = self.image_view(image_view, split)
             split.texts = self.text_view(text_view, split, tokenizer)

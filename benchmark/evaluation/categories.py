@@ -46,6 +46,11 @@ class CategoryScores:
         """Number of queries without a relevant item; no mean includes them."""
         return int(np.isnan(self.values["map"]).sum())
 
+    def take(self, which: NDArray[np.bool_]) -> CategoryScores:
+        """Return the values of the queries of a mask (n_queries,); the mean curve stays that of all."""
+        values = {name: one[which] for name, one in self.values.items()}
+        return CategoryScores(values, self.precision, self.tied[which])
+
 
 class Labels:
     """Category labels of the images, which their texts share.

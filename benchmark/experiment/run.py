@@ -97,7 +97,7 @@ def configure(config: RunConfig, folder: Path) -> Experiment:
     assert isinstance(data, RetrievalDataModule)
     launch.check_devices(options)
     data.show_progress, data.making_device = options.progress, "cpu" if options.accelerator == "cpu" else "auto"
-    module.attach(data, options.evaluation(data.selection))
+    module.attach(data, options.evaluation(data.selection, data.subsets))
     content = data.content(module.image_view, module.text_view, module.tokenizer) | file_content(config)
     return Experiment(config, folder, module, data, options, content)
 
