@@ -26,6 +26,7 @@ _GROUP_NAMES = {
     "recall": "Recall",
     "map": "mAP",
     "relevance": "Precision at R",
+    "identity": "By identity",
     "qrels": "Relevance judgments",
     "rank": "Ranks",
 }

@@ -114,3 +114,32 @@ def test_rows_on_unseen_classes_do_not_mix_with_others(tmp_path: Path, capsys: p
     assert main(["run", "--config", str(folder / "config.yaml"), "--runs", str(tmp_path / "again")]) == 0
     (again,) = (read_result(file) for file in (tmp_path / "again").glob("*/*/*/result.json"))
     assert again.metrics == unseen.metrics
+
+
+def test_export_and_ensemble_score_as_the_run_was_scored(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--data.of_one",
+        "4",
+        "--trainer.subsets",
+        "3x10",
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.bootstrap",
+        "0",
+    ]
+    for seed in ("0", "1"):
+        assert main([*own, *options, "--seed", seed]) == 0
+    (one, first), (other, _) = stored(tmp_path)
+    capsys.readouterr()
+    assert main(["eval", "--run", str(one), "--export", str(tmp_path / "out"), "--trust"]) == 0
+    command = capsys.readouterr().out.partition("score it with: cmr-bench ")[2].split()
+    assert main([*command, "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {name: found[name] for name in first.metrics} == pytest.approx(first.metrics, abs=1e-9)
+    assert main(["ensemble", str(one), str(other), "--bootstrap", "0", "--device", "cpu", "--trust"]) == 0
+    (joined,) = (result for folder, result in stored(tmp_path) if "ensemble" in result.flags)
+    assert joined.metrics.keys() == first.metrics.keys()
+    assert joined.protocol["subsets"] == ["3x10"]
+    assert joined.protocol["identities"] == 5
