@@ -83,6 +83,7 @@ class PairBatch:
         whole: Pairs of the global batch, of which these are one process's share; None where nothing is shared.
         stand_in: True where this process has no share and a pair of another's stands in for it, which counts nowhere:
             recurrent networks and DDP cannot do with nothing.
+        identities: Number of each pair's identity, (b,); None where every image is its own.
     """
 
     images: ImageBatch
@@ -90,11 +91,12 @@ class PairBatch:
     labels: Tensor | None = None
     whole: int | None = None
     stand_in: bool = False
+    identities: Tensor | None = None
 
     @property
     def identity(self) -> Tensor:
-        """Row of each pair's image in the training split, (b,): equal for captions of the same image."""
-        return self.images.rows
+        """Number of each pair's identity, (b,), by default the row of its image: equal for what is no negative."""
+        return self.images.rows if self.identities is None else self.identities
 
     def __len__(self) -> int:
         return len(self.images)
@@ -187,6 +189,9 @@ class Fetch:
     split: Split
     what: Literal["pairs", "images", "texts"]
 
+    def __post_init__(self) -> None:
+        self._identities = None if self.split.identity is None else self.split.identities
+
     def __call__(self, batch: BatchRows) -> PairBatch | ImageBatch | TextBatch:
         """Load the items of a batch."""
         rows, epoch = np.asarray(batch, dtype=np.int64), batch.epoch
@@ -202,6 +207,7 @@ class Fetch:
             labels,
             batch.whole,
             batch.stand_in,
+            None if self._identities is None else torch.from_numpy(self._identities[images]),
         )
 
 

@@ -19,8 +19,10 @@ from cmr_bench.datamodules.loaders import SplitLoaders
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
+from cmr_bench.datamodules.unseen import hold_out_classes
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
+from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
@@ -64,6 +66,8 @@ class RetrievalDataModule(SplitLoaders):
             contractions, as the programs of VSE++ and SCAN do.
         start_end: Add a start and an end token to every text, for methods that read words.
         prompt: Template around every text, for methods that read subwords: a photo of {}.
+        unseen_classes: Number of categories to test on and never train on (zero-shot retrieval), drawn by split_seed
+            where the data set has one; the result is flagged. 0 tests on those of training.
         skip_missing: Skip images whose file or feature is missing; the result records how many.
         skip_invalid: Skip rows that cannot be read (empty captions, broken quotes) and, for methods that read pixels,
             images that cannot be decoded; the result records how many.
@@ -74,6 +78,7 @@ class RetrievalDataModule(SplitLoaders):
     data_name: ClassVar[str] = ""
     selection: ClassVar[Literal["rsum", "map"]] = "rsum"
     folds: ClassVar[int | None] = None
+    subsets: ClassVar[str | None] = None
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __init__(
@@ -95,6 +100,7 @@ class RetrievalDataModule(SplitLoaders):
         word_split: WordSplit = "words",
         start_end: bool = False,
         prompt: str = "",
+        unseen_classes: int = 0,
         skip_missing: bool = False,
         skip_invalid: bool = False,
         eval_batch_size: int = 256,
@@ -112,6 +118,7 @@ class RetrievalDataModule(SplitLoaders):
         self.photo_fit: PhotoFit | None = None
         self.max_words, self.min_count = max_words, min_count
         self.word_split, self.start_end = word_split, start_end
+        self.unseen_classes = unseen_classes
         self.skip_missing, self.skip_invalid, self.eval_batch_size = skip_missing, skip_invalid, eval_batch_size
         self.seed = seed or 0
         self.splits: dict[str, Split] = {}
@@ -129,6 +136,10 @@ class RetrievalDataModule(SplitLoaders):
             DataError: If files are missing or malformed.
         """
         raise NotImplementedError
+
+    def usual_evaluation(self) -> EvaluationOptions:
+        """Return how the data set is evaluated where nobody says otherwise."""
+        return EvaluationOptions(criterion=self.selection, subsets=read_subsets(self.subsets))
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images, and texts where they are fixed, that every split should have under the options chosen."""
@@ -306,11 +317,13 @@ class RetrievalDataModule(SplitLoaders):
         Returns:
             What the method needs to build its layers.
         """
-        self.evaluation = evaluation or EvaluationOptions(criterion=self.selection)
+        self.evaluation = evaluation or self.usual_evaluation()
         check_workers(self.num_workers)
         self.photo_fit = photo_fit
         self.reading = (image_view, text_view, tokenizer, photo_fit)
         self._read_splits(image_view)
+        for each in self.evaluation.subsets:
+            each.check(len(np.unique(self.splits["test"].image_of_text)))
         for split in self.splits.values():
             split.images = self.image_view(image_view, split)
             split.texts = self.text_view(text_view, split, tokenizer)
@@ -332,6 +345,7 @@ class RetrievalDataModule(SplitLoaders):
             multi_label=train.labels is not None and train.labels.ndim == 2,
             n_train_images=train.n_images,
             n_train_texts=train.n_texts,
+            n_train_identities=None if train.identity is None else len(np.unique(train.identity)),
         )
         return self.spec
 
@@ -354,7 +368,11 @@ class RetrievalDataModule(SplitLoaders):
         """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
         # A vocabulary of training captions that were read before is not that of these.
         self.splits, self.skipped, self.vocabulary = {}, {}, None
-        for name, split in self.provide(image_view).items():
+        read = self.provide(image_view)
+        if self.unseen_classes:
+            seed = getattr(self, "split_seed", None) or 0
+            read = hold_out_classes(read, self.unseen_classes, seed, self.data_name)
+        for name, split in read.items():
             self.splits[name] = deliverable(self, name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
         if missing:

@@ -33,6 +33,8 @@ class Split:
         image_files: The photographs; None where the data set ships features only.
         labels: Category (n_images,) or multi-hot (n_images, n_classes) of the images; None where there is none.
         class_names: Names of the categories.
+        identity: Whom or what each image shows, (n_images,), where several images show the same; None where every image
+            is its own. Images and texts of one identity match, and are never negatives of each other.
         images: The image view, set by :meth:`RetrievalDataModule.load`.
         texts: The text view, set by :meth:`RetrievalDataModule.load`.
     """
@@ -45,16 +47,20 @@ class Split:
     image_files: Sequence[Path] | None = None
     labels: npt.NDArray[np.int64] | None = None
     class_names: Sequence[str] = ()
+    identity: Rows | None = None
     images: View | None = None
     texts: View | None = None
 
     def __post_init__(self) -> None:
         self.image_of_text = np.asarray(self.image_of_text, dtype=np.int64)
+        if self.identity is not None:
+            self.identity = np.asarray(self.identity, dtype=np.int64)
         counts = {
             "text_ids": (len(self.text_ids), self.n_texts),
             "captions": (self.n_texts if self.captions is None else len(self.captions), self.n_texts),
             "image_files": (self.n_images if self.image_files is None else len(self.image_files), self.n_images),
             "labels": (self.n_images if self.labels is None else len(self.labels), self.n_images),
+            "identity": (self.n_images if self.identity is None else len(self.identity), self.n_images),
         }
         for what, (found, expected) in counts.items():
             if found != expected:
@@ -73,6 +79,11 @@ class Split:
         return len(self.image_of_text)
 
     @property
+    def identities(self) -> Rows:
+        """Number of each image's identity, from 0 without gaps, (n_images,); without identities, its own row."""
+        return np.arange(self.n_images) if self.identity is None else np.unique(self.identity, return_inverse=True)[1]
+
+    @property
     def text_labels(self) -> npt.NDArray[np.int64] | None:
         """Labels of the texts, which inherit their image's."""
         return None if self.labels is None else self.labels[self.image_of_text]
@@ -89,10 +100,11 @@ class Split:
             captions=None if self.captions is None else [self.captions[t] for t in texts],
             image_files=None if self.image_files is None else [self.image_files[i] for i in images],
             labels=None if self.labels is None else self.labels[images],
+            identity=None if self.identity is None else self.identity[images],
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 over ids, links, labels and captions: equal splits have equal fingerprints on every machine."""
+        """SHA-256 over ids, links, labels, identities and captions: equal splits have equal ones on every machine."""
         digest = hashlib.sha256()
         for values in (self.image_ids, self.text_ids, self.captions or ()):
             for value in values:
@@ -101,4 +113,6 @@ class Split:
         digest.update(self.image_of_text.astype("<i8").tobytes())
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
+        if self.identity is not None:
+            digest.update(b"identity" + self.identity.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -51,8 +51,9 @@ class DataSpec:
         text: The text view that will arrive in batches.
         n_classes: Number of categories, 0 where the data has none.
         multi_label: True where an item can have several categories.
-        n_train_images: Images in the training split, the number of identities.
+        n_train_images: Images in the training split.
         n_train_texts: Texts in the training split.
+        n_train_identities: Identities in the training split; None where every image is its own.
     """
 
     image: ViewSpec
@@ -61,6 +62,12 @@ class DataSpec:
     multi_label: bool
     n_train_images: int
     n_train_texts: int
+    n_train_identities: int | None = None
+
+    @property
+    def n_identities(self) -> int:
+        """Number of identities in the training split."""
+        return self.n_train_images if self.n_train_identities is None else self.n_train_identities
 
     def record(self) -> dict[str, Any]:
         """Return the views as a result keeps them: kind, source and shape of an item, by side."""

@@ -115,7 +115,7 @@ class RetrievalModule(L.LightningModule):
 
     @property
     def label_space(self) -> str:
-        """What the method uses as labels: ``none``, ``category`` or ``identity`` (of the image)."""
+        """What the method uses as labels: ``none``, ``category`` or ``identity``, by default each image its own."""
         if self.labels == "ignored":
             return "none"
         if self.label_source != "auto":
@@ -123,7 +123,7 @@ class RetrievalModule(L.LightningModule):
         return "category" if self.spec is not None and self.spec.n_classes else "identity"
 
     def labels_of(self, identity: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the label of each pair: its image (b,), or its categories."""
+        """Return the label of each pair: its identity (b,), or its categories."""
         if self.label_space == "identity":
             return identity
         assert labels is not None
@@ -149,7 +149,7 @@ class RetrievalModule(L.LightningModule):
         """
         reading = (self.image_view, self.text_view, self.tokenizer, self.photo_fit)
         if evaluation is None and data.spec is not None and data.reading == reading:
-            data.evaluation = EvaluationOptions(criterion=data.selection)
+            data.evaluation = data.usual_evaluation()
             self.build(data.spec)
         else:
             self.build(data.load(*reading[:3], evaluation, reading[3]))
@@ -285,6 +285,7 @@ class RetrievalModule(L.LightningModule):
         test = self.trainer.testing
         return Protocol(
             folds=data.folds if test else None,
+            subsets=data.evaluation.subsets if test else (),
             category=split.labels is not None,
             bootstrap=data.evaluation.bootstrap if test else 0,
             postprocess=data.evaluation.postprocess if test else None,
@@ -323,7 +324,12 @@ class RetrievalModule(L.LightningModule):
         source = self.scores(*sides)
         started = time.perf_counter()
         evaluation = evaluate(
-            source, split.image_of_text, split.labels, protocol=self.protocol(split), sharing=sharing()
+            source,
+            split.image_of_text,
+            split.labels,
+            identity=split.identity,
+            protocol=self.protocol(split),
+            sharing=sharing(),
         )
         return Tested(evaluation, source, self._encode_seconds, time.perf_counter() - started)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cmr_bench.datamodules.views import View
+from cmr_bench.datamodules.views import Rows, View
 from cmr_bench.support.errors import CmrBenchError
 
 if TYPE_CHECKING:
@@ -44,6 +44,14 @@ class PairScores:
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of a block, (n_images, n_texts), as float32."""
+        return self.of_rows(images, texts)
+
+    def take(self, images: Rows, texts: Rows) -> _Taken:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        return _Taken(self, images, texts)
+
+    def of_rows(self, images: slice | Tensor, texts: slice | Tensor) -> Tensor:
+        """Return the scores of some images with some texts, (n_images, n_texts), as float32."""
         device = self.module.device
         with torch.inference_mode():
             part = self.module.similarity(_part(self.images, images, device), _part(self.texts, texts, device))
@@ -54,10 +62,28 @@ def _length(encoded: Encoded) -> int:
     return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
 
 
-def _part(encoded: Encoded, rows: slice, device: torch.device) -> Encoded:
+def _part(encoded: Encoded, rows: slice | Tensor, device: torch.device) -> Encoded:
     if isinstance(encoded, Tensor):
         return encoded[rows].to(device)
     return tuple(part[rows].to(device) for part in encoded)
+
+
+class _Taken:
+    """Some items of a source, each encoding kept once.
+
+    Args:
+        source: The source.
+        images: Rows of its images, (n_images,).
+        texts: Rows of its texts, (n_texts,).
+    """
+
+    def __init__(self, source: PairScores, images: Rows, texts: Rows) -> None:
+        self.source, self.images, self.texts = source, torch.from_numpy(images), torch.from_numpy(texts)
+        self.n_images, self.n_texts = len(images), len(texts)
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of a block, (n_images, n_texts), as float32."""
+        return self.source.of_rows(self.images[images], self.texts[texts])
 
 
 def assemble(pieces: Sequence[tuple[Tensor, tuple[Tensor, ...]]], n_items: int, what: str) -> tuple[Tensor, ...]:

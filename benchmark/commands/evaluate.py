@@ -27,6 +27,7 @@ _EXAMPLES = """\
 files are NumPy arrays (.npy), read memory-mapped:
   I (n_images, d)   T (n_texts, d)   S (n_images, n_texts), higher is closer; -inf outside of a short list
   M (n_texts,) row of each text's image, or its id   L (n_images,) numbers or names, or multi-hot (n_images, n_classes)
+  P (n_images,) numbers or names
   IDS one a line, or an array of numbers or texts
 
 qrels are read by their suffix: .json {id: [ids]}, .csv with the columns image, text and perhaps grade, .npz with
@@ -57,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth = parser.add_argument_group("ground truth")
     truth.add_argument("--image-of-text", type=Path, metavar="M.npy", help="row or id of the image of each text")
     truth.add_argument("--labels", type=Path, metavar="L.npy", help="category labels of the images; reports mAP too")
+    truth.add_argument(
+        "--identities",
+        type=Path,
+        metavar="P.npy",
+        help="whom each image shows, (n_images,): all of one match; reports mINP too",
+    )
     truth.add_argument("--image-ids", type=Path, metavar="IDS", help="image ids that --image-of-text refers to")
     truth.add_argument("--text-ids", type=Path, metavar="IDS", help="text ids that --text-queries refers to")
     truth.add_argument(
@@ -69,19 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     truth.add_argument("--queries", type=Path, metavar="IDS", help="use only these images, and their texts, as queries")
     truth.add_argument("--text-queries", type=Path, metavar="IDS", help="use only these texts as queries")
-    protocol = parser.add_argument_group("protocol")
-    protocol.add_argument(
-        "--folds", type=int, metavar="N", help="also report the mean over N folds in file order (COCO: 5)"
-    )
-    protocol.add_argument(
-        "--bootstrap", type=int, metavar="N", default=0, help="confidence intervals from N bootstrap resamples"
-    )
-    protocol.add_argument(
-        "--postprocess",
-        choices=("csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"),
-        help="correction of hubs or re-ranking; transductive",
-    )
-    protocol.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)")
+    _add_protocol(parser.add_argument_group("protocol"))
     stored = parser.add_argument_group("export of a trained run")
     stored.add_argument("--run", type=Path, metavar="RUN", help="run folder, whose test split is encoded again")
     stored.add_argument("--export", type=Path, metavar="DIR", help="write its embeddings or scores there, with ids")
@@ -95,10 +90,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--flag",
         action="append",
         default=[],
-        choices=("ensemble", "uses_test_groups"),
+        choices=("ensemble", "uses_test_groups", "unseen_classes"),
         help="flag the result in the leaderboard",
     )
     output.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results (default: %(default)s)")
+
+
+def _add_protocol(protocol: argparse._ArgumentGroup) -> None:
+    protocol.add_argument(
+        "--folds", type=int, metavar="N", help="also report the mean over N folds in file order (COCO: 5)"
+    )
+    protocol.add_argument(
+        "--subsets",
+        metavar="NxSIZE",
+        help="also report the mean over N draws of SIZE random pairs (Recipe1M: 10x1000,10x10000)",
+    )
+    protocol.add_argument(
+        "--bootstrap", type=int, metavar="N", default=0, help="confidence intervals from N bootstrap resamples"
+    )
+    protocol.add_argument(
+        "--postprocess",
+        choices=("csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"),
+        help="correction of hubs or re-ranking; transductive",
+    )
+    protocol.add_argument("--seed", type=int, default=0, help="random seed of the bootstrap (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,9 +128,11 @@ def run(args: argparse.Namespace) -> int:
         return _export(args)
     from cmr_bench.evaluation.protocol import Protocol
     from cmr_bench.evaluation.scoring import score
+    from cmr_bench.evaluation.subsets import read_subsets
 
     protocol = Protocol(
         folds=args.folds,
+        subsets=read_subsets(args.subsets),
         bootstrap=args.bootstrap,
         instance=args.image_of_text is not None,
         postprocess=args.postprocess,
@@ -175,6 +192,8 @@ def _bring(args: argparse.Namespace) -> Brought:
         found = replace(found, text_ids=given.read_names(args.text_ids, "--text-ids"))
     if args.labels is not None:
         found = replace(found, labels=given.read_array(args.labels, "--labels", "biufUS"))
+    if args.identities is not None:
+        found = replace(found, identity=given.read_array(args.identities, "--identities", "biufUS"))
     return prepared(found, args.image_of_text is not None)
 
 
@@ -216,7 +235,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.image_of_text is None:
         if args.qrels is None:
             raise UsageError("--image-of-text M.npy is missing: the row of each text's image")
-        needing = ("labels", "queries", "text_queries", "folds", "postprocess", "name")
+        needing = ("labels", "identities", "queries", "text_queries", "folds", "subsets", "postprocess", "name")
         given = [f"--{name.replace('_', '-')}" for name in needing if getattr(args, name) is not None]
         if given:
             raise UsageError(f"{given[0]} needs --image-of-text M.npy, the row of each text's image")
@@ -242,13 +261,9 @@ def _check_options(args: argparse.Namespace) -> None:
 def _protocol(result: Evaluation) -> dict[str, Any]:
     protocol = result.protocol
     return {
-        "folds": protocol.folds,
-        "bootstrap": protocol.bootstrap,
+        **result.record(),
         "confidence": protocol.confidence,
-        "postprocess": protocol.postprocess,
         "ties": "R@K and precision are expectations over all orders of tied items; MedR and MeanR take the mid-rank",
-        "definitions": result.definitions,
-        "excluded": result.excluded,
     }
 
 
@@ -268,7 +283,7 @@ def _store(args: argparse.Namespace, scored: Scored) -> Path:
         units=result.units,
         protocol=protocol,
         split_sizes={"test": [result.n_images, result.n_texts]},
-        fingerprint=_fingerprint(scored.brought.image_of_text, scored.brought.labels, scored.queries, scored.judged),
+        fingerprint=_fingerprint(scored.brought, scored.queries, scored.judged),
         intervals=result.intervals,
         tie_rate=result.tie_rate,
         flags=result.flags,
@@ -276,15 +291,15 @@ def _store(args: argparse.Namespace, scored: Scored) -> Path:
     )
 
 
-def _fingerprint(
-    image_of_text: NDArray[Any], labels: NDArray[Any] | None, who: Queries | None, judged: Mapping[str, Qrels]
-) -> str:
-    """Digest what is known of the split: which texts belong to which image, the labels, who asks, the judgments."""
+def _fingerprint(brought: Brought, who: Queries | None, judged: Mapping[str, Qrels]) -> str:
+    """Digest what is known of the split: which texts belong to which image, labels, identities, who asks, judgments."""
     import numpy as np
 
-    digest = hashlib.sha256(np.asarray(image_of_text, dtype="<i8").tobytes())
-    if labels is not None:
-        digest.update(np.asarray(labels, dtype="<i8").tobytes())
+    digest = hashlib.sha256(np.asarray(brought.image_of_text, dtype="<i8").tobytes())
+    if brought.labels is not None:
+        digest.update(np.asarray(brought.labels, dtype="<i8").tobytes())
+    if brought.identity is not None:
+        digest.update(b"identity" + np.asarray(brought.identity, dtype="<i8").tobytes())
     if who is not None:
         digest.update(who.images.tobytes() + who.texts.tobytes())
     for way, given in judged.items():
@@ -305,6 +320,7 @@ _ROWS = {
     "mAP@R": "map_at_r",
     "R-Precision": "r_precision",
     "nDCG@10": "ndcg_at_10",
+    "mINP": "minp",
 }
 _COLUMNS = {"i2t_": "image to text", "t2i_": "text to image", "": "both"}
 
@@ -318,7 +334,9 @@ def _show(result: Evaluation) -> None:
     for words in _COLUMNS.values():
         table.add_column(words, justify="right", overflow="fold")
     folds = result.protocol.folds
-    for protocol, words in (("", ""), (f"fold{folds}_", f"{folds} folds: "), ("qrels_", "qrels: ")):
+    shown = [("", ""), (f"fold{folds}_", f"{folds} folds: ")]
+    shown += [(each.prefix, f"{each.count} x {each.size:,}: ") for each in result.protocol.subsets]
+    for protocol, words in (*shown, ("identity_", "identity: "), ("qrels_", "qrels: ")):
         for title, name in _ROWS.items():
             cells = [_cell(result, protocol + direction + name) for direction in _COLUMNS]
             if any(cells):

@@ -40,8 +40,13 @@ def breakdown(outcomes: Sequence[PerQuery]) -> dict[str, Any]:
 
 
 def _gallery(one: PerQuery) -> dict[str, Any]:
-    captions = np.bincount(one.image_of_text, minlength=one.n_images)
-    ways = {"i2t": (np.maximum(captions, 1), len(one.image_of_text)), "t2i": (np.ones_like(one.t2i, int), one.n_images)}
+    # Images and texts of one identity all match each other.
+    of_image = np.unique(one.identity, return_inverse=True)[1] if len(one.identity) else np.arange(one.n_images)
+    of_text = of_image[one.image_of_text]
+    ways = {
+        "i2t": (np.maximum(np.bincount(of_text, minlength=one.n_images)[of_image], 1), len(of_text)),
+        "t2i": (np.bincount(of_image)[of_text], one.n_images),
+    }
     found = {}
     for way, (own, n_items) in ways.items():
         sizes = sizes_up_to(n_items)

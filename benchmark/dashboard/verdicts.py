@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cmr_bench.dashboard.collect import StoredRun
-from cmr_bench.evaluation.bootstrap import Resamples
 from cmr_bench.evaluation.per_query import draws
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def packed_draws(runs: Sequence[StoredRun]) -> dict[str, dict[str, Any]]:
     for members in _by_split(runs):
         first = members[0].outcomes
         assert first is not None
-        drawn = Resamples(first.n_images, first.image_of_text, RESAMPLES, 0)
+        drawn = first.resamples(RESAMPLES, 0)
         for start in range(0, len(members), _AT_ONCE):
             part = members[start : start + _AT_ONCE]
             outcomes = [run.outcomes for run in part if run.outcomes is not None]
@@ -48,10 +47,11 @@ def packed_draws(runs: Sequence[StoredRun]) -> dict[str, dict[str, Any]]:
 
 
 def _by_split(runs: Sequence[StoredRun]) -> Iterator[list[StoredRun]]:
-    groups: dict[tuple[str, bytes], list[StoredRun]] = defaultdict(list)
+    groups: dict[tuple[str, bytes, bytes], list[StoredRun]] = defaultdict(list)
     for run in runs:
         if run.outcomes is not None:
-            groups[run.result.fingerprint, run.outcomes.image_of_text.tobytes()].append(run)
+            links = run.outcomes.image_of_text.tobytes(), run.outcomes.identity.tobytes()
+            groups[run.result.fingerprint, *links].append(run)
     yield from groups.values()
 
 

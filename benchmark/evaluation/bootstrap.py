@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +25,30 @@ _WHOLE = 2**24
 class Resamples:
     """Resamples of the images with replacement; the texts of an image come and go with it.
 
-    The texts of one image are no independent queries: drawn one by one, they would make intervals too narrow. The
-    gallery stays as it is. What is resampled are sums and counts for each image, not the queries themselves.
+    The texts of one image are no independent queries: drawn one by one, they would make intervals too narrow. Nor are
+    the images of one identity: where there are identities, these are what is drawn. The gallery stays as it is. What is
+    resampled are sums and counts for each image, not the queries themselves.
 
     Args:
         n_images: how many images to draw from, and to draw.
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         resamples: number of resamples.
         seed: of the draws.
+        identity: ``(n_images,)`` identity of each image, all images of one coming and going together; if omitted, every
+            image is its own.
     """
 
-    def __init__(self, n_images: int, image_of_text: NDArray[np.int64], resamples: int, seed: int) -> None:
-        self.image_of_text = image_of_text
+    def __init__(
+        self,
+        n_images: int,
+        image_of_text: NDArray[np.int64],
+        resamples: int,
+        seed: int,
+        identity: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._of_image = np.arange(n_images) if identity is None else np.unique(identity, return_inverse=True)[1]
+        self._of_text = self._of_image[image_of_text]
+        n_images = n_images if identity is None else int(self._of_image.max()) + 1
         self.weights = np.empty((resamples, n_images), dtype=np.float32)
         rng = np.random.default_rng(seed)
         size = max(1, _CHUNK // n_images)
@@ -46,24 +59,35 @@ class Resamples:
             drawn += np.arange(0, part.size, n_images, dtype=np.int32)[:, None]
             part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
 
+    def within(self, images: NDArray[np.int64], image_of_text: NDArray[np.int64]) -> Resamples:
+        """Return the same resamples for the queries of a part of the split.
+
+        Args:
+            images: Rows of the images that ask, (n,).
+            image_of_text: Row of the image of each text that asks, (m,).
+        """
+        part = copy.copy(self)
+        part._of_image, part._of_text = self._of_image[images], self._of_image[image_of_text]
+        return part
+
     def mean_of_images(self, values: Floats) -> Floats:
         """Return the mean of ``values`` (n_images,) in every resample, or of each column of (n_images, k).
 
         NaN values are omitted.
         """
-        return self._mean(values, np.arange(len(values)))
+        return self._mean(values, self._of_image)
 
     def mean_of_texts(self, values: Floats) -> Floats:
         """Return the mean of ``values`` (n_texts,) in every resample, or of each column of (n_texts, k); as above."""
-        return self._mean(values, self.image_of_text)
+        return self._mean(values, self._of_text)
 
     def median_of_images(self, values: Floats) -> Floats:
         """Return the median of ``values`` (n_images,) in every resample."""
-        return self._median(values, np.arange(len(values)))
+        return self._median(values, self._of_image)
 
     def median_of_texts(self, values: Floats) -> Floats:
         """Return the median of ``values`` (n_texts,) in every resample."""
-        return self._median(values, self.image_of_text)
+        return self._median(values, self._of_text)
 
     def _mean(self, values: Floats, image: NDArray[np.int64]) -> Floats:
         columns = values.reshape(len(values), -1)

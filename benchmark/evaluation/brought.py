@@ -29,6 +29,7 @@ class Brought:
         image_ids: Names of the images, (n_images,); empty where none were given.
         text_ids: Names of the texts, (n_texts,); likewise.
         notes: One line for everything that was not taken as it is.
+        identity: Identity of each image, (n_images,), where several share one.
     """
 
     images: NDArray[Any]
@@ -38,6 +39,7 @@ class Brought:
     image_ids: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     text_ids: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, dtype=np.str_))
     notes: tuple[str, ...] = ()
+    identity: NDArray[Any] | None = None
 
     @property
     def n_texts(self) -> int:
@@ -110,6 +112,12 @@ def as_labels(values: NDArray[Any]) -> NDArray[Any]:
     if len(empty):
         raise DataError(f"--labels: the label of image {empty[0]} is empty ({len(empty)} are)")
     return np.unique(names, return_inverse=True)[1]
+
+
+def as_identities(values: NDArray[Any]) -> NDArray[Any]:
+    """Return identities as numbers, a column (n, 1) as (n,); all else as it is."""
+    values = _column(values)
+    return np.unique(_as_text(values), return_inverse=True)[1] if values.dtype.kind in "US" else values
 
 
 def rows_of(names: NDArray[np.str_], ids: NDArray[np.str_], what: str, where: str) -> NDArray[np.int64]:
@@ -215,13 +223,14 @@ def collapsed(brought: Brought) -> Brought:
 
 def _taken(brought: Brought, rows: NDArray[np.int64], image_of_text: NDArray[np.int64]) -> Brought:
     n_rows = len(brought.images)
-    labels, ids = brought.labels, brought.image_ids
+    labels, identity, ids = brought.labels, brought.identity, brought.image_ids
     note = f"{n_rows} image rows repeat those of {len(rows)} images, one per text: each image is used once"
     return replace(
         brought,
         images=brought.images[rows],
         image_of_text=image_of_text,
         labels=labels[rows] if labels is not None and len(labels) == n_rows else labels,
+        identity=identity[rows] if identity is not None and len(identity) == n_rows else identity,
         image_ids=ids[rows] if len(ids) == n_rows else ids,
         notes=(*brought.notes, note),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class CategoryScores:
     def excluded(self) -> int:
         """Number of queries without a relevant item; no mean includes them."""
         return int(np.isnan(self.values["map"]).sum())
+
+    def take(self, which: NDArray[np.bool_]) -> CategoryScores:
+        """Return the values of the queries of a mask (n_queries,); the mean curve stays that of all."""
+        values = {name: one[which] for name, one in self.values.items()}
+        return CategoryScores(values, self.precision, self.tied[which])
 
 
 class Labels:
@@ -131,6 +136,7 @@ def relevance_scores(
     relevant: Callable[[slice], NDArray[np.bool_]],
     measures: Mapping[str, Callable[[metrics.RelevantItems], Floats]],
     *,
+    missing: NDArray[np.int64] | None = None,
     asking: slice | NDArray[np.bool_] = slice(None),
     block: int = 2**22,
     sharing: Sharing | None = None,
@@ -142,6 +148,7 @@ def relevance_scores(
         way: Direction: i2t, every image against all texts; or t2i.
         relevant: Returns the relevant items of some of the queries, (queries, gallery).
         measures: Value of every query from the places of its relevant items, NaN where it has none.
+        missing: Relevant items of each query that are not in the gallery, (n_queries,); none where not given.
         asking: The queries that count.
         block: Most scores to hold at a time; a single query always fits.
         sharing: How queries are spread over processes; if omitted, this one scores them all.
@@ -159,8 +166,9 @@ def relevance_scores(
 
     def fill(part: slice, scored: NDArray[np.floating]) -> None:
         items = metrics.relevant_items(scored, relevant(part))
+        every = items if missing is None else replace(items, count=items.count + missing[part])
         for name, function in measures.items():
-            values[name][part] = function(items)
+            values[name][part] = function(every)
         curves[part], tied[part] = metrics.precision_recall_curve(items), items.tied
 
     def fill_mine() -> tuple[NDArray[Any], ...]:

@@ -17,6 +17,7 @@ _DEFINITIONS = {
     "map": "mean average precision over the whole ranking, AP divided by the number of relevant items",
     "map_at_50_retrieved": "mean average precision of the first 50, AP divided by the relevant items retrieved there",
     "map_at_r": "precisions at the relevant items among the first R, divided by R, the number of relevant items",
+    "minp": f"number of relevant items / rank of the last of them, mean over the queries (mINP){_SHUFFLED}",
     "r_precision": "share of relevant items among the first R, the number of relevant items",
     "ndcg_at_10": f"nDCG of the first 10, relevant or not, discount 1 / log2(1 + place){_SHUFFLED}",
 }
@@ -35,6 +36,8 @@ _UNITS = {"r1": "percent", "r5": "percent", "r10": "percent", "mr": "percent", "
     "medr": "rank",
     "meanr": "rank",
 }
+# What the names of metrics under a protocol of their own begin with.
+_PROTOCOLS = ("fold", "subsets", "qrels", "identity")
 _DIRECTIONS = {
     "i2t_": "image query, all texts; an image ranks by its best text: ",
     "t2i_": "text query, all images: ",
@@ -46,9 +49,18 @@ def unit(name: str) -> str:
     return _UNITS.get(_parts(name)[2], "fraction")
 
 
-def definition(name: str) -> str:
-    """Return the definition of a metric in words."""
-    return _define(name, _DEFINITIONS[_parts(name)[2]])
+def definition(name: str, by_identity: bool = False) -> str:
+    """Return the definition of a metric in words.
+
+    Args:
+        name: Name of the metric.
+        by_identity: Whether what is of the query's identity matches, and not its own image or texts alone.
+    """
+    protocol, direction, rest = _parts(name)
+    ranked = direction and protocol != "qrels" and (rest in _MID_RANK_RECALLS or rest in ("medr", "meanr"))
+    return ("all of the query's identity matches; " if by_identity and ranked else "") + _define(
+        name, _DEFINITIONS[rest]
+    )
 
 
 def in_words_of_today(definitions: Mapping[str, str], metrics: Iterable[str], tie_rate: float) -> dict[str, str]:
@@ -85,8 +97,8 @@ def by_mid_rank(definitions: Mapping[str, str]) -> bool:
 
 
 def _parts(name: str) -> tuple[str, str, str]:
-    """Split a metric's name into the prefix of folds or qrels, direction prefix and the rest."""
-    fold, _, rest = name.partition("_") if name.startswith(("fold", "qrels")) else ("", "", name)
+    """Split a metric's name into the prefix of its protocol, direction prefix and the rest."""
+    fold, _, rest = name.partition("_") if name.startswith(_PROTOCOLS) else ("", "", name)
     direction = next((one for one in _DIRECTIONS if rest.startswith(one)), "")
     return fold, direction, rest.removeprefix(direction)
 
@@ -97,5 +109,11 @@ def _define(name: str, text: str) -> str:
     if fold == "qrels":
         way = {"i2t_": "image query, all texts: ", "t2i_": "text query, all images: ", "": both}[direction]
         return f"relevance judgments in place of the captions' images; {way}{text}"
+    if fold == "identity":
+        way = {"i2t_": "image query, all texts: ", "t2i_": "text query, all images: ", "": both}[direction]
+        return f"relevant is all of the query's identity; {way}{text}"
     within = f"mean over {fold.removeprefix('fold')} folds of consecutive images, " if fold else ""
+    if fold.startswith("subsets"):
+        count, size = (int(number) for number in fold.removeprefix("subsets").split("x"))
+        within = f"mean over {count} draws of {size:,} pairs, "
     return within + (_DIRECTIONS[direction] if direction else both) + text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.resources
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,25 @@ def read_judgments(paths: Sequence[Source], ids: Ids, size: tuple[int, int]) -> 
     """
     known = tuple(given if len(given) else np.arange(n).astype(np.str_) for given, n in zip(ids, size, strict=True))
     found, told = {}, []
-    paths = _of_package(paths)
+    given, paths = paths, _of_package(paths)
+    # A gallery of the first five captions of each image, such as the package's own, lacks a few that are judged.
+    may_lack = _not_in_gallery(known[1]) if paths is not given else known[1][:0]
     for way, path in zip(("i2t", "t2i"), (paths[0], paths[-1]), strict=True):
         where = f"--qrels: {path}" if isinstance(path, Path) else f"--qrels of {way}"
         judged = _read(path, where)
+        judged, lacking = _without(judged, may_lack, way)
         images, texts = _rows(judged, (known[0], known[1]), way if len(paths) > 1 else None, where)
         query, item, (n_queries, n_items) = (images, texts, size) if way == "i2t" else (texts, images, size[::-1])
         try:
             found[way] = qrels(query, item, judged.grades, (n_queries, n_items))
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+        if len(lacking):
+            queries, counts = np.unique(rows_of(lacking, known[0], "image", where), return_counts=True)
+            found[way] = replace(found[way], lacking=(queries, counts))
+            told.append(
+                f"qrels {way}: {len(lacking)} relevant captions are not in this gallery, and count as not found"
+            )
         one = found[way]
         told.append(
             f"qrels {way}: {len(one.items):,} relevant of {one.judged:,} judged pairs; the "
@@ -95,6 +104,22 @@ def _of_package(paths: Sequence[Source]) -> Sequence[Source]:
     except ModuleNotFoundError:
         raise DataError(f"--qrels {name}: pip install eccv_caption, which has these judgments") from None
     return [Path(str(folder / "data" / f"{name}_{way}.json")) for way in ("image_to_caption", "caption_to_image")]
+
+
+def _not_in_gallery(texts: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Return the captions that the package judges but does not rank, and that are not among ``texts`` either."""
+    folder = importlib.resources.files("eccv_caption") / "data"
+    ranked = np.load(str(folder / "coco_test_ids.npy"), allow_pickle=False).astype(np.int64).astype(np.str_)
+    judged = foreign.read_json(Path(str(folder / "eccv_image_to_caption.json")), foreign.ANNOTATION_BYTES)
+    named = np.array([str(text) for items in judged.values() for text in items], dtype=np.str_)
+    return np.setdiff1d(named, np.concatenate([ranked, texts]))
+
+
+def _without(judged: _Judged, texts: NDArray[np.str_], way: str) -> tuple[_Judged, NDArray[np.str_]]:
+    """Take judgments of captions out of those of image queries, and return the images that they are of."""
+    gone = np.isin(judged.second, texts) if way == "i2t" else np.zeros(len(judged.second), dtype=np.bool_)
+    left = replace(judged, first=judged.first[~gone], second=judged.second[~gone], grades=judged.grades[~gone])
+    return left, judged.first[gone]
 
 
 def _judged_of_asked(query: NDArray[np.int64], item: NDArray[np.int64], given: Qrels) -> int:

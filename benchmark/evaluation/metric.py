@@ -24,6 +24,7 @@ class RetrievalMetric(Metric):
         n_images: images in the split.
         image_of_text: ``(n_texts,)`` row of the image that a text belongs to.
         labels: category labels of the images, if there are any.
+        identity: identity of each image, ``(n_images,)``, where several share one.
         protocol: what is scored.
         similarity: from two batches of embeddings to their scores; cosine if not given.
         options: options of ``torchmetrics.Metric``.
@@ -44,6 +45,7 @@ class RetrievalMetric(Metric):
         image_of_text: ArrayLike,
         labels: ArrayLike | None = None,
         *,
+        identity: ArrayLike | None = None,
         protocol: Protocol | None = None,
         similarity: Callable[[Tensor, Tensor], Tensor] | None = None,
         **options: Any,
@@ -52,6 +54,7 @@ class RetrievalMetric(Metric):
         self.n_images = n_images
         self.image_of_text = image_of_text
         self.labels = labels
+        self.identity = identity
         self.protocol = protocol
         self.similarity = similarity
         for state in ("image_rows", "images", "text_rows", "texts"):
@@ -93,7 +96,7 @@ class RetrievalMetric(Metric):
             scores = EmbeddingScores(images, texts)
         else:
             scores = FunctionScores(images, texts, self.similarity)
-        return evaluate(scores, self.image_of_text, self.labels, protocol=self.protocol)
+        return evaluate(scores, self.image_of_text, self.labels, identity=self.identity, protocol=self.protocol)
 
 
 def _complete(kind: str, rows: Tensor | list[Tensor], values: Tensor | list[Tensor], expected: int) -> Tensor:

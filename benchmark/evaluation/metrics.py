@@ -136,6 +136,33 @@ def r_precision(items: RelevantItems) -> Floats:
     return _over(_retrieved(items, items.count), items.count)
 
 
+def inverse_negative_penalty(items: RelevantItems) -> Floats:
+    """INP: number of relevant items / place of the last of them, the one that is hardest to find, ``(n_queries,)``.
+
+    Ye et al., Deep Learning for Person Re-identification: A Survey and Outlook, TPAMI 2021, section 4.1; its mean over
+    the queries is mINP. Ties count as the expectation over all orders of the tied items, exactly: of a group of ``n``
+    items with ``r`` relevant, behind ``N``, the last relevant one stands at ``N + l`` with probability
+    ``C(l - 1, r - 1) / C(n, r)``.
+    """
+    values = np.full(len(items.count), np.nan)
+    known = np.flatnonzero(items.count > 0)
+    if not len(known):
+        return values
+    last = items.count[known] - 1
+    above, size, right = (table[known, last] for table in (items.above, items.group, items.group_relevant))
+    expected, chance = np.zeros(len(known)), right / size
+    for before in range(int((size - right).max()) + 1):
+        # From the end of the group; what is left adds nothing any more.
+        going = np.flatnonzero((before <= size - right) & (chance > np.finfo(np.float64).eps / 8))
+        if not len(going):
+            break
+        place = size[going] - before
+        expected[going] += chance[going] / (above[going] + place)
+        chance[going] *= (place - right[going]) / np.maximum(place - 1, 1)
+    values[known] = items.count[known] * expected
+    return values
+
+
 def average_precision_retrieved(items: RelevantItems, k: int) -> Floats:
     """AP over the first ``k`` only, divided by the relevant items *retrieved* there; 0 where none is, ``(n_queries,)``.
 

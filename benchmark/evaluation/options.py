@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from cmr_bench.evaluation.subsets import Subsets
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -14,6 +16,7 @@ class EvaluationOptions:
         criterion: Metric that chooses the weights.
         select_on: Split that chooses them.
         bootstrap: Resamples of the test queries for confidence intervals; 0 for none.
+        subsets: Draws of pairs of the test split that are scored by themselves.
         postprocess: Post-processing of the test scores; None scores them as they are.
         few_shot_below: Occurrences in training below which a word is rare, for the recalls of the test captions that
             hold one; 0 for none.
@@ -24,6 +27,7 @@ class EvaluationOptions:
     bootstrap: int = 0
     postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
     few_shot_below: int = 0
+    subsets: tuple[Subsets, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class PerQuery:
         matches: What the ranks were made of, by direction; empty where an older version kept the ranks alone. A query
             then counts as a hit if its mid-rank is within K, as its stored recalls do.
         words: Number of words of each text, (n_texts,); empty without captions and where an older version kept none.
+        identity: Number of each image's identity, (n_images,): all of one matches; empty where every image is its own.
     """
 
     image_of_text: NDArray[np.int64]
@@ -45,6 +46,16 @@ class PerQuery:
     t2i_map: Floats = field(default_factory=lambda: np.zeros(0))
     matches: dict[str, BestMatches] = field(default_factory=dict)
     words: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    identity: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def resamples(self, count: int, seed: int) -> Resamples:
+        """Return resamples of the images, which runs on the same links share."""
+        identity = self.identity if len(self.identity) else None
+        return Resamples(self.n_images, self.image_of_text, count, seed, identity)
+
+    def same_links(self, other: PerQuery) -> bool:
+        """Tell whether the same texts and images belong together in another run."""
+        return np.array_equal(self.image_of_text, other.image_of_text) and np.array_equal(self.identity, other.identity)
 
     @property
     def n_images(self) -> int:
@@ -75,6 +86,8 @@ class PerQuery:
             arrays |= {f"{way}_{name}": getattr(matches, name).astype(np.int32) for name in _COUNTS}
         if len(self.words):
             arrays["words"] = self.words.astype(np.int32)
+        if len(self.identity):
+            arrays["identity"] = self.identity.astype(np.int32)
         np.savez_compressed(content, allow_pickle=False, **arrays)
         return content.getvalue()
 
@@ -88,8 +101,13 @@ def per_query(
         matches |= {"i2t": evaluation.ranks.images, "t2i": evaluation.ranks.texts}
     found = {way: one.rank for way, one in matches.items()}
     found |= {f"{way}_map": scores.values["map"] for way, scores in evaluation.categories.items()}
+    none = np.zeros(0, dtype=np.int64)
     return PerQuery(
-        image_of_text, **found, matches=matches, words=np.zeros(0, dtype=np.int64) if words is None else words
+        image_of_text,
+        **found,
+        matches=matches,
+        words=none if words is None else words,
+        identity=none if evaluation.identity is None else np.unique(evaluation.identity, return_inverse=True)[1],
     )
 
 
@@ -114,7 +132,10 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
             for way in ("i2t", "t2i")
             if way in found and f"{way}_better" in arrays
         }
-        words = arrays["words"].astype(np.int64) if "words" in arrays else np.zeros(0, dtype=np.int64)
+        words, identity = (
+            arrays[name].astype(np.int64) if name in arrays else np.zeros(0, dtype=np.int64)
+            for name in ("words", "identity")
+        )
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise CmrBenchError(f"{path} holds no readable ranks: {error}") from error
     good = owner.ndim == 1 and len(owner) > 0 and owner.min() >= 0
@@ -123,13 +144,15 @@ def read_per_query(path: Path, tie_rate: float | None = None) -> PerQuery:
         raise CmrBenchError(f"{path} holds no readable ranks: its arrays do not fit together")
     if len(words) and (words.shape != owner.shape or words.min() < 0):
         raise CmrBenchError(f"{path} holds no readable ranks: its numbers of words are not those of its texts")
+    if identity.shape not in ((0,), (int(owner.max()) + 1,)):
+        raise CmrBenchError(f"{path} holds no readable ranks: its identities are not those of its images")
     matches: dict[str, BestMatches] = {way: BestMatches(*each) for way, each in counts.items()}
     if any(not _make(one, found[way]) for way, one in matches.items()):
         raise CmrBenchError(f"{path} holds no readable ranks: they are not those of its counts")
     if tie_rate == 0:
         old = [way for way in ("i2t", "t2i") if way in found and way not in matches]
         matches |= {way: _untied(found[way]) for way in old if np.array_equal(found[way], np.rint(found[way]))}
-    return PerQuery(owner, **found, matches=matches, words=words)
+    return PerQuery(owner, **found, matches=matches, words=words, identity=identity)
 
 
 def _make(matches: BestMatches, ranks: Floats) -> bool:
@@ -162,9 +185,9 @@ def compare(one: PerQuery, other: PerQuery, resamples: int = 1000, seed: int = 0
     Raises:
         CmrBenchError: If the two were not scored on the same links.
     """
-    if not np.array_equal(one.image_of_text, other.image_of_text):
+    if not one.same_links(other):
         raise CmrBenchError("runs on different test splits cannot be compared query by query")
-    drawn = Resamples(one.n_images, one.image_of_text, resamples, seed)
+    drawn = one.resamples(resamples, seed)
     one_rule = set(one.matches) == set(other.matches)
     first, second = (with_sums(draws([run], drawn)[0]) for run in (one, other))
     means = [

@@ -35,6 +35,8 @@ class Qrels:
         n_queries: Number of queries, judged or not.
         n_items: Size of the gallery.
         judged: Number of pairs that were judged, relevant or not.
+        lacking: Rows of queries, and how many relevant items of each are not in the gallery: they count as relevant and
+            are never found.
     """
 
     queries: NDArray[np.int64]
@@ -42,6 +44,14 @@ class Qrels:
     n_queries: int
     n_items: int
     judged: int
+    lacking: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def missing(self) -> NDArray[np.int64]:
+        """Return how many relevant items of every query are not in the gallery, (n_queries,)."""
+        found = np.zeros(self.n_queries, dtype=np.int64)
+        if self.lacking is not None:
+            found[self.lacking[0]] = self.lacking[1]
+        return found
 
     def relevant(self, part: slice) -> NDArray[np.bool_]:
         """Return the relevant items of some queries, (queries, n_items)."""
@@ -157,7 +167,14 @@ def qrels_scores(
     for way, given in judged.items():
         who = slice(None) if asking is None else asking[way]
         found[way] = relevance_scores(
-            scores[way], way, given.relevant, PER_QUERY, asking=who, block=block, sharing=sharing
+            scores[way],
+            way,
+            given.relevant,
+            PER_QUERY,
+            missing=given.missing(),
+            asking=who,
+            block=block,
+            sharing=sharing,
         )
         if np.isnan(found[way].values["map"]).all():
             raise DataError(f"qrels: no {way} query has a relevant item")

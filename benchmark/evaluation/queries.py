@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.evaluation.ranks import Ranks
+from cmr_bench.evaluation.subsets import Part
 from cmr_bench.support.errors import DataError, UsageError
 
 Mask = NDArray[np.bool_]
@@ -28,6 +29,12 @@ class Queries:
     def links(self, image_of_text: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each asking text's image among the asking images."""
         return (np.cumsum(self.images) - 1)[image_of_text[self.texts]]
+
+    def part(self, part: Part) -> Part:
+        """Return a part whose images and texts all ask, by their rows among those that do."""
+        rows = (np.cumsum(asking) - 1 for asking in (self.images, self.texts))
+        images, texts = (places[own] for places, own in zip(rows, (part.images, part.texts), strict=True))
+        return Part(images, texts, part.image_of_text)
 
     def ranks(self, ranks: Ranks) -> Ranks:
         """Return the ranks of those that ask.

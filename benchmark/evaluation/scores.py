@@ -44,6 +44,15 @@ class TextSelectable(Protocol):
         ...
 
 
+@runtime_checkable
+class Selectable(Protocol):
+    """A source of which a part is to be had cheaply."""
+
+    def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> ScoreSource:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        ...
+
+
 class EmbeddingScores:
     """Inner products of image and text vectors, by default cosines.
 
@@ -84,6 +93,11 @@ class EmbeddingScores:
         index = torch.as_tensor(order, device=self.texts.device)
         return EmbeddingScores(self.images, self.texts[index], normalize=False)
 
+    def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> EmbeddingScores:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        rows = torch.as_tensor(images, device=self.images.device)
+        return EmbeddingScores(self.images[rows], self.texts, normalize=False).take_texts(texts)
+
 
 class MatrixScores:
     """A similarity matrix that exists already, in memory or memory-mapped; it is read block by block.
@@ -103,14 +117,19 @@ class MatrixScores:
         self.similarity = similarity
         self.n_images, self.n_texts = int(similarity.shape[0]), int(similarity.shape[1])
         self._order: NDArray[np.int64] | None = None
+        self._rows: NDArray[np.int64] | None = None
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        rows = images if self._rows is None else self._rows[images]
         columns = texts if self._order is None else self._order[texts]
         if isinstance(self.similarity, Tensor):
-            tile = self.similarity[images]
+            tile = self.similarity[torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows]
             return _widen(tile[:, torch.as_tensor(columns)] if isinstance(columns, np.ndarray) else tile[:, columns])
-        values = self.similarity[images, columns]
+        if isinstance(rows, np.ndarray) and isinstance(columns, np.ndarray):
+            values = self.similarity[np.ix_(rows, columns)]
+        else:
+            values = self.similarity[rows, columns]
         # Only memory that can be written and runs forward can be shared, a memory-mapped file is copied tile by tile.
         shared = values.flags.writeable and min(values.strides) >= 0
         return _from_numpy(values, copy=None if shared else True)
@@ -118,8 +137,16 @@ class MatrixScores:
     def take_texts(self, order: NDArray[np.int64]) -> MatrixScores:
         """Return the source whose text ``j`` is this source's text ``order[j]``."""
         taken = MatrixScores(self.similarity)
+        taken._rows, taken.n_images = self._rows, self.n_images
         taken._order = order if self._order is None else self._order[order]
         taken.n_texts = len(order)
+        return taken
+
+    def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> MatrixScores:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        taken = self.take_texts(texts)
+        taken._rows = images if self._rows is None else self._rows[images]
+        taken.n_images = len(images)
         return taken
 
 
@@ -146,6 +173,11 @@ class FunctionScores:
             self.images, self.texts[torch.as_tensor(order, device=self.texts.device)], self.similarity
         )
 
+    def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> FunctionScores:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        rows = torch.as_tensor(images, device=self.images.device)
+        return FunctionScores(self.images[rows], self.texts, self.similarity).take_texts(texts)
+
 
 class _ReorderedTexts:
     """Any source seen in another order of its texts; asks the source once for every run of neighbours."""
@@ -156,9 +188,24 @@ class _ReorderedTexts:
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of the two slices, ``(len(images), len(texts))``."""
-        wanted = self.order[texts]
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
-        return torch.cat([self.source.block(images, slice(int(run[0]), int(run[-1]) + 1)) for run in runs], dim=1)
+        return torch.cat([self.source.block(images, run) for run in _runs(self.order[texts])], dim=1)
+
+
+class _TakenImages:
+    """Some images of any source; asks the source once for every run of neighbours."""
+
+    def __init__(self, source: ScoreSource, rows: NDArray[np.int64]) -> None:
+        self.source, self.rows = source, rows
+        self.n_images, self.n_texts = len(rows), source.n_texts
+
+    def block(self, images: slice, texts: slice) -> Tensor:
+        """Return the scores of the two slices, ``(len(images), len(texts))``."""
+        return torch.cat([self.source.block(run, texts) for run in _runs(self.rows[images])])
+
+
+def _runs(rows: NDArray[np.int64]) -> list[slice]:
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
 def reorder_texts(scores: ScoreSource, order: NDArray[np.int64]) -> ScoreSource:
@@ -166,6 +213,13 @@ def reorder_texts(scores: ScoreSource, order: NDArray[np.int64]) -> ScoreSource:
     if np.array_equal(order, np.arange(scores.n_texts)):
         return scores
     return scores.take_texts(order) if isinstance(scores, TextSelectable) else _ReorderedTexts(scores, order)
+
+
+def take(scores: ScoreSource, images: NDArray[np.int64], texts: NDArray[np.int64]) -> ScoreSource:
+    """Return the part of ``scores`` with image ``images[i]`` in place ``i`` and text ``texts[j]`` in place ``j``."""
+    if isinstance(scores, Selectable):
+        return scores.take(images, texts)
+    return _TakenImages(reorder_texts(scores, texts), images)
 
 
 def materialise(scores: ScoreSource, max_bytes: int, block: int = 1024, sharing: Sharing | None = None) -> ScoreSource:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmr_bench.evaluation.brought import Brought, as_labels, check_ids, check_way_round, collapsed, with_ids
+from cmr_bench.evaluation.brought import (
+    Brought,
+    as_identities,
+    as_labels,
+    check_ids,
+    check_way_round,
+    collapsed,
+    with_ids,
+)
 from cmr_bench.evaluation.judgments import Source, read_judgments
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.qrels import Qrels
@@ -52,6 +60,8 @@ def prepared(brought: Brought, linked: bool = True) -> Brought:
         return brought
     if brought.labels is not None:
         brought = replace(brought, labels=as_labels(brought.labels))
+    if brought.identity is not None:
+        brought = replace(brought, identity=as_identities(brought.identity))
     if not linked:
         return check_ids(brought)
     check_way_round(brought)
@@ -89,7 +99,15 @@ def score(
         brought = replace(brought, image_of_text=judged["t2i"].first_items())
     else:
         who = queries(links(brought.image_of_text, *size, distractors=True), size[0], **(chosen or {}))
-    result = evaluate(scores, brought.image_of_text, brought.labels, protocol=protocol, queries=who, judged=judged)
+    result = evaluate(
+        scores,
+        brought.image_of_text,
+        brought.labels,
+        identity=brought.identity,
+        protocol=protocol,
+        queries=who,
+        judged=judged,
+    )
     return Scored(result, brought, who, judged, (*brought.notes, *_asking(result, who), *told))
 
 

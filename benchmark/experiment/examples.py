@@ -42,19 +42,21 @@ def examples(scores: ScoreSource, split: Split, ranks: Ranks | None = None) -> d
     texts = [{"id": str(i)} | ({"caption": split.captions[n]} if split.captions is not None else {})
              for n, i in enumerate(split.text_ids)]  # fmt: skip
     images = [{"id": str(i)} for i in split.image_ids]
-    owner = split.image_of_text
+    owner, of_image = split.image_of_text, split.identities
     found: dict[str, Any] = {"i2t": [], "t2i": []}
     for row in _sample(split.n_images):
         line = scores.block(slice(row, row + 1), slice(0, split.n_texts))[0]
         best = line.topk(min(_TOP, split.n_texts))
-        answers = [texts[t] | {"score": float(s), "match": bool(owner[t] == row)} | _related(split, row, int(owner[t]))
+        answers = [texts[t] | {"score": float(s), "match": bool(of_image[owner[t]] == of_image[row])}
+                   | _related(split, row, int(owner[t]))
                    for s, t in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
         own = texts[int(np.flatnonzero(owner == row)[0])]
         found["i2t"].append({"query": images[row] | _rank(ranks, "i2t", row) | {"match": own}, "answers": answers})
     for row in _sample(split.n_texts):
         column = scores.block(slice(0, split.n_images), slice(row, row + 1))[:, 0]
         best = column.topk(min(_TOP, split.n_images))
-        answers = [images[i] | {"score": float(s), "match": bool(owner[row] == i)} | _related(split, int(owner[row]), i)
+        answers = [images[i] | {"score": float(s), "match": bool(of_image[owner[row]] == of_image[i])}
+                   | _related(split, int(owner[row]), i)
                    for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]  # fmt: skip
         own = images[int(owner[row])]
         found["t2i"].append({"query": texts[row] | _rank(ranks, "t2i", row) | {"match": own}, "answers": answers})

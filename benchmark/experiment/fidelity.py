@@ -15,12 +15,12 @@ from cmr_bench.support.errors import UsageError, did_you_mean
 FIDELITIES = ("paper", "code", "reconstruction")
 DEVIATIONS_FILE = "deviations.yaml"
 
-# Where and how a run is computed: a paper's run stays one on another disk and another machine.
+# Where and how a run is computed, and what is scored beside: a paper's run stays one on another disk and machine.
 _WHERE_AND_HOW = {
     *("data.root", "data.name", "data.images", "data.num_workers", "data.eval_batch_size", "data.seed"),
     *("data.image_weights", "data.make_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
-    *("trainer.bootstrap", "trainer.progress"),
+    *("trainer.bootstrap", "trainer.subsets", "trainer.progress"),
 }
 _PARTS = ("model", "data", "trainer")
 _EPOCHS, _BATCHES = "trainer.max_epochs", "trainer.limit_train_batches"

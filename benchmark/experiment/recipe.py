@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
+from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
 from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
 from cmr_bench.experiment.presence import check_files as check_files
@@ -31,7 +32,7 @@ _NO_SETTING = {
     "data.seed",
     *("data.image_features", "data.image_weights", "data.make_features", "data.text_features"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic"),
-    *("trainer.bootstrap", "trainer.progress"),
+    *("trainer.bootstrap", "trainer.subsets", "trainer.progress"),
 }
 
 
@@ -58,6 +59,8 @@ class TrainerOptions:
         bootstrap: Number of bootstrap resamples of the test queries for confidence intervals; 0 disables.
         postprocess: Correction of hubs (csls, inverted_softmax) or re-ranking (mtfn_rr) of the test scores; the result
             is flagged transductive. mtfn_rr_groups also uses which test captions belong to one image, and is flagged.
+        subsets: Also report the mean over draws of random test pairs, the same draws for every run: 10x1000,10x10000
+            for Recipe1M. none for none; null uses those of the data set, if any.
         few_shot_below: Occurrences in the training captions below which a word is rare: the record also has the recalls
             of the test captions that hold one; 0 disables.
         progress: Show progress bars.
@@ -78,12 +81,20 @@ class TrainerOptions:
     limit_train_batches: int = 0
     bootstrap: int = 1000
     postprocess: Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"] | None = None
+    subsets: str | None = None
     few_shot_below: int = 10
     progress: bool = True
 
-    def evaluation(self, criterion: Literal["rsum", "map"]) -> EvaluationOptions:
-        """Return the options of the evaluation, for a data set that chooses by ``criterion``."""
-        return EvaluationOptions(criterion, self.select_on, self.bootstrap, self.postprocess, self.few_shot_below)
+    def evaluation(self, criterion: Literal["rsum", "map"], subsets: str | None = None) -> EvaluationOptions:
+        """Return the options of the evaluation, for a data set that chooses by ``criterion`` and has ``subsets``."""
+        return EvaluationOptions(
+            criterion,
+            self.select_on,
+            self.bootstrap,
+            self.postprocess,
+            self.few_shot_below,
+            read_subsets(subsets if self.subsets is None else self.subsets),
+        )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from cmr_bench.evaluation.bootstrap import Resamples, paired
+from cmr_bench.evaluation.bootstrap import paired
 from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, draws, read_per_query, with_sums
 from cmr_bench.leaderboard.checks import load_checked, read_checked
 from cmr_bench.leaderboard.naming import changes_of, flags_of, label_of, split_seed_of
@@ -193,10 +193,9 @@ def _outcomes(side: Side, split: str) -> list[PerQuery]:
 
 
 def _over_queries(one: Sequence[PerQuery], other: Sequence[PerQuery], resamples: int) -> list[Verdict]:
-    links = one[0].image_of_text
-    if any(not np.array_equal(run.image_of_text, links) for run in (*one, *other)):
+    if any(not one[0].same_links(run) for run in (*one, *other)):
         raise CmrBenchError(f"the links of {RANKS_FILE} differ: these runs cannot be compared query by query")
-    drawn = Resamples(one[0].n_images, links, resamples, 0)
+    drawn = one[0].resamples(resamples, 0)
     sides = []
     for runs in (one, other):
         each = [with_sums(found) for found in draws(list(runs), drawn)]

@@ -17,7 +17,8 @@ from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
-from cmr_bench.evaluation.scores import ScoreSource, reorder_texts
+from cmr_bench.evaluation.scores import ScoreSource, reorder_texts, take
+from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment.examples import examples, store_examples
 from cmr_bench.experiment.slices import caption_lengths, slices
 from cmr_bench.results.provenance import commit, library_versions, peak_memory
@@ -53,6 +54,10 @@ class MeanScores:
         """Return the source whose text ``j`` is this source's text ``order[j]``."""
         return MeanScores([reorder_texts(source, order) for source in self.sources])
 
+    def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> MeanScores:
+        """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
+        return MeanScores([take(source, images, texts) for source in self.sources])
+
 
 def ensemble(
     folders: Sequence[Path],
@@ -84,9 +89,13 @@ def ensemble(
     data, scores, parameters = _encoded(folders, members, device, trust)
     encoded, split = time.perf_counter(), data.splits["test"]
     protocol = Protocol(
-        folds=data.folds, category=split.labels is not None, bootstrap=bootstrap, postprocess=postprocess
+        folds=data.folds,
+        subsets=data.evaluation.subsets,
+        category=split.labels is not None,
+        bootstrap=bootstrap,
+        postprocess=postprocess,
     )
-    evaluation = evaluate(scores, split.image_of_text, split.labels, protocol=protocol)
+    evaluation = evaluate(scores, split.image_of_text, split.labels, identity=split.identity, protocol=protocol)
     cost = {
         "parameters": float(parameters),
         "train_seconds": sum(member.cost.get("train_seconds", 0.0) for member in members),
@@ -114,7 +123,11 @@ def _encoded(
         config, module, data, _, source = encoded_again(folder, device, trust)
         if data.splits["test"].fingerprint() != member.fingerprint:
             raise DataError(f"the test split of {folder} is no longer the one that it was scored on")
-        data.evaluation = EvaluationOptions(few_shot_below=int(config.trainer.get("few_shot_below") or 0))
+        subsets = config.trainer.get("subsets")
+        data.evaluation = EvaluationOptions(
+            few_shot_below=int(config.trainer.get("few_shot_below") or 0),
+            subsets=read_subsets(data.subsets if subsets is None else subsets),
+        )
         found.append(data)
         sources.append(source)
         parameters += sum(p.numel() for p in module.parameters())
@@ -144,6 +157,7 @@ def read_members(folders: Sequence[Path]) -> list[Result]:
             "test split": (first.fingerprint, member.fingerprint),
             "size of the splits": (first.split_sizes, member.split_sizes),
             "number of folds": (first.protocol.get("folds"), member.protocol.get("folds")),
+            "list of subsets": (first.protocol.get("subsets"), member.protocol.get("subsets")),
         }
         facts |= {
             f"{part} split": (first.content[part], member.content[part])

@@ -14,6 +14,7 @@ from torch import Tensor
 from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.scores import EmbeddingScores, ScoreSource, as_numpy, full_precision, slices
+from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.trainer import quiet
@@ -30,8 +31,9 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
     """Encode the test split of a run once more and write what it is scored by.
 
     ``images.npy`` and ``texts.npy`` (n, dim), compared by cosine or inner product, or where the method compares
-    otherwise ``similarity.npy`` (n_images, n_texts); ``image_of_text.npy`` (n_texts,); ``labels.npy`` where there are
-    labels; ``image_ids.txt`` and ``text_ids.txt``, one a line, in the order of the rows.
+    otherwise ``similarity.npy`` (n_images, n_texts); ``image_of_text.npy`` (n_texts,); ``labels.npy`` and
+    ``identities.npy`` where there are such; ``image_ids.txt`` and ``text_ids.txt``, one a line, in the order of the
+    rows.
 
     Args:
         run: Run folder.
@@ -50,6 +52,8 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
     arrays: dict[str, NDArray[Any]] = {"image_of_text.npy": split.image_of_text}
     if split.labels is not None:
         arrays["labels.npy"] = split.labels
+    if split.identity is not None:
+        arrays["identities.npy"] = split.identity
     if isinstance(source, EmbeddingScores):
         # As they are where whoever scores them brings them to unit length.
         scored = sides if source.cosine else (source.images, source.texts)
@@ -61,13 +65,18 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
             np.save(stream, values, allow_pickle=False)
     for name, ids in (("image_ids.txt", split.image_ids), ("text_ids.txt", split.text_ids)):
         write_atomic(out / name, "".join(f"{one}\n" for one in ids))
-    words = ["--image-of-text", "image_of_text.npy", *(["--labels", "labels.npy"] if split.labels is not None else [])]
+    words = ["--image-of-text", "image_of_text.npy"]
+    words += [] if split.labels is None else ["--labels", "labels.npy"]
+    words += [] if split.identity is None else ["--identities", "identities.npy"]
     if isinstance(source, EmbeddingScores):
         words = ["--images", "images.npy", "--texts", "texts.npy", *words]
         words += [] if source.cosine else ["--no-normalize"]
     else:
         words = ["--similarity", "similarity.npy", *words]
     words += [] if data.folds is None else ["--folds", str(data.folds)]
+    subsets = config.trainer.get("subsets")
+    given = read_subsets(data.subsets if subsets is None else subsets)
+    words += ["--subsets", ",".join(map(str, given))] if given else []
     postprocess = config.trainer.get("postprocess")
     words += [] if postprocess is None else ["--postprocess", str(postprocess)]
     return ["cmr-bench", "eval", *(str(out / word) if word.endswith(".npy") else word for word in words)]

@@ -170,26 +170,27 @@ class AgNet(LabelledFeatureModule):
             return EmbeddingScores(signs(images), signs(texts), normalize=False)
         return EmbeddingScores(images.float(), texts.float(), normalize=True)
 
-    def attribute_targets(self, identity: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the target attributes of both sides of the pairs, 0 or 1, (b, n_attributes)."""
+    def attribute_targets(self, rows: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the target attributes of pairs whose images are ``rows`` (b,), 0 or 1, (b, n_attributes)."""
         if self.attribute_source == "category":
             assert labels is not None
             assert self.spec is not None
             return one_hot(labels, self.spec.n_classes)
         # Not a buffer: DDP would broadcast it in every step.
-        self._of_image = self._of_image.to(identity.device)
-        return self._of_image[identity]
+        self._of_image = self._of_image.to(rows.device)
+        return self._of_image[rows]
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms."""
         # Gathered before they are normalised, so that the statistics are those of the global batch.
-        image_logits, text_logits, identity, categories = self.gather(
-            self.predict_image_attributes(batch.images), self.predict_text_attributes(batch.texts), batch
+        (image_logits, rows), text_logits, identity, categories = self.gather(
+            (self.predict_image_attributes(batch.images), batch.images.rows),
+            self.predict_text_attributes(batch.texts),
+            batch,
         )
-        assert isinstance(image_logits, Tensor)
         assert isinstance(text_logits, Tensor)
         labels = self.labels_of(identity, categories)
-        targets = self.attribute_targets(identity, categories).float()
+        targets = self.attribute_targets(rows, categories).float()
         known = targets.shape[1]
         attributes = torch.stack(
             [

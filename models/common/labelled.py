@@ -1,4 +1,4 @@
-"""The base of methods that learn from labels: categories, or the image where there are none."""
+"""The base of methods that learn from labels: categories, or the identity where there are none."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LabelledModule(RetrievalModule):
     """A method that learns from labels: categories, or image identity without any.
 
     Args:
-        label_source: Labels to train on: category, identity (each image is its own class), or auto: category if the
-            data has it.
+        label_source: Labels to train on: category, identity (each image is its own class, or each identity where the
+            data has them), or auto: category if the data has it.
     """
 
     labels = "optional"
@@ -31,9 +31,9 @@ class LabelledModule(RetrievalModule):
 
     @property
     def n_labels(self) -> int:
-        """Number of labels: categories, or images of the training split."""
+        """Number of labels: categories, or identities of the training split."""
         assert self.spec is not None
-        return self.spec.n_train_images if self.label_space == "identity" else self.spec.n_classes
+        return self.spec.n_identities if self.label_space == "identity" else self.spec.n_classes
 
     def class_vectors(self, dim: int) -> nn.Parameter:
         """Make one learnable vector per label, (n_labels, dim)."""
@@ -56,8 +56,8 @@ class LabelledModule(RetrievalModule):
     ) -> Tensor:
         """Loss of the labels predicted linearly from the embeddings of one modality.
 
-        Predictions of categories are compared with one-hot vectors. For image identity, that would take one column per
-        image; a softmax over class vectors of unit length is used instead.
+        Predictions of categories are compared with one-hot vectors. For identities, that would take one column each;
+        a softmax over class vectors of unit length is used instead.
 
         Args:
             features: Embeddings, (b, dim).

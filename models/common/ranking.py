@@ -15,9 +15,9 @@ from cmr_bench.support.errors import UsageError
 class RankingModule(RetrievalModule):
     """A method trained by the hinge ranking loss of its scores (Faghri et al., VSE++, BMVC 2018, equations 5 and 6).
 
-    Captions of the same image are never negatives of each other. The hardest negative alone can collapse all embeddings
-    to one point, where the loss per pair stays at twice the margin; warm-up epochs with the mean over all
-    negatives avoid that.
+    Images and texts of one identity, such as the captions of one image, are never negatives of each other. The hardest
+    negative alone can collapse all embeddings to one point, where the loss per pair stays at twice the margin; warm-up
+    epochs with the mean over all negatives avoid that.
 
     Args:
         margin: Margin of the ranking loss.
@@ -49,7 +49,7 @@ class RankingModule(RetrievalModule):
         return self.hinge(self.similarity(images, texts), identity), len(identity)
 
     def hinge(self, scores: Tensor, identity: Tensor) -> Tensor:
-        """Return the mean loss of the scores (b, b) of pairs whose images are ``identity`` (b,)."""
+        """Return the mean loss of the scores (b, b) of pairs whose identities are ``identity`` (b,)."""
         return hinge_ranking(scores, same(identity), self.margin, self._counted(), self.neighbours)
 
     def _counted(self) -> Negatives:

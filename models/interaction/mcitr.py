@@ -88,6 +88,7 @@ class MCITR(StagedModule, FeatureModule):
         self.parts = (stages[0] if reconstruction == "relation" else 0, *stages[1:])
         self.register_buffer("deviations", torch.ones(2))
         self._train: Split | None = None
+        self._identities: Rows = np.zeros(0, dtype=np.int64)
         self._near: tuple[Rows, Rows] | None = None
 
     deviations: Tensor
@@ -139,7 +140,7 @@ class MCITR(StagedModule, FeatureModule):
         super().prepare_training(train)
         assert train.images is not None
         assert train.texts is not None
-        self._train = train
+        self._train, self._identities = train, train.identities
         views = ((train.images, self.image_scale), (train.texts, self.text_scale))
         scales = [_scaled(view, scale, _spaced(len(view), _SCALE)).double().std(correction=0) for view, scale in views]
         self.deviations.copy_(torch.stack(scales).clamp_min(1e-8))
@@ -224,7 +225,12 @@ class MCITR(StagedModule, FeatureModule):
         # The same draws in every process, and again after a resume.
         random = np.random.default_rng([self.global_step, len(images), int(images[0]), int(texts[0])])
         image_rows, text_rows, other_rows = draw(
-            images.cpu().numpy(), texts.cpu().numpy(), *self._near, self._train.image_of_text, random
+            images.cpu().numpy(),
+            texts.cpu().numpy(),
+            *self._near,
+            self._train.image_of_text,
+            self._identities,
+            random,
         )
         assert self._train.images is not None
         assert self._train.texts is not None
@@ -317,7 +323,13 @@ def nearest(features: Any, k: int, deviation: float) -> Rows:
 
 
 def draw(
-    images: Rows, texts: Rows, near_images: Rows, near_texts: Rows, image_of_text: Rows, random: np.random.Generator
+    images: Rows,
+    texts: Rows,
+    near_images: Rows,
+    near_texts: Rows,
+    image_of_text: Rows,
+    identities: Rows,
+    random: np.random.Generator,
 ) -> tuple[Rows, Rows, Rows]:
     """Draw the pairs of the first stage for a batch of pairs.
 
@@ -327,20 +339,21 @@ def draw(
         near_images: Neighbours of every training image, (n_images, k).
         near_texts: Neighbours of every training text, (n_texts, k).
         image_of_text: Image of every training text, (n_texts,).
+        identities: Identity of every training image, (n_images,).
         random: Source of the draws.
 
     Returns:
         Rows of the images of both kinds of pairs (b,), of the texts that are related to them (b,), and of texts that
-        are not (b,): those of images that are neither in the batch nor a neighbour of it nor have a text that is one.
-        Where there are none, neighbours may be among them but no text of these images or those of the batch; where
-        there are still none, the last is empty.
+        are not (b,): those of images that are neither in the batch nor a neighbour of it nor have a text that is one,
+        nor share their identity with such an image. Where there are none, neighbours may be among them but no text of
+        these images or those of the batch; where there are still none, the last is empty.
     """
     n = len(images)
     columns = random.integers(near_images.shape[1], size=n), random.integers(near_texts.shape[1], size=n)
     image_rows, text_rows = near_images[images, columns[0]], near_texts[texts, columns[1]]
     wide = (images, near_images[images].ravel(), image_of_text[near_texts[texts].ravel()])
     for excluded in (np.concatenate(wide), np.concatenate([images, image_rows])):
-        left = np.flatnonzero(~np.isin(image_of_text, excluded))
+        left = np.flatnonzero(~np.isin(identities[image_of_text], identities[excluded]))
         if len(left):
             return image_rows, text_rows, random.choice(left, n)
     return image_rows, text_rows, left

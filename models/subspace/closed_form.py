@@ -173,6 +173,7 @@ class ClosedForm(RetrievalModule):
             source,
             val.image_of_text,
             val.labels if category else None,
+            identity=val.identity,
             protocol=Protocol(category=category, instance=not category),
         )
         return result.metrics[self.selection]

@@ -217,8 +217,8 @@ class GMA(LinearSubspace):
         n_between: Number of nearest pairs between a class and the rest, for mfa.
         graph_texts: Maximum number of training texts in the graph of mfa.
         n_components: Embedding dimension; 0 selects it on the validation split.
-        label_source: Labels to train on: category, identity (each image is its own class), or auto: category if the
-            data has it.
+        label_source: Labels to train on: category, identity (each image is its own class, or each identity where the
+            data has them), or auto: category if the data has it.
         standardise: Divide every feature by its standard deviation in the training split (each), or not (none).
         image_view: Image view: vector or regions (averaged).
         text_view: Text view: vector.
@@ -268,7 +268,8 @@ class GMA(LinearSubspace):
         """Fit the projections on the training split."""
         features = self.features(train, val)
         owner = train.image_of_text
-        classes, n_classes = np.arange(train.n_images), train.n_images
+        classes = train.identities
+        n_classes = int(classes.max()) + 1
         if self.label_space == "category":
             assert self.spec is not None
             assert train.labels is not None

@@ -57,6 +57,8 @@ def test_precision_metrics_are_expectations_over_tied_orders(query: tuple[list[i
         mean([precision_sum(one, count) / count for one in every])
     )
     assert metrics.r_precision(items)[0] == pytest.approx(mean([Fraction(sum(one[:count]), count) for one in every]))
+    last = [len(one) - one[::-1].index(True) for one in every]
+    assert metrics.inverse_negative_penalty(items)[0] == pytest.approx(mean([Fraction(count, place) for place in last]))
     retrieved = mean([Fraction(sum(one[:k])) for one in every])
     expected = mean([precision_sum(one, k) for one in every]) / retrieved if retrieved else 0.0
     assert metrics.average_precision_retrieved(items, k)[0] == pytest.approx(expected)

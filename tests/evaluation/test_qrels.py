@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,43 @@ def test_equals_the_package_of_eccv_caption_on_a_part_of_mscoco(name: str) -> No
         assert found[f"qrels_{way}_r_precision"] == pytest.approx(expected["eccv_rprecision"], abs=1e-12)
         for k in (1, 5, 10):
             assert found[f"qrels_{way}_r{k}"] == pytest.approx(100 * _metrics.compute_r_at_k(ranked, few[way], k))
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_relevant_items_outside_of_the_gallery_count_as_never_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(6, 12))
+    # Two captions behind all others stand for captions that are not there.
+    longer = np.hstack([scores, np.full((6, 2), -99.0)])
+    relevant = np.hstack([rng.random((6, 12)) < 0.3, rng.random((6, 2)) < 0.5])
+    relevant[0, 0] = relevant[1, 12] = True
+    expected = score(longer, relevant)
+    there = judged(relevant[:, :12])
+    rows = np.flatnonzero(relevant[:, 12:].any(axis=1))
+    there["i2t"] = replace(there["i2t"], lacking=(rows, relevant[rows, 12:].sum(axis=1)))
+    owner = np.concatenate([np.arange(6), np.zeros(6, dtype=np.int64)])
+    found = evaluate(MatrixScores(scores), owner, judged=there).metrics
+    for name in ("map_at_r", "r_precision", "ndcg_at_10", "r1", "r5"):
+        # nDCG and R@K look at the first few places, R-Precision and mAP@R at the first R, all of which are real ones.
+        if relevant.sum(axis=1).max() <= 10:
+            assert found[f"qrels_i2t_{name}"] == pytest.approx(expected[f"qrels_i2t_{name}"], abs=1e-12)
+
+
+def test_a_gallery_of_five_captions_an_image_lacks_two_of_the_package() -> None:
+    package = pytest.importorskip("eccv_caption")
+    folder = Path(package.__file__).parent / "data"
+    texts = np.load(folder / "coco_test_ids.npy").astype(np.int64).astype(np.str_)
+    images = np.array([*json.loads((folder / "original_image_to_caption.json").read_text())], dtype=np.str_)
+    found, told = read_judgments([Path("eccv")], (images, texts), (5000, 25000))
+    assert found["i2t"].missing().sum() == 2
+    assert "qrels i2t: 2 relevant captions are not in this gallery, and count as not found" in told
+    more = np.concatenate([texts, ["144675", "467259"]])
+    assert not read_judgments([Path("eccv")], (images, more), (5000, 25002))[0]["i2t"].missing().any()
+    with pytest.raises(DataError, match="none of the 24999 ids"):
+        read_judgments([Path("eccv")], (images, np.setdiff1d(texts, found_text(folder))), (5000, 24999))
+
+
+def found_text(folder: Path) -> list[str]:
+    """Return a caption that is judged and ranked."""
+    return [str(json.loads((folder / "eccv_image_to_caption.json").read_text()).popitem()[1][0])]

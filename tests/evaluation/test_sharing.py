@@ -15,6 +15,7 @@ from torch import Tensor
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, retrieval_ranks
 from cmr_bench.evaluation.sharing import Sharing
+from cmr_bench.evaluation.subsets import Subsets
 from cmr_bench.support.errors import CmrBenchError, DataError
 
 
@@ -103,6 +104,22 @@ def test_metrics_have_the_same_bits(world: int, postprocess: str | None, ties: b
         world,
         lambda rank, sharing: evaluate(
             EmbeddingScores(images, texts), owner, labels, protocol=protocol, sharing=sharing
+        ),
+    ):
+        same(alone, found)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("postprocess", [None, "csls"])
+@pytest.mark.parametrize("identity", [None, np.arange(30) // 4], ids=["images", "identities"])
+def test_subsets_and_identities_have_the_same_bits(world: int, postprocess: str | None, identity: Any) -> None:
+    images, texts, owner, _ = sides(30, 71)
+    protocol = Protocol(folds=3, subsets=(Subsets(2, 11), Subsets(3, 30)), bootstrap=20, postprocess=postprocess)
+    alone = evaluate(EmbeddingScores(images, texts), owner, identity=identity, protocol=protocol)
+    for found in together(
+        world,
+        lambda rank, sharing: evaluate(
+            EmbeddingScores(images, texts), owner, identity=identity, protocol=protocol, sharing=sharing
         ),
     ):
         same(alone, found)

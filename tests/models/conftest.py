@@ -60,9 +60,16 @@ class Toy(RetrievalDataModule):
 
     data_name = "toy"
 
-    def __init__(self, n_train: int = 24, n_classes: int = 3, multi_label: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_train: int = 24,
+        n_classes: int = 3,
+        multi_label: bool = False,
+        seed: int = 0,
+        of_one: int = 0,
+    ) -> None:
         super().__init__(batch_size=8, text_features="made-up", min_count=1, seed=seed)
-        self.n_train, self.n_classes, self.multi_label = n_train, n_classes, multi_label
+        self.n_train, self.n_classes, self.multi_label, self.of_one = n_train, n_classes, multi_label, of_one
         if n_classes:
             self.selection = "map"
 
@@ -96,6 +103,7 @@ class Toy(RetrievalDataModule):
                 captions=[" ".join(line) for line in words],
                 labels=labels if self.n_classes else None,
                 class_names=[f"class {c}" for c in range(self.n_classes)],
+                identity=7 + np.arange(n) // self.of_one if self.of_one else None,
             )
         return splits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ SMALL: dict[str, Any] = {
     "cnn_weights": "random",
     "mode": "fine_tune",
 }
+# Methods that compare an image with no text but its own, or draw the others themselves, as mcitr's first stage does.
+NO_NEGATIVES = {"dcca", "dccae", "mcitr"}
 READABLE = {"vector", "regions", "pixels", "tokens", "subwords"}
 METHODS = list(registry.METHODS)
 
@@ -115,6 +118,30 @@ def test_every_kind_of_label_works_or_is_refused(name: str, labels: str, toy: Ca
     trained(module, data)
     assert module.evaluation is not None
     assert ("map" in module.evaluation.metrics) == (labels != "none")
+
+
+def loss_of(module: RetrievalModule, batch: Any, **changes: Any) -> float:
+    L.seed_everything(5, workers=True, verbose=False)
+    terms = module.loss(dataclasses.replace(batch, **changes))
+    return float(terms["loss"].detach())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_images_of_one_identity_are_no_negatives(name: str, toy: Callable[..., Any]) -> None:
+    data = toy(n_classes=0, of_one=3)
+    module = make(name)
+    if module.labels == "required":
+        pytest.skip("its negatives are those of other categories")
+    trained(module, data)
+    if module.closed_form or name in NO_NEGATIVES:
+        return
+    batch = next(iter(data.train_dataloader()))
+    train = data.splits["train"]
+    assert batch.identity.tolist() == [(train.identity[row] - 7) for row in batch.images.rows.tolist()]
+    assert loss_of(module, batch) != loss_of(module, batch, identities=torch.arange(len(batch)))
+    if module.label_space == "none":
+        own = loss_of(module, batch, identities=batch.images.rows)
+        assert own == loss_of(module, batch, identities=None)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -111,7 +111,7 @@ def test_both_sides_of_a_pair_aim_at_the_attributes_of_the_image(classes: int, t
     module = prepared(data)
     train = data.splits["train"]
     batch = next(iter(data.train_dataloader()))
-    found = module.attribute_targets(batch.identity, batch.labels)
+    found = module.attribute_targets(batch.images.rows, batch.labels)
     if classes:
         assert module.attribute_names == list(train.class_names)
         assert torch.equal(found.argmax(1), batch.labels)
