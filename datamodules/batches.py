@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def pin_memory(self) -> ImageBatch:
+        """Return the batch in page-locked memory; DataLoader calls it."""
+        return _pinned(self)
+
 
 @dataclass
 class TextBatch:
@@ -70,6 +74,10 @@ class TextBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def pin_memory(self) -> TextBatch:
+        """Return the batch in page-locked memory; DataLoader calls it."""
+        return _pinned(self)
 
 
 @dataclass
@@ -100,6 +108,20 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def pin_memory(self) -> PairBatch:
+        """Return the batch in page-locked memory; DataLoader calls it."""
+        return _pinned(self)
+
+
+B = TypeVar("B", ImageBatch, TextBatch, PairBatch)
+
+
+def _pinned(batch: B) -> B:
+    values = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return dataclasses.replace(
+        batch, **{name: value.pin_memory() for name, value in values.items() if hasattr(value, "pin_memory")}
+    )
 
 
 class BatchRows(list[int]):

@@ -100,6 +100,7 @@ class SplitLoaders(L.LightningDataModule):
             collate_fn=shared,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             # A resumed run makes its first iterator at another moment than a whole one; drawing the workers' seed from
             # the common generator would shift every random number after it.
             generator=torch.Generator(),

@@ -25,6 +25,7 @@ from cmr_bench.evaluation.sharing import sharing
 from cmr_bench.models.distributed import everywhere, gather, world_size
 from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
 from cmr_bench.support.errors import UsageError
+from cmr_bench.support.transfer import to_host, wait
 
 LabelSource = Literal["auto", "category", "identity"]
 
@@ -276,7 +277,7 @@ class RetrievalModule(L.LightningModule):
         if type(self).similarity is RetrievalModule.similarity:
             assert isinstance(images, Tensor)
             assert isinstance(texts, Tensor)
-            return EmbeddingScores(images.float(), texts.float(), normalize=True)
+            return EmbeddingScores(images.float(), texts.float(), normalize=True, device=self.device)
         return PairScores(self, images, texts)
 
     def protocol(self, split: Split) -> Protocol:
@@ -303,11 +304,12 @@ class RetrievalModule(L.LightningModule):
         started = time.perf_counter()
         encoded = self.encode_images(batch) if isinstance(batch, ImageBatch) else self.encode_texts(batch)
         parts = (encoded,) if isinstance(encoded, Tensor) else encoded
-        kept = tuple(part.float().cpu() if part.is_floating_point() else part.cpu() for part in parts)
+        kept = tuple(to_host(part.float() if part.is_floating_point() else part) for part in parts)
         self._pieces[0 if images else 1].append((batch.rows.cpu(), kept))
         self._encode_seconds += time.perf_counter() - started
 
     def _evaluate(self, split: Split) -> Tested:
+        wait(self.device)
         sides: list[Encoded] = []
         for pieces, n_items, what in (
             (self._pieces[0], split.n_images, "images"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.views import Rows, View
 from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.transfer import resident
 
 if TYPE_CHECKING:
     pass
@@ -32,6 +33,8 @@ class Scorer(Protocol):
 class PairScores:
     """Scores blocks of encoded items with a method's own similarity, on the method's device.
 
+    If its memory holds all encodings, they are copied there once, else block by block.
+
     Args:
         module: The method.
         images: All encoded images.
@@ -41,6 +44,7 @@ class PairScores:
     def __init__(self, module: Scorer, images: Encoded, texts: Encoded) -> None:
         self.module, self.images, self.texts = module, images, texts
         self.n_images, self.n_texts = _length(images), _length(texts)
+        self._near: tuple[Encoded, Encoded] | None = None
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of a block, (n_images, n_texts), as float32."""
@@ -53,8 +57,12 @@ class PairScores:
     def of_rows(self, images: slice | Tensor, texts: slice | Tensor) -> Tensor:
         """Return the scores of some images with some texts, (n_images, n_texts), as float32."""
         device = self.module.device
+        if self._near is None:
+            self._near = _near(self.images, self.texts, device)
         with torch.inference_mode():
-            part = self.module.similarity(_part(self.images, images, device), _part(self.texts, texts, device))
+            part = self.module.similarity(
+                *(_part(*side, device) for side in zip(self._near, (images, texts), strict=True))
+            )
         return part.float().cpu()
 
 
@@ -62,10 +70,24 @@ def _length(encoded: Encoded) -> int:
     return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
 
 
+def _near(images: Encoded, texts: Encoded, device: torch.device) -> tuple[Encoded, Encoded]:
+    sides = [[side] if isinstance(side, Tensor) else [*side] for side in (images, texts)]
+    moved = resident([part for side in sides for part in side], device)
+    parts = moved[: len(sides[0])], moved[len(sides[0]) :]
+    first, second = (
+        part[0] if isinstance(side, Tensor) else part for part, side in zip(parts, (images, texts), strict=True)
+    )
+    return first, second
+
+
 def _part(encoded: Encoded, rows: slice | Tensor, device: torch.device) -> Encoded:
     if isinstance(encoded, Tensor):
-        return encoded[rows].to(device)
-    return tuple(part[rows].to(device) for part in encoded)
+        return encoded[_there(rows, encoded)].to(device)
+    return tuple(part[_there(rows, part)].to(device) for part in encoded)
+
+
+def _there(rows: slice | Tensor, part: Tensor) -> slice | Tensor:
+    return rows if isinstance(rows, slice) else rows.to(part.device)
 
 
 class _Taken:

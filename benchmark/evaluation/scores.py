@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.support.errors import CmrBenchError, DataError
+from cmr_bench.support.transfer import resident
 
 ArrayLike = NDArray[Any] | Tensor
 _EXACT = 2**53  # from here on float64 has no place for every whole number
@@ -63,6 +64,7 @@ class EmbeddingScores:
         images: ``(n_images, dim)``.
         texts: ``(n_texts, dim)``.
         normalize: whether rows are brought to unit length first; a zero row then scores 0 against everything.
+        device: where the products are computed, with a copy of the vectors if they fit; left out, where they are.
 
     Raises:
         DataError: for shapes that do not fit together and for values that are not finite.
@@ -71,8 +73,11 @@ class EmbeddingScores:
         cosine: Whether rows were brought to unit length.
     """
 
-    def __init__(self, images: ArrayLike, texts: ArrayLike, normalize: bool = True) -> None:
-        self.cosine = normalize
+    def __init__(
+        self, images: ArrayLike, texts: ArrayLike, normalize: bool = True, device: torch.device | None = None
+    ) -> None:
+        self.cosine, self.device = normalize, device
+        self._near: tuple[Tensor, ...] | None = None
         self.images = _embedding(images, "image", normalize)
         self.texts = _embedding(texts, "text", normalize)
         if self.images.shape[1] != self.texts.shape[1]:
@@ -86,17 +91,22 @@ class EmbeddingScores:
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of the two slices, ``(len(images), len(texts))``."""
-        return self.images[images] @ self.texts[texts].T
+        if self.device is None:
+            return self.images[images] @ self.texts[texts].T
+        if self._near is None:
+            self._near = resident((self.images, self.texts), self.device)
+        rows, columns = (part.to(self.device) for part in (self._near[0][images], self._near[1][texts]))
+        return (rows @ columns.T).cpu()
 
     def take_texts(self, order: NDArray[np.int64]) -> EmbeddingScores:
         """Return the source whose text ``j`` is this source's text ``order[j]``."""
         index = torch.as_tensor(order, device=self.texts.device)
-        return EmbeddingScores(self.images, self.texts[index], normalize=False)
+        return EmbeddingScores(self.images, self.texts[index], normalize=False, device=self.device)
 
     def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> EmbeddingScores:
         """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
         rows = torch.as_tensor(images, device=self.images.device)
-        return EmbeddingScores(self.images[rows], self.texts, normalize=False).take_texts(texts)
+        return EmbeddingScores(self.images[rows], self.texts, normalize=False, device=self.device).take_texts(texts)
 
 
 class MatrixScores:

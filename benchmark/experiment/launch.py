@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from cmr_bench.support.site import page
 
 # Held until the process ends: Lightning meets the others at the same address, which must not close in between.
 _stores: list[Any] = []
+_COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def cluster() -> ClusterEnvironment | None:
@@ -49,8 +51,11 @@ def check_devices(options: TrainerOptions) -> None:
     """Refuse options that do not fit the processes there are.
 
     Raises:
-        UsageError: If torchrun or srun has started another number, or nobody can start those of other machines.
+        UsageError: If torchrun or srun has started another number, or nobody can start those of other machines, or
+            there is no compiler for `--trainer.compile true`.
     """
+    if options.compile and not any(map(shutil.which, _COMPILERS)):
+        raise UsageError(f"--trainer.compile true needs a C++ compiler, and there is none of {', '.join(_COMPILERS)}")
     started = cluster()
     if started is None:
         if options.num_nodes > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -99,6 +100,9 @@ def configure(config: RunConfig, folder: Path) -> Experiment:
     launch.check_devices(options)
     data.show_progress, data.making_device = options.progress, "cpu" if options.accelerator == "cpu" else "auto"
     module.attach(data, options.evaluation(data.selection, data.subsets))
+    if options.compile:
+        # Widths of texts differ from batch to batch.
+        module.loss = torch.compile(module.loss, dynamic=True)  # type: ignore[method-assign]
     content = data.content(module.image_view, module.text_view, module.tokenizer) | file_content(config)
     return Experiment(config, folder, module, data, options, content)
 

@@ -192,7 +192,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
             return super().scores(images, texts)
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
-        return EmbeddingScores(images.float(), texts.float(), normalize=True)
+        return EmbeddingScores(images.float(), texts.float(), normalize=True, device=self.device)
 
 
 @full_precision

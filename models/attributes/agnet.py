@@ -167,8 +167,8 @@ class AgNet(LabelledFeatureModule):
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
         if self.hash:
-            return EmbeddingScores(signs(images), signs(texts), normalize=False)
-        return EmbeddingScores(images.float(), texts.float(), normalize=True)
+            return EmbeddingScores(signs(images), signs(texts), normalize=False, device=self.device)
+        return EmbeddingScores(images.float(), texts.float(), normalize=True, device=self.device)
 
     def attribute_targets(self, rows: Tensor, labels: Tensor | None) -> Tensor:
         """Return the target attributes of pairs whose images are ``rows`` (b,), 0 or 1, (b, n_attributes)."""

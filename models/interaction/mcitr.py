@@ -183,8 +183,8 @@ class MCITR(StagedModule, FeatureModule):
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
         if self.hashes:
-            return EmbeddingScores(signs(images), signs(texts), normalize=False)
-        return EmbeddingScores(images.float(), texts.float(), normalize=True)
+            return EmbeddingScores(signs(images), signs(texts), normalize=False, device=self.device)
+        return EmbeddingScores(images.float(), texts.float(), normalize=True, device=self.device)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the loss of the stage and its terms."""

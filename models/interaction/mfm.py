@@ -114,7 +114,7 @@ class MFM(FragmentModule):
         """Return what scores blocks of all encoded images and texts."""
         assert isinstance(images, Tensor)
         assert isinstance(texts, Tensor)
-        return EmbeddingScores(images.float(), texts.float(), normalize=False)
+        return EmbeddingScores(images.float(), texts.float(), normalize=False, device=self.device)
 
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Hinge of every pair of facets across the modalities plus the weighted ones inside each."""
