@@ -324,6 +324,26 @@ DATASETS: dict[str, DataSet] = {
         layout="dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, "
         "test.txt",
     ),
+    "cuhk_pedes": DataSet(
+        "cmr_bench.datamodules.cuhk_pedes:CUHKPedes",
+        "34,054 / 3,078 / 3,074 photographs of 13,003 people, two captions each, scored by person",
+        {"annotations": ("reid_raw.json",), "photo folders": ("imgs/*/",)},
+        needs=("annotations",),
+        layout="reid_raw.json (caption_all.json has no splits) with the folder imgs/",
+    ),
+    "recipe1m": DataSet(
+        "cmr_bench.datamodules.recipe1m:Recipe1M",
+        "238,408 / 51,119 / 51,304 recipes with a photograph, also scored on draws of 1,000 and 10,000",
+        {
+            "recipes": ("layer1.json",),
+            "images of recipes": ("layer2.json",),
+            "detected ingredients": ("det_ingrs.json",),
+            # every photograph lies four folders deep, in one of 65,536
+            "photo folders": ("images/*/", "train/*/"),
+        },
+        needs=("recipes",),
+        layout="layer1.json, layer2.json, det_ingrs.json and images/a/b/c/d/abcd*.jpg",
+    ),
     "custom": DataSet(
         "cmr_bench.datamodules.custom:Custom",
         "your own images and captions",

@@ -80,6 +80,7 @@ class RetrievalDataModule(SplitLoaders):
     folds: ClassVar[int | None] = None
     subsets: ClassVar[str | None] = None
     expected: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    expected_identities: ClassVar[Mapping[str, int]] = {}
 
     def __init__(
         self,

@@ -19,11 +19,13 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from cmr_bench.datamodules.cuhk_pedes import CUHKPedes
 from cmr_bench.datamodules.custom import Custom
 from cmr_bench.datamodules.flickr8k import Flickr8k
 from cmr_bench.datamodules.images.store import FeatureStore
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.pascal import Pascal
+from cmr_bench.datamodules.recipe1m import Recipe1M
 from cmr_bench.datamodules.wikipedia import Wikipedia
 from cmr_bench.evaluation.brought import read_array
 from cmr_bench.experiment import recipe
@@ -222,6 +224,18 @@ READERS = {
         lambda root: sound(Pascal(root=str(root)), root),
         {"*.txt": linewise},
         800,
+    ),
+    "cuhk_pedes": Reader(
+        lambda root: layouts.write_cuhk_pedes(root, {"train": 2, "val": 1, "test": 1}, photos=False),
+        lambda root: sound(CUHKPedes(root=str(root)), root),
+        {"*.json": as_json},
+        500,
+    ),
+    "recipe1m": Reader(
+        lambda root: layouts.write_recipe1m(root, {"train": 2, "val": 1, "test": 1}, photos=False),
+        lambda root: sound(Recipe1M(root=str(root), train_images=2), root),
+        {"*.json": as_json},
+        700,
     ),
     "csv": Reader(
         lambda root: layouts.write_table(root / "t.csv", TABLE),

@@ -100,4 +100,16 @@ SOURCES: dict[str, Source] = {
         "photographs are those of PASCAL VOC 2008 under Flickr's terms. Wanted are dataset/<category>/<image>.jpg and "
         "sentence/<category>/<image>.txt",
     ),
+    "cuhk_pedes": Source(
+        ask="CUHK-PEDES is sent by its authors (Li, Xiao, Li, Zhou, Yue and Wang, CVPR 2017) to those who ask by "
+        "e-mail, https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description; it shows people in "
+        "public places: for academic research only. Wanted are reid_raw.json and imgs/",
+    ),
+    "recipe1m": Source(
+        ask="Recipe1M is given to those who fill in the form of its authors (Salvador et al., CVPR 2017), "
+        "http://im2recipe.csail.mit.edu; recipes and photographs belong to the cooking sites they come from: for "
+        "research only. Wanted are layer1.json, layer2.json, det_ingrs.json and the images; remove1M.txt comes with "
+        "https://github.com/torralba-lab/im2recipe-Pytorch, and train.txt, val.txt and test.txt are in the data of "
+        "https://github.com/amzn/image-to-recipe-transformers",
+    ),
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from cmr_bench.datamodules.doctor.ceilings import NO_TWINS, check_ceilings
 from cmr_bench.datamodules.doctor.features import check_features
 from cmr_bench.datamodules.doctor.findings import LEVELS, Finding
-from cmr_bench.datamodules.doctor.items import check_captions, check_counts, check_ids, check_labels
+from cmr_bench.datamodules.doctor.items import check_captions, check_counts, check_identities, check_ids, check_labels
 from cmr_bench.datamodules.doctor.leaks import check_leaks
 from cmr_bench.datamodules.doctor.needs import check_needs
 from cmr_bench.datamodules.doctor.photos import check_files, check_photos
@@ -41,6 +41,7 @@ def check(datamodule: RetrievalDataModule, decode: bool = True, progress: bool =
         *said,
         *check_counts(splits, datamodule.expected_counts()),
         *check_ids(splits),
+        *check_identities(splits, datamodule.expected_identities),
         *check_captions(splits),
         *check_ceilings(splits, twins),
         *check_words(datamodule, splits),

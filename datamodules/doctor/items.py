@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -43,6 +44,25 @@ def check_counts(splits: Mapping[str, Split], expected: Mapping[str, tuple[int, 
 
 def _counts(images: int, texts: int | None = None) -> str:
     return f"{images:,} images" + ("" if texts is None else f" and {texts:,} texts")
+
+
+def check_identities(splits: Mapping[str, Split], expected: Mapping[str, int]) -> Iterator[Finding]:
+    """Count who is shown, compare that with the published numbers, and look for those that are in two splits.
+
+    Args:
+        splits: What was read.
+        expected: Identities of every split.
+    """
+    there = {name: np.unique(split.identity) for name, split in splits.items() if split.identity is not None}
+    for name, found in there.items():
+        published, here = expected.get(name), f"{name}: {len(found):,} identities"
+        if published not in (None, len(found)):
+            yield Finding("error", f"{here}; expected {published:,}", abs(len(found) - (published or 0)))
+        else:
+            yield Finding("info", here if published is None else f"{here}, as published", len(found))
+    for one, other in itertools.combinations(there, 2):
+        shared = np.intersect1d(there[one], there[other]).tolist()
+        yield from report("error", f"identities that are in {one} and in {other}", map(str, shared))
 
 
 def check_ids(splits: Mapping[str, Split]) -> Iterator[Finding]:

@@ -17,6 +17,15 @@ TREES = {
     "    raw_features.mat           or other arrays, .npz, .mat, .npy\n    texts/*.xml  images/*/*.jpg",
     "pascal": "pascal/\n    dataset/<category>/*.jpg\n    sentence/<category>/*.txt  five sentences a file\n"
     "    train.txt  val.txt  test.txt        optional",
+    "cuhk_pedes": "cuhk_pedes/\n    reid_raw.json              list of {split, captions, file_path, id of the person}\n"
+    "    imgs/cam_a/*.png  imgs/CUHK01/*.png  …",
+    "recipe1m": "recipe1m/\n"
+    "    layer1.json                list of {id, title, ingredients, instructions, partition, url}\n"
+    "    layer2.json                list of {id, images: [{id, url}]}\n"
+    "    det_ingrs.json             list of {id, ingredients, valid}\n"
+    "    images/0/f/a/8/0fa8*.jpg   or images/train/0/f/a/8/, train/0/f/a/8/\n"
+    "    remove1M.txt               optional: recipes that the authors' program leaves out\n"
+    "    train.txt  val.txt  test.txt   optional: ids of the recipes to use, in place of the filter",
     "custom": "mydata/\n    captions.csv               image,caption and perhaps split, label\n    photos/*.jpg",
     "synthetic": "nothing: images and captions are drawn from a seed",
 }
@@ -44,6 +53,11 @@ def _section(name: str) -> str:
         columns = max(len(sizes) for sizes in counts.values())
         head = "| split | images | texts |" if columns > 1 else "| split | images |"
         parts.append("\n".join([head, "| --- |" + " ---: |" * columns, *rows]))
+    identities = registry.dataset(name).expected_identities
+    if identities:
+        parts.append(
+            "Identities: " + ", ".join(f"{n:,} in {part}" for part, n in identities.items()) + "; none is in two."
+        )
     source = SOURCES.get(name)
     if source is not None:
         lines = [f"- {archive.part}: <{archive.url}>; {escape(archive.terms)}" for archive in source.archives]

@@ -63,6 +63,14 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, int]]] = {
         ["sentence/cat/a.txt", "sentence/dog/b.txt", "dataset/cat/a.jpg"],
         {"sentences": 2, "photos": 1},
     ),
+    "cuhk_pedes": (
+        ["reid_raw.json", "imgs/cam_a/a.png", "imgs/cam_b/b.png"],
+        {"annotations": 1, "photo folders": 2},
+    ),
+    "recipe1m": (
+        ["layer1.json", "layer2.json", "det_ingrs.json", "images/a/b/c/d/abcd.jpg"],
+        {"recipes": 1, "images of recipes": 1, "detected ingredients": 1, "photo folders": 1},
+    ),
     "custom": (["mine.csv"], {"table": 1}),
 }
 

@@ -215,6 +215,84 @@ def write_pascal(
     return folder
 
 
+def write_cuhk_pedes(folder: Path, counts: Mapping[str, int] | None = None, photos: bool = True) -> Path:
+    """Write CUHK-PEDES: ``reid_raw.json`` and ``imgs/``, two photographs a person with two sentences each.
+
+    The first person of a split has a third photograph, with three sentences.
+
+    Args:
+        folder: Where to.
+        counts: People by split, train, val and test; nobody is in two.
+        photos: Write the photographs too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    person = 0
+    for part, count in (counts or {"train": 6, "val": 2, "test": 3}).items():
+        for first in range(count):
+            person += 1
+            for view in range(3 if first == 0 else 2):
+                path = f"{('cam_a', 'CUHK01', 'test_query')[view]}/p{person:04d}_{view}.{('png', 'png', 'jpg')[view]}"
+                wears = f"The {_THINGS[person % 5]} owner number{person} wears {_COLOURS[person % 5]} trousers"
+                captions = [f"{wears} .", f"{wears} and walks, seen from view{view}."]
+                captions += ["A third sentence. "] if view == 2 else []
+                tokens = [caption.lower().replace(".", "").split() for caption in captions]
+                entry = {
+                    "split": part,
+                    "captions": captions,
+                    "file_path": path,
+                    "processed_tokens": tokens,
+                    "id": person,
+                }
+                entries.append(entry)
+                if photos:
+                    write_photo(folder / "imgs" / path, seed=person, size=(12, 36))
+    (folder / "reid_raw.json").write_text(json.dumps(entries))
+    return folder
+
+
+def write_recipe1m(folder: Path, counts: Mapping[str, int] | None = None, photos: bool = True) -> Path:
+    """Write Recipe1M: ``layer1.json``, ``layer2.json``, ``det_ingrs.json`` and ``images/a/b/c/d/abcd….jpg``.
+
+    The id of recipe k is k in ten hexadecimal digits; it has one image, or two where k is odd. Training also has four
+    recipes that are not used: without an image, with 20 instructions, with 19 detected ingredients, with none.
+
+    Args:
+        folder: Where to.
+        counts: Recipes by partition that are used.
+        photos: Write the photographs too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = [part for part, count in (counts or {"train": 8, "val": 3, "test": 4}).items() for _ in range(count)]
+    unused = {"no image": (0, 2, 2), "long": (1, 20, 2), "rich": (1, 2, 19), "bare": (1, 2, 0)}
+    recipes = [(part, 1 + k % 2, 2, 1 + k % 3) for k, part in enumerate(kinds)]
+    recipes += [("train", *numbers) for numbers in unused.values()]
+    layers: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    for k, (part, n_images, n_steps, n_detected) in enumerate(recipes):
+        name = f"{k:010x}"
+        written = [f"{j + 1} cups of {_THINGS[(j + k) % 5]}{j}" for j in range(max(1, n_detected))]
+        layers[0].append({
+            "id": name,
+            "title": f"{_COLOURS[k % 5]} {_THINGS[k // 5 % 5]} number{k}",
+            "ingredients": [{"text": text} for text in written],
+            "instructions": [{"text": f"Stir step{j}."} for j in range(n_steps)],
+            "partition": part,
+            "url": f"http://example.org/{name}",
+        })  # fmt: skip
+        # what was recognised stands beside what was not
+        names = [f"{_THINGS[(j + k) % 5]}{j}" for j in range(n_detected)] + ["cups"]
+        valid = [True] * n_detected + [False]
+        layers[2].append({"id": name, "ingredients": [{"text": text} for text in names], "valid": valid})
+        images = [f"{k * 16 + j:x}".rjust(4, "0")[::-1] + f"{k:06x}.jpg" for j in range(n_images)]
+        if images:
+            layers[1].append({"id": name, "images": [{"id": i, "url": f"http://example.org/{i}"} for i in images]})
+        for image in images if photos else ():
+            write_photo(folder.joinpath("images", *image[:4], image), seed=k)
+    for file, content in zip(("layer1", "layer2", "det_ingrs"), layers, strict=True):
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    return folder
+
+
 def write_store(folder: Path, ids: Sequence[str], features: npt.NDArray[Any], **changes: Any) -> Path:
     """Write stored image features with a manifest that says they are complete, unless ``changes`` say otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
