@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,12 +148,17 @@ def test_ctrl_c_in_a_finaliser_is_not_lost(
 def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
     words = [w if w != "4" else "100000" for w in own]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cmr_bench.cli", *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "cmr_bench.cli", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # A shell lets its jobs in the background ignore interrupts, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not list(tmp_path.glob("runs/*/*/*/history.csv")):
             assert process.poll() is None
-            os.sched_yield()
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     finally:
