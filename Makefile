@@ -15,12 +15,13 @@ ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: setup demo test test-all test-lowest lint format typecheck site owner help FORCE
+.PHONY: setup demo test test-all coverage test-lowest lint format typecheck site owner help FORCE
 
 help:
 	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
 	@echo "make demo       train a method of each family on the built-in data and print their leaderboard"
 	@echo "make test       run the tests; make test-all runs the slow ones too"
+	@echo "make coverage   the fast tests, and what of the code they run"
 	@echo "make test-lowest   the fast tests with the lowest versions that are declared, but HOLD='torch==2.13.0'"
 	@echo "make lint format typecheck"
 	@echo "make site       build the documentation site in build/site; warnings are errors"
@@ -55,6 +56,13 @@ test: setup
 
 test-all: setup
 	$(BIN)/pytest -n 2
+
+# Into build/coverage: a page of HTML, a report in JSON, and its summary.
+coverage: setup
+	COVERAGE_FILE=build/coverage/data $(BIN)/pytest -n 2 -m 'not slow' --cov --cov-report=html:build/coverage/html \
+		--cov-report=json:build/coverage/coverage.json
+	$(BIN)/python .ci/coverage_summary.py build/coverage/coverage.json > build/coverage/summary.md
+	@cat build/coverage/summary.md
 
 lint: setup
 	$(BIN)/ruff check .
