@@ -15,13 +15,14 @@ ifeq ($(wildcard build/__editable__*),)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: setup demo test test-all test-lowest lint format typecheck site owner help FORCE
+.PHONY: setup demo test test-all coverage test-lowest lint format typecheck site owner help FORCE
 
 help:
 	@echo "make setup      .venv with the package, editable, and the exact versions of constraints.txt"
 	@echo "make demo       train a method of each family on the built-in data and print their leaderboard"
 	@echo "make test       run the tests; make test-all runs the slow ones too"
-	@echo "make test-lowest   the fast tests with the lowest versions that are declared"
+	@echo "make coverage   the fast tests, and what of the code they run"
+	@echo "make test-lowest   the fast tests with the lowest versions that are declared, but HOLD='torch==2.13.0'"
 	@echo "make lint format typecheck"
 	@echo "make site       build the documentation site in build/site; warnings are errors"
 	@echo "make owner NAME=you   name the owner of the repository, after a fork, wherever its address stands"
@@ -56,6 +57,13 @@ test: setup
 test-all: setup
 	$(BIN)/pytest -n 2
 
+# Into build/coverage: a page of HTML, a report in JSON, and its summary.
+coverage: setup
+	COVERAGE_FILE=build/coverage/data $(BIN)/pytest -n 2 -m 'not slow' --cov --cov-report=html:build/coverage/html \
+		--cov-report=json:build/coverage/coverage.json
+	$(BIN)/python .ci/coverage_summary.py build/coverage/coverage.json > build/coverage/summary.md
+	@cat build/coverage/summary.md
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,12 +80,17 @@ typecheck: setup
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# The lowest versions that pyproject.toml declares, of what it declares itself, in an environment of their own.
+# The lowest versions that pyproject.toml declares, of what it declares itself, in an environment of their own. HOLD keeps
+# some where they are, as where an index lacks the lowest: make test-lowest HOLD='torch==2.13.0 torchvision==0.28.0'
+# The package is made anew each time, as uv would keep the copy of an earlier tree.
+HOLD ?=
+TESTS ?= -m 'not slow'
 test-lowest:
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install -q uv
-	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct '.[test]'
-	.venv-lowest/bin/python -m pytest -n 2 -m 'not slow'
+	@rm -rf build/lib
+	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct --reinstall-package cmr-bench '.[test]' $(HOLD)
+	.venv-lowest/bin/python -m pytest -n 2 $(TESTS)
 
 # The address stands in pyproject.toml; the files that repeat it are held to it by tests/test_packaging.py.
 ADDRESSED = $(wildcard pyproject.toml mkdocs.yml README.md CONTRIBUTING.md SECURITY.md docs/*.md)

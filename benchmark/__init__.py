@@ -14,19 +14,38 @@ from cmr_bench import moved as moved
 from cmr_bench.version import __version__
 
 if TYPE_CHECKING:
+    from cmr_bench.api.combining import ensemble
     from cmr_bench.api.data import load_data
     from cmr_bench.api.records import Records, results
     from cmr_bench.api.runs import Run, load_run
     from cmr_bench.api.scoring import evaluate
-    from cmr_bench.api.training import train
+    from cmr_bench.api.sharing import pull, push
+    from cmr_bench.api.training import resume, train
 
-__all__ = ["Records", "Run", "__version__", "evaluate", "load_data", "load_run", "results", "train"]
+__all__ = [
+    "Records",
+    "Run",
+    "__version__",
+    "ensemble",
+    "evaluate",
+    "load_data",
+    "load_run",
+    "pull",
+    "push",
+    "results",
+    "resume",
+    "train",
+]
 
 _PLACES = {
+    "ensemble": "combining",
     "evaluate": "scoring",
     "load_data": "data",
     "load_run": "runs",
     "Records": "records",
+    "pull": "sharing",
+    "push": "sharing",
+    "resume": "training",
     "Run": "runs",
     "train": "training",
 }

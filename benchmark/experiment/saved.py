@@ -23,7 +23,7 @@ def stored_run(folder: Path, trust: bool = False) -> RunConfig:
         DataError: If something in it leads out of it.
     """
     if not (folder / "config.yaml").is_file():
-        raise UsageError(f"--resume {folder}: not a run folder, no config.yaml in it")
+        raise UsageError(f"no run in {folder}: it has no config.yaml; pass runs/<data>/<method>/<run id>")
     foreign.check_folder(folder)
     saved = recipe.read_yaml(folder / "config.yaml")
     if trust:

@@ -86,6 +86,19 @@ def test_a_run_goes_to_the_hub_and_back_byte_for_byte(
     assert stored == before
 
 
+def test_python_pushes_and_pulls_as_the_commands_do(hub: Hub, trained: cmr_bench.Run, tmp_path: Path) -> None:
+    first, again = (cmr_bench.push(trained.folder, to="hf://somebody/python", weights=False) for _ in range(2))
+    assert [len(one.added) for one in (first, again)] == [1, 0]
+    pulled = cmr_bench.pull("hf://somebody/python", tmp_path / "here")
+    assert cmr_bench.load_run(pulled.added[0]).metrics == trained.metrics
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert cmr_bench.pull(tmp_path / "here", into=tmp_path / "there").added
+    with pytest.raises(UsageError, match=r"^to hf://a/b/c: "):
+        cmr_bench.push(trained.folder, to="hf://a/b/c")
+    with pytest.raises(UsageError, match="pass runs/<data>"):
+        cmr_bench.push(to=tmp_path)
+
+
 def test_the_model_card_has_the_metrics_in_the_form_of_the_hub(hub: Hub, trained: cmr_bench.Run) -> None:
     from huggingface_hub import ModelCard
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 import cmr_bench
 from cmr_bench.api.options import dotted_names, words_of
-from cmr_bench.cli import main
+from cmr_bench.cli import COMMANDS, main
 from cmr_bench.models.pairwise.vsepp import VSEPP
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
@@ -89,6 +90,70 @@ def test_a_run_is_that_of_the_command(trained: cmr_bench.Run, tmp_path: Path) ->
     assert main(["run", *words]) == 0
     (again,) = cmr_bench.results(tmp_path / "again")
     assert again.metrics == trained.metrics
+
+
+def test_a_run_that_was_killed_resumes_to_the_same_weights(
+    trained: cmr_bench.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = cmr_bench.load_data("synthetic", min_count=1, n_train=60, n_val=20, n_test=20)
+    words = {"dim": 16, "model.word_dim": 8, "max_epochs": 3, "bootstrap": 0, "progress": False, "accelerator": "cpu"}
+    whole = cmr_bench.train("vsepp", data, runs=tmp_path / "whole", **words)
+
+    def killed(method: VSEPP) -> None:
+        if method.current_epoch == 1:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VSEPP, "on_train_epoch_start", killed)
+        with pytest.raises((MemoryError, CmrBenchError)):
+            cmr_bench.train("vsepp", data, runs=tmp_path / "killed", **words)
+    (folder,) = (tmp_path / "killed").glob("*/*/*")
+    assert cmr_bench.load_run(folder).result is None
+    run = cmr_bench.resume(folder)
+    assert run.folder == folder
+    assert run.metrics == whole.metrics
+    weights = [one.trained.module.state_dict() for one in (whole, run)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert [len((one.folder / "history.csv").read_text().splitlines()) for one in (whole, run)] == [4, 4]
+    written = (folder / "result.json").stat().st_mtime_ns
+    assert cmr_bench.resume(str(folder)).metrics == run.metrics
+    assert (folder / "result.json").stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match=r"no config\.yaml"):
+        cmr_bench.resume(tmp_path)
+
+
+def test_code_of_a_folder_is_resumed_when_it_is_trusted(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise SystemExit")
+    (tmp_path / "config.yaml").write_text(f"method: {tmp_path}/mine.py:Mine\ndataset: synthetic\n")
+    with pytest.raises(UsageError, match="pass trust"):
+        cmr_bench.resume(tmp_path)
+
+
+def test_an_ensemble_is_that_of_the_command(trained: cmr_bench.Run, tmp_path: Path) -> None:
+    other = shutil.copytree(trained.folder, tmp_path / "other")
+    run = cmr_bench.ensemble(trained.folder, other, runs=tmp_path / "python", bootstrap=0)
+    assert run.result is not None
+    assert "ensemble" in run.result.flags
+    assert run.metrics["rsum"] == pytest.approx(trained.metrics["rsum"], abs=1e-6)
+    words = [str(trained.folder), str(other), "--runs", str(tmp_path / "command"), "--bootstrap", "0"]
+    assert main(["ensemble", *words]) == 0
+    assert cmr_bench.results(tmp_path / "command")[0].metrics == run.metrics
+    assert cmr_bench.load_run(run.folder).metrics == run.metrics
+    with pytest.raises(UsageError, match=r"no config\.yaml"):
+        run.encode_texts(["a red circle"])
+    with pytest.raises(UsageError, match="two runs at least"):
+        cmr_bench.ensemble(trained.folder)
+
+
+def test_every_command_has_its_counterpart_on_the_page_or_none() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`.+?) \| (.+) \|$", page, flags=re.MULTILINE)
+    left = {name.partition(" -")[0] for cell, _ in table for name in re.findall(r"`(.+?)`", cell)}
+    assert left == set(COMMANDS)
+    named = {name for _, cell in table for name in re.findall(r"(\w+)\(", cell)}
+    assert named - {"search", "rows"} <= set(cmr_bench.__all__)
+    for name in set(cmr_bench.__all__) - {"__version__"}:
+        assert re.search(rf"^::: cmr_bench\.api\.\w+\.{name}$", page, flags=re.MULTILINE), name
 
 
 def test_wrong_options_of_a_run() -> None:

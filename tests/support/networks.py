@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 
@@ -52,7 +53,11 @@ def write_clip(folder: Path, words: Sequence[str], siglip: bool = False, naflex:
         letters = "abcdefghijklmnopqrstuvwxyz"
         signs = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
         ids = {sign: row for row, sign in enumerate(signs)}
-        tokenizer = transformers.CLIPTokenizer(vocab=ids, merges=[], model_max_length=48)
+        # From files, as the argument of the vocabulary has another name in each major version.
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.json").write_text(json.dumps(ids))
+        (folder / "merges.txt").write_text("#version: 0.2\n")
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=48)
         text |= {"vocab_size": len(ids), "max_position_embeddings": 48}
         text |= {"bos_token_id": len(ids) - 2, "eos_token_id": len(ids) - 1}
         model = transformers.CLIPModel(
@@ -65,7 +70,7 @@ def write_clip(folder: Path, words: Sequence[str], siglip: bool = False, naflex:
 
 def write_open_clip(folder: Path, siglip: bool = False) -> Path:
     """Save a tiny model of open_clip with random weights; its tokenizer comes with the package."""
-    import open_clip
+    open_clip = pytest.importorskip("open_clip")
     from safetensors.torch import save_file
 
     vision = {"image_size": 32, "patch_size": 16, "width": 16, "head_width": 8, "layers": 2}
@@ -87,10 +92,10 @@ def write_open_clip(folder: Path, siglip: bool = False) -> Path:
 def write_sentence_clip(folder: Path, clip: Path) -> Path:
     """Save a CLIP of transformers, with its processor, as a model of sentence-transformers."""
     import transformers
-    from sentence_transformers import SentenceTransformer
 
+    sentences = pytest.importorskip("sentence_transformers")
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     images = transformers.CLIPImageProcessorPil(**size)
     transformers.CLIPProcessor(images, transformers.AutoTokenizer.from_pretrained(clip)).save_pretrained(clip)
-    SentenceTransformer(str(clip), device="cpu").save(str(folder))
+    sentences.SentenceTransformer(str(clip), device="cpu").save(str(folder))
     return folder
