@@ -43,7 +43,7 @@ class TaggedFeatures(RetrievalDataModule):
         val_pairs: Number of validation pairs, drawn from all but the test and training pairs.
         test_pairs: Number of test pairs, the queries of the literature.
         split_seed: Random seed of the draw; independent of the run's seed.
-        indices: File or folder, also below that of the data, with arrays of row numbers called train, val, test or query
+        indices: File or folder, also below the data, with arrays of row numbers called train, val, test or query
             that replace the draw; .mat counts from 1, other files from 0. What it does not name is drawn.
     """
 
@@ -95,7 +95,8 @@ class TaggedFeatures(RetrievalDataModule):
         if n_classes not in self.published:
             known = " or ".join(f"{n:,}" for n in self.published)
             raise DataError(
-                f"{stored.parts[0][0]}: array '{stored.name}' has {n_classes} labels a pair, {self.data_name} has {known}"
+                f"{stored.parts[0][0]}: array '{stored.name}' has {n_classes} labels a pair, "
+                f"{self.data_name} has {known}"
             )
         if self._n != self.published[n_classes]:
             self.report.problem(
@@ -158,8 +159,8 @@ class TaggedFeatures(RetrievalDataModule):
         if not found:
             there = ", ".join(f"{name} {stored.shape}" for name, stored in self._found.items()) or "none"
             raise DataError(
-                f"{self.data_name}: no array of {_WORDS[role]} in {folder}, expected {LAYOUT}, of shape (n, d); there are "
-                f"{there}{containers.missing_library(folder)}"
+                f"{self.data_name}: no array of {_WORDS[role]} in {folder}, expected {LAYOUT}, of shape (n, d); there "
+                f"are {there}{containers.missing_library(folder)}"
             )
         if len(found) > 1:
             names = ", ".join(name for name, stored in self._found.items() if stored in found)
@@ -183,9 +184,9 @@ class TaggedFeatures(RetrievalDataModule):
 
     def _view(self, stored: Stored, split: Split) -> ArrayView:
         if stored.shape[0] != self._n or (len(stored.parts) == 2 and self._halves not in (None, stored.shapes[0][0])):
+            rows_here = " + ".join(str(shape[0]) for shape in stored.shapes)
             raise DataError(
-                f"{stored.parts[0][0]}: array '{stored.name}' has {' + '.join(str(s[0]) for s in stored.shapes)} rows for "
-                f"the {self._n} rows of the labels"
+                f"{stored.parts[0][0]}: array '{stored.name}' has {rows_here} rows for the {self._n} rows of the labels"
             )
         if stored.source not in self._loaded:
             self._loaded[stored.source] = stored.load()
@@ -214,8 +215,8 @@ def multi_hot(stored: Stored) -> npt.NDArray[np.int64]:
     if wrong.any():
         row, column = (int(k) for k in np.argwhere(wrong)[0])
         raise DataError(
-            f"{where} holds {values[row, column]} in row {row}, label {column}, and {int(wrong.sum()) - 1:,} more values "
-            "that are not 0 or 1"
+            f"{where} holds {values[row, column]} in row {row}, label {column}, and {int(wrong.sum()) - 1:,} more "
+            "values that are not 0 or 1"
         )
     return values.astype(np.int64)
 

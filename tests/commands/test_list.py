@@ -63,6 +63,8 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, int]]] = {
         ["sentence/cat/a.txt", "sentence/dog/b.txt", "dataset/cat/a.jpg"],
         {"sentences": 2, "photos": 1},
     ),
+    "nuswide": (["nus-wide-tc10.mat"], {"feature files": 1}),
+    "mirflickr": (["IAll.npy", "YAll.npy", "LAll.npy"], {"feature files": 3}),
     "custom": (["mine.csv"], {"table": 1}),
 }
 
