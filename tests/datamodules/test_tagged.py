@@ -18,6 +18,9 @@ from cmr_bench.datamodules.nuswide import NUSWide
 from cmr_bench.datamodules.tagged import TaggedFeatures, divide
 from cmr_bench.datamodules.views import ArrayView, View
 from cmr_bench.evaluation.protocol import evaluate
+from cmr_bench.evaluation.scores import MatrixScores
+from cmr_bench.experiment import recipe
+from cmr_bench.experiment.run import run
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 from tests.support.layouts import made_up, write_tagged
 
@@ -130,7 +133,7 @@ def test_map_counts_whatever_shares_a_label(root: Path) -> None:
         found = relevant[query][np.argsort(-scores[query], kind="stable")]
         expected.append(np.mean((np.cumsum(found) / np.arange(1, 13))[found]))
     assert not np.array_equal(relevant, (split.labels[:, None] == split.labels[None]).all(axis=2))
-    result = evaluate(scores, split.image_of_text, split.labels)
+    result = evaluate(MatrixScores(scores), split.image_of_text, split.labels)
     assert result.metrics["i2t_map"] == pytest.approx(np.mean(expected))
 
 
@@ -251,3 +254,16 @@ def test_too_few_rows_name_the_option() -> None:
         divide(12, {"train": 9, "val": 2, "test": 2}, 0, {"test": np.array([0, 1])})
     with pytest.raises(UsageError, match="at least 1"):
         MIRFlickr(test_pairs=0)
+
+
+@pytest.mark.parametrize("method", ["cca", "gma", "jrl", "dcca", "acmr", "dscmr", "drsl", "adv_subspace", "s2mc"])
+def test_recipes_run_on_several_labels_a_pair(tmp_path: Path, method: str) -> None:
+    write_tagged(tmp_path / "nuswide", 10, n=400)
+    sizes = {"train_pairs": 300, "val_pairs": 40, "test_pairs": 60, "split_seed": 5}
+    options = {f"data.{name}": size for name, size in sizes.items()} | {"data.root": tmp_path, "data.batch_size": 100}
+    options |= {"trainer.max_epochs": 3, "trainer.accelerator": "cpu"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    result = run(recipe.resolve(method, "nuswide", words), tmp_path / "run")
+    # By chance mAP is the share of pairs with a common label, about 0.2 here.
+    assert result.metrics["i2t_map"] > 0.25
+    assert result.options["data.split_seed"] == 5
