@@ -75,6 +75,11 @@ def _captioned(names: tuple[str, ...], photos: tuple[str, ...], short: str) -> d
     }
 
 
+_ARRAYS = ("*.npz", "*.npy", "*.mat", "*.h5", "*.hdf5", "*.hdf", "*.pt", "*.pth")
+_TAGGED_LAYOUT = (
+    "image features (IAll, images), tag vectors (YAll, tags) and labels (LAll, labels), in one file or several"
+)
+
 METHODS: dict[str, Method] = {
     "vsepp": Method(
         "cmr_bench.models.pairwise.vsepp:VSEPP",
@@ -311,6 +316,20 @@ DATASETS: dict[str, DataSet] = {
         },
         needs=("split lists",),
         layout="trainset_txt_img_cat.list, testset_txt_img_cat.list, categories.list and feature arrays",
+    ),
+    "nuswide": DataSet(
+        "cmr_bench.datamodules.nuswide:NUSWide",
+        "10,500 / 2,000 / 2,000 image features and tag vectors of 186,577, 10 or 21 labels, several an image",
+        {"feature files": _ARRAYS},
+        needs=("feature files",),
+        layout=_TAGGED_LAYOUT,
+    ),
+    "mirflickr": DataSet(
+        "cmr_bench.datamodules.mirflickr:MIRFlickr",
+        "10,000 / 2,000 / 2,000 image features and tag vectors of 20,015, 24 labels, several an image",
+        {"feature files": _ARRAYS},
+        needs=("feature files",),
+        layout=_TAGGED_LAYOUT,
     ),
     "pascal": DataSet(
         "cmr_bench.datamodules.pascal:Pascal",

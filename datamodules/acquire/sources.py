@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 _FLICKR = "the photographs belong to their authors on Flickr: non-commercial research and education only"
 
+_HASHING = (
+    "The pairs with tag vectors and labels come with programs of hashing, see https://github.com/jiangqy/DCMH-CVPR2017. "
+    "Wanted are image features, tag vectors and labels in the same order; of files with pixels make features first"
+)
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -93,6 +98,16 @@ SOURCES: dict[str, Source] = {
                 {"wikipedia_dataset/": ""},
             ),
         )
+    ),
+    "nuswide": Source(
+        ask="the authors' page (Chua, Tang, Hong, Li, Luo and Zheng, 2009), https://lms.comp.nus.edu.sg/wp-content/"
+        "uploads/2019/research/nuswide/NUS-WIDE.html, has tags, concepts and low-level features, and the photographs "
+        f"for those who sign its agreement; {_FLICKR}. {_HASHING}",
+    ),
+    "mirflickr": Source(
+        ask="the authors' page (Huiskes and Lew, 2008), http://press.liacs.nl/mirflickr/, has photographs, tags and "
+        "annotations; the photographs are under Creative Commons licences, named in files beside them, and their "
+        f"photographers are to be credited. {_HASHING}",
     ),
     "pascal": Source(
         ask="UIUC Pascal Sentence is on the page of its authors (Rashtchian, Young, Hodosh and Hockenmaier, 2010), "

@@ -59,7 +59,10 @@ def _read(datamodule: RetrievalDataModule) -> tuple[Mapping[str, Split], list[Fi
     """Read the splits, and what reading has to say; where rows cannot be read, the rest is examined all the same."""
     try:
         splits = datamodule.read()
-        return splits, [Finding("info", line) for line in datamodule.report.lines()]
+        wrong = datamodule.report.problems
+        return splits, [
+            Finding("error", line, 1) if line in wrong else Finding("info", line) for line in datamodule.report.lines()
+        ]
     except InvalidRowsError as error:
         what = f"{error.count:,} row(s) cannot be read; correct them, or pass --data.skip_invalid true to skip them"
         found = [Finding("error", what, error.count, error.rows)]

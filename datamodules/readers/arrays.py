@@ -75,8 +75,8 @@ class Stored:
             )
 
 
-def find_arrays(folder: Path) -> dict[str, Stored]:
-    """List the numeric arrays with two or three dimensions in a folder, by name; labels are left out.
+def find_arrays(folder: Path, labels: bool = False) -> dict[str, Stored]:
+    """List the numeric arrays with two or three dimensions in a folder, by name; without ``labels`` those are left out.
 
     ``X_tr`` and ``X_te``, ``X_train`` and ``X_test`` or ``train_X`` and ``test_X`` are put together as ``X`` where they
     lie in one file, or where each is a file of its own with one array. Where two files hold the same name, the second
@@ -102,7 +102,7 @@ def find_arrays(folder: Path) -> dict[str, Stored]:
             stored = Stored(half.name, parts, shapes)
         else:
             stored = Stored(key, ((array.file, array.key),), (array.shape,))
-        if _LABELS.search(stored.name):
+        if not labels and _LABELS.search(stored.name):
             continue
         name = stored.name if stored.name not in found else f"{array.file.name}:{stored.name}"
         found[name] = stored

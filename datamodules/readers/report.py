@@ -35,6 +35,7 @@ class Report:
 
     Attributes:
         notes: Remarks, a line each.
+        problems: What is wrong with the data though it can be read, a line each.
         rows: What is wrong with the first rows that cannot be read.
         count: How many rows cannot be read.
     """
@@ -44,6 +45,7 @@ class Report:
     def __init__(self, skip_invalid: bool = False) -> None:
         self.skip_invalid = skip_invalid
         self.notes: list[str] = []
+        self.problems: list[str] = []
         self.rows: list[str] = []
         self.count = 0
 
@@ -51,6 +53,11 @@ class Report:
         """Keep a remark, once."""
         if line not in self.notes:
             self.notes.append(line)
+
+    def problem(self, line: str) -> None:
+        """Keep what is wrong with the data, once: a run warns of it, the data check fails."""
+        if line not in self.problems:
+            self.problems.append(line)
 
     def invalid(self, problem: DataError | str) -> None:
         """Count a row that cannot be read; the problem names file and line."""
@@ -64,9 +71,10 @@ class Report:
             raise InvalidRowsError(self.rows, self.count)
 
     def lines(self) -> list[str]:
-        """Return the remarks, and the rows that are skipped."""
+        """Return the problems, the remarks, and the rows that are skipped."""
+        told = [*self.problems, *self.notes]
         if not self.count:
-            return self.notes
+            return told
         more = f"; and {self.count - NAMED:,} more" if self.count > NAMED else ""
         skipped = f"{self.count:,} row(s) that cannot be read are skipped: {'; '.join(self.rows[:NAMED])}{more}"
-        return [*self.notes, skipped]
+        return [*told, skipped]

@@ -8,6 +8,23 @@ from cmr_bench import registry
 from cmr_bench.datamodules.acquire.sources import SOURCES
 
 _KARPATHY = "splits and captions, by Karpathy; also .json.gz"
+_TAGGED = """Row k of every array is one pair. One file may hold all arrays; `X_tr` with `X_te` give the test split. Test
+pairs are the queries of the literature; training pairs are drawn from the rest as there, and validation pairs, which papers
+do not have, from what is left: by `--data.split_seed`, or named by `--data.indices`. Relevant is what shares a label.
+
+**Not the protocol of the papers:** test images and texts are ranked among each other, 2,000 against 2,000. Papers search
+the retrieval set, all pairs but the queries, so mAP here does not compare with theirs."""
+
+
+def _tagged_tree(name: str, pairs: str, tags: str, labels: str) -> str:
+    return (
+        f"{name}/\n    IAll.npy                   image features, ({pairs}, d); also I, images, img\n"
+        f"    YAll.npy                   tag vectors, ({pairs}, {tags}); also T, tags, txt\n"
+        f"    LAll.npy                   0 and 1, ({pairs}, {labels}); also L, labels\n"
+        "    or one .mat, .npz or .h5 with arrays of these names"
+    )
+
+
 TREES = {
     "flickr8k": f"flickr8k/\n    dataset_flickr8k.json      {_KARPATHY}\n    images/*.jpg",
     "flickr30k": f"flickr30k/\n    dataset_flickr30k.json     {_KARPATHY}\n    images/*.jpg",
@@ -26,9 +43,12 @@ TREES = {
     "    images/0/f/a/8/0fa8*.jpg   or images/train/0/f/a/8/, train/0/f/a/8/\n"
     "    remove1M.txt               optional: recipes that the authors' program leaves out\n"
     "    train.txt  val.txt  test.txt   optional: ids of the recipes to use, in place of the filter",
+    "nuswide": _tagged_tree("nuswide", "186577", "1000", "10") + "\n    with 21 labels: 195,834 pairs",
+    "mirflickr": _tagged_tree("mirflickr", "20015", "1386", "24"),
     "custom": "mydata/\n    captions.csv               image,caption and perhaps split, label\n    photos/*.jpg",
     "synthetic": "nothing: images and captions are drawn from a seed",
 }
+NOTES = dict.fromkeys(("nuswide", "mirflickr"), _TAGGED)
 _HEAD = """# Data sets
 
 A folder with one folder per data set is passed as `--data.root DIR` or named once by `CMR_BENCH_DATA`. `cmr-bench list`
@@ -58,6 +78,8 @@ def _section(name: str) -> str:
         parts.append(
             "Identities: " + ", ".join(f"{n:,} in {part}" for part, n in identities.items()) + "; none is in two."
         )
+    if name in NOTES:
+        parts.append(NOTES[name])
     source = SOURCES.get(name)
     if source is not None:
         lines = [f"- {archive.part}: <{archive.url}>; {escape(archive.terms)}" for archive in source.archives]

@@ -71,6 +71,8 @@ LAYOUTS: dict[str, tuple[list[str], dict[str, int]]] = {
         ["layer1.json", "layer2.json", "det_ingrs.json", "images/a/b/c/d/abcd.jpg"],
         {"recipes": 1, "images of recipes": 1, "detected ingredients": 1, "photo folders": 1},
     ),
+    "nuswide": (["nus-wide-tc10.mat"], {"feature files": 1}),
+    "mirflickr": (["IAll.npy", "YAll.npy", "LAll.npy"], {"feature files": 3}),
     "custom": (["mine.csv"], {"table": 1}),
 }
 

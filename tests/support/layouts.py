@@ -183,6 +183,44 @@ def write_wikipedia_articles(folder: Path, n: int = 32) -> None:
         Image.new("RGB", (12, 8), (k, 0, 0)).save(photo)
 
 
+def write_tagged(folder: Path, n_labels: int, n: int = 60, suffix: str = ".npz", **change: Any) -> Path:
+    """Write image features, tag vectors and labels of n pairs as the hashing literature distributes them.
+
+    Pair k has label k % n_labels, and label 0 as well where k is divisible by 3; its features follow the labels.
+
+    Args:
+        folder: Where to.
+        n_labels: Labels, columns of ``LAll``.
+        n: Pairs.
+        suffix: ``.npz`` or ``.mat`` for one file with all, ``.h5`` for MATLAB's 7.3, ``.npy`` for a file each.
+        change: Arrays in place of ``IAll`` (n, 6), ``YAll`` (n, 5) and ``LAll``, or beside them; None leaves one out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.zeros((n, n_labels), dtype=np.uint8)
+    labels[np.arange(n), np.arange(n) % n_labels] = 1
+    labels[::3, 0] = 1
+    content: dict[str, Any] = {
+        "IAll": labels @ made_up(1, n_labels, 6) + made_up(2, n, 6),
+        "YAll": (labels @ made_up(3, n_labels, 5) + made_up(4, n, 5) > 0).astype(np.uint8),
+        "LAll": labels,
+        **change,
+    }
+    content = {name: values for name, values in content.items() if values is not None}
+    if suffix == ".npz":
+        np.savez(folder / "features.npz", **content)
+    elif suffix == ".mat":
+        savemat(folder / "features.mat", content)
+    elif suffix == ".h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(folder / "features.mat", "w") as file:  # MATLAB writes the last dimension first
+            for name, values in content.items():
+                file[name] = np.asarray(values).T
+    else:
+        for name, values in content.items():
+            np.save(folder / f"{name}.npy", values)
+    return folder
+
+
 def write_pascal(
     folder: Path,
     per_category: int = 10,
