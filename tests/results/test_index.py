@@ -31,7 +31,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "runs" / "flickr8k" / "vsepp" / f"r{number}"
         folder.mkdir(parents=True)
         intervals = {"i2t_meanr": (100.0, 300.0)}
-        result = Result("vsepp", "flickr8k", {"i2t_meanr": 200.0 + number}, f"r{number}", intervals=intervals, seed=number)
+        result = Result(
+            "vsepp", "flickr8k", {"i2t_meanr": 200.0 + number}, f"r{number}", intervals=intervals, seed=number
+        )
         result.created = "2026-01-01T00:00:00+00:00"
         write_result(folder, result)
         (folder / "ranks.npz").write_bytes(RANKS.to_bytes())
