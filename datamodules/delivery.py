@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmr_bench.datamodules.split import Split
+from cmr_bench.datamodules.split import Split, undelivered
 from cmr_bench.datamodules.views import ViewKind
 from cmr_bench.support.errors import DataError
 
@@ -20,14 +20,11 @@ def deliverable(data: RetrievalDataModule, name: str, split: Split, kind: ViewKi
     absent = data.missing_images(kind, split)
     gone = np.flatnonzero(absent).tolist()
     if gone and not data.skip_missing:
-        what, where = f"row in features '{data.image_features}'", ""
+        what, example = f"row in features '{data.image_features}'", split.image_ids[gone[0]]
         if kind == "pixels":
             what = "photo"
-            where = "" if split.image_files is None else f" (looked for {split.image_files[gone[0]]})"
-        raise DataError(
-            f"{data.data_name} {name}: {len(gone)} of {split.n_images} images have no {what}, e.g. "
-            f"{split.image_ids[gone[0]]}{where}; pass --data.skip_missing true to skip them"
-        )
+            example += "" if split.image_files is None else f" (looked for {split.image_files[gone[0]]})"
+        raise undelivered(f"{data.data_name} {name}", len(gone), split.n_images, what, example)
     if kind == "pixels" and data.skip_invalid and split.image_files is not None:
         from cmr_bench.datamodules.images.photos import undecodable
 

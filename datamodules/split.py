@@ -116,3 +116,18 @@ class Split:
         if self.identity is not None:
             digest.update(b"identity" + self.identity.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def undelivered(where: str, gone: int, among: int, what: str, example: str) -> DataError:
+    """Return the error of images that cannot be delivered.
+
+    Args:
+        where: Data set and split.
+        gone: Number of these images.
+        among: Number of images of the split.
+        what: What they do not have.
+        example: One of them.
+    """
+    return DataError(
+        f"{where}: {gone} of {among} images have no {what}, e.g. {example}; pass --data.skip_missing true to skip them"
+    )

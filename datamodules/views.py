@@ -7,16 +7,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import cache_dir as cache_dir
 from cmr_bench.support.places import without_folders
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AT_ONCE = 1 << 22  # values that are read at once for a checksum
 
@@ -189,6 +190,8 @@ class ArrayView(View):
 
     def fetch(self, rows: Rows, epoch: int | None = None) -> dict[str, Tensor]:
         """Read rows of the array as float32; a non-finite value is an error that names its row."""
+        import torch  # takes seconds, and whoever only looks for rows does without
+
         at = rows if self.rows is None else self.rows[rows]
         values = np.asarray(self.array[at])
         # Five times as fast as NumPy's own widening of half precision.

@@ -14,6 +14,7 @@ SMALL = {
     "dashboard.py": ["4"],
     "gpu.py": ["--device", "cpu", "--small"],
     "ranks.py": ["--images", "20", "--per-image", "2", "--dim", "8", "--rounds", "1"],
+    "results.py": ["--runs", "4", "--rounds", "1"],
     "scan_similarity.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
     "search.py": ["--items", "200", "--dim", "8"],
     "survey_scores.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cmr_bench import registry
 from cmr_bench.support import environment
 from cmr_bench.support.errors import UsageError
+from cmr_bench.support.memory import collecting_no_garbage
 
 if TYPE_CHECKING:
     from cmr_bench.experiment.recipe import RunConfig
@@ -99,8 +100,10 @@ def main(args: argparse.Namespace, overrides: list[str]) -> int:
     from cmr_bench.experiment import recipe
 
     recipe.check_files(config.dataset, config.data)
+    recipe.check_rows(config.method, config.dataset, config.model, config.data)
     _open(config)
-    from cmr_bench.experiment.session import start
+    with collecting_no_garbage():
+        from cmr_bench.experiment.session import start
 
     _report(*start(config, args.runs, args.logger))
     return 0
@@ -133,7 +136,8 @@ def _resume(args: argparse.Namespace, overrides: list[str]) -> int:
 
     config = stored_run(folder, args.trust)
     _open(config)
-    from cmr_bench.experiment.session import proceed
+    with collecting_no_garbage():
+        from cmr_bench.experiment.session import proceed
 
     _report(folder, proceed(config, folder, args.logger))
     return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench.evaluation.per_query import RANKS_FILE, PerQuery, read_per_query
-from cmr_bench.leaderboard.checks import contradictions
+from cmr_bench.leaderboard.checks import checked_before, contradictions
 from cmr_bench.results.examples import EXAMPLES_FILE
 from cmr_bench.results.record import Result, read_result
 from cmr_bench.results.store import failures, result_files
@@ -53,18 +53,23 @@ def collect(runs: Path) -> tuple[list[StoredRun], list[str]]:
         The runs in the order of their folders, and one line for each file that could not be read and each run that
         failed. A run of which only a side file cannot be read is among the runs.
     """
-    found, problems = [], []
+    found, problems, index = [], [], checked_before()
     for path in result_files(runs):
+        known = index.get(path.parent)
         try:
-            result = read_result(path)
+            result = known or read_result(path)
         except CmrBenchError as error:
             problems.append(str(error))
             continue
+        before = len(problems)
         run = _stored(path.parent, runs, result, problems)
-        wrong = contradictions(result, path.parent, run.outcomes)
+        wrong = [] if known else contradictions(result, path.parent, run.outcomes)
         problems += wrong
         if not wrong:
             found.append(run)
+            if not known and len(problems) == before:
+                index.keep(path.parent, result)
+    index.save()
     return found, problems + failures(runs)
 
 

@@ -29,6 +29,7 @@ from cmr_bench.leaderboard.rows import Section, comparable, sections
 from cmr_bench.results.published import Published
 from cmr_bench.results.store import failures
 from cmr_bench.support.errors import CmrBenchError, UsageError
+from cmr_bench.support.memory import collecting_no_garbage
 
 # A folder with this file is a site of ours, which may be replaced.
 MARKER = ".cmr-bench-dashboard"
@@ -61,6 +62,11 @@ def build(runs: Path, out: Path, published: Published | None) -> Built:
     """
     if out.exists() and not (out.is_dir() and ((out / MARKER).is_file() or not any(out.iterdir()))):
         raise UsageError(f"--out {out} exists and is not a dashboard: pass another folder, or remove it")
+    with collecting_no_garbage():
+        return _build(runs, out, published)
+
+
+def _build(runs: Path, out: Path, published: Published | None) -> Built:
     stored, problems = collect(runs)
     if not stored:
         why = f" ({len(problems)} skipped: {problems[0]})" if problems else _to_resume(runs)

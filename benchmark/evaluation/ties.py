@@ -66,6 +66,8 @@ def expected_hits(better: Counts, tied: Counts, matching: Counts, k: int) -> Flo
         matching: Those of the group that match, (n,), 1 or more.
         k: Length of the list that is looked at.
     """
+    if np.array_equal(tied, matching):  # no ties
+        return (better < k).astype(np.float64)
     inside = np.clip(k - better, 0, tied)
     hits = np.where(inside > 0, 1.0, 0.0)
     # Where fewer items are outside than match, one of the matches is inside however they fall.

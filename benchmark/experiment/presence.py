@@ -1,4 +1,4 @@
-"""Whether the files that a run names are there, told by name alone and before anything heavy is imported."""
+"""Whether the files that a run names are there and have what it reads, told before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from cmr_bench import registry
 from cmr_bench.support.encoders import require_weights
-from cmr_bench.support.places import data_root, locate
+from cmr_bench.support.places import candidates, data_root, locate
 
 
 def check_files(dataset: str, options: Mapping[str, Any]) -> None:
@@ -36,3 +36,36 @@ def check_files(dataset: str, options: Mapping[str, Any]) -> None:
     if named and (data_root(root) or Path(named).expanduser().is_absolute()):
         return
     locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
+
+
+def check_rows(method: str, dataset: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Look for the images of a data set of the suite in the stored features that are named, before torch is imported.
+
+    Args:
+        method: Name of the method.
+        dataset: Name of the data set.
+        model: Options of the method.
+        options: Options of the data set.
+
+    Raises:
+        DataError: If images have no row, and are not to be skipped.
+    """
+    entry, known = registry.DATASETS.get(dataset), registry.METHODS.get(method)
+    usual = "" if known is None else known.views.partition(",")[0].partition("|")[0]
+    if (
+        entry is None
+        or not options.get("image_features")
+        or options.get("precomputed")
+        or options.get("skip_missing")
+        or model.get("image_view", usual) not in ("vector", "regions")
+    ):
+        return
+    names = entry.parts.get("annotations", ())
+    for place in candidates(dataset, options.get("root")):
+        if any(any(place.glob(pattern)) for part in entry.needs for pattern in entry.parts[part]):
+            file = next((place / name for name in names if (place / name).is_file()), None)
+            if file is not None:
+                from cmr_bench.datamodules.images.lacking import check_rows as check_store
+
+                check_store(dataset, file, options)
+            return

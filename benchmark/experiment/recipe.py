@@ -19,6 +19,7 @@ from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
 from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
 from cmr_bench.experiment.presence import check_files as check_files
+from cmr_bench.experiment.presence import check_rows as check_rows
 from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_variant
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import re
@@ -10,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmr_bench.results.index import ResultIndex
 from cmr_bench.results.published import RECALLS
 from cmr_bench.results.record import RESULT_FILE, Result, identity, read_result
 from cmr_bench.results.store import failures, result_files, stored_configuration
+from cmr_bench.support.checksums import checksum, combined
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.places import without_folders
 
@@ -47,14 +50,18 @@ def load_checked(*runs: Path) -> tuple[list[tuple[Path, Result]], list[str]]:
 
 def read_checked(folders: Iterable[Path]) -> tuple[list[tuple[Path, Result]], list[str]]:
     """Read the results of run folders; see :func:`load_checked`."""
-    found, problems = [], []
+    found, problems, index = [], [], checked_before()
     for folder in folders:
+        known = index.get(folder)
+        if known is not None:
+            found.append((folder, known))
+            continue
         try:
             result = read_result(folder / RESULT_FILE)
         except CmrBenchError as error:
             problems.append(str(error))
             continue
-        outcomes = None
+        outcomes, whole = None, True
         if (folder / _RANKS_FILE).is_file():
             from cmr_bench.evaluation.per_query import read_per_query
 
@@ -62,11 +69,23 @@ def read_checked(folders: Iterable[Path]) -> tuple[list[tuple[Path, Result]], li
                 outcomes = read_per_query(folder / _RANKS_FILE, result.tie_rate)
             except CmrBenchError as error:
                 problems.append(str(error))
+                whole = False
         wrong = contradictions(result, folder, outcomes)
         problems += wrong
         if not wrong:
             found.append((folder, result))
+            if whole:
+                index.keep(folder, result)
+    index.save()
     return found, problems
+
+
+def checked_before() -> ResultIndex:
+    """Return the index of results that :func:`contradictions` found sound, with ranks that can be read or none."""
+    own = (__name__, "cmr_bench.results.record", "cmr_bench.evaluation.per_query")
+    sources = [spec.origin for name in own if (spec := importlib.util.find_spec(name)) is not None]
+    code = combined({source: checksum(Path(source)) for source in sources if source is not None})
+    return ResultIndex((_RANKS_FILE, "config.yaml"), code)
 
 
 def contradictions(result: Result, folder: Path, outcomes: PerQuery | None) -> list[str]:

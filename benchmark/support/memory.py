@@ -1,9 +1,12 @@
-"""Memory habits of long computations on the CPU."""
+"""Memory habits: of long computations on the CPU, and of code that makes much and drops nothing."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -25,3 +28,15 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """Search for no garbage in what makes millions of objects that all stay, as imports and large files do."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

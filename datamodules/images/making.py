@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_warn
 
 from cmr_bench.datamodules.images.store import Manifest, read_manifest
 from cmr_bench.datamodules.split import Split
@@ -32,9 +31,13 @@ def find(data: RetrievalDataModule, name: FeatureName) -> Path | None:
 
     Without ``--data.image_weights`` those of any trained weights are taken; a store says which.
     """
-    places = data.store_places()
+    return find_in(data.store_places(), name, data.image_weights)
+
+
+def find_in(places: Sequence[Path], name: FeatureName, weights: str | None) -> Path | None:
+    """Return the folder of stored features of this name, made with these weights, in some places, see :func:`find`."""
     usual = [folder for place in places if ((folder := place / name.store) / MANIFEST).is_file()]
-    checksum = _checksum(data.image_weights) if usual or stores_in(places) else ""
+    checksum = _checksum(weights) if usual or stores_in(places) else ""
     for folder in [*usual, *(folder for folder in stores_in(places) if folder not in usual)]:
         try:
             manifest = read_manifest(folder)
@@ -42,7 +45,7 @@ def find(data: RetrievalDataModule, name: FeatureName) -> Path | None:
             if folder in usual:
                 raise
             continue
-        if _is_made_by(manifest, name, data.image_weights, checksum):
+        if _is_made_by(manifest, name, weights, checksum):
             return folder
     return None
 
@@ -167,6 +170,8 @@ def _require_photographs(data: RetrievalDataModule, name: FeatureName, splits: M
 @contextmanager
 def _alone(folder: Path, name: FeatureName) -> Iterator[None]:
     """Wait until no other process makes these features."""
+    from lightning.pytorch.utilities import rank_zero_warn  # takes seconds, and few look for features to make some
+
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +193,7 @@ def _alone(folder: Path, name: FeatureName) -> Iterator[None]:
 
 def _make(data: RetrievalDataModule, name: FeatureName, splits: Mapping[str, Split], folder: Path) -> None:
     import torch
+    from lightning.pytorch.utilities import rank_zero_warn
 
     from cmr_bench.datamodules.images import backbones, extract
 

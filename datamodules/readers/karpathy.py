@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.support import foreign
 from cmr_bench.support.errors import DataError, did_you_mean
+from cmr_bench.support.memory import collecting_no_garbage
 
 PARTS = ("train", "restval", "val", "test")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -45,18 +44,6 @@ class Photo:
     captions: tuple[str, ...]
     text_ids: tuple[str, ...]
     labels: tuple[str, ...] | None = None
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # a large file makes millions of small objects that all stay: searching them for garbage takes longer than reading
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def load_json(file: Path) -> Any:
@@ -155,7 +142,7 @@ def read_photos(file: Path, report: Report | None = None, fields: Fields | None 
     Raises:
         DataError: If something is missing or of the wrong kind; the message names the image.
     """
-    with _no_garbage_collection():
+    with collecting_no_garbage():
         return photos_in(load_json(file), file, report, fields)
 
 
@@ -166,7 +153,7 @@ def photos_in(content: Any, file: Path, report: Report | None = None, fields: Fi
         raise DataError(f"{file}: no list 'images' with entries; expected the layout of Karpathy's dataset_*.json")
     problems, fields = report or Report(), fields or Fields()
     photos = []
-    with _no_garbage_collection():
+    with collecting_no_garbage():
         for number, entry in enumerate(images):
             try:
                 photos.append(_photo(entry, f"{file}, image {number}", problems, fields))

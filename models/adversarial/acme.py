@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
+from cmr_bench.models.distances import batch_distances
 from cmr_bench.models.encoders.inputs import normalise
 from cmr_bench.models.encoders.text import WordEncoder
-from cmr_bench.models.losses import euclidean, reverse_gradient, same, triplet_hinge
+from cmr_bench.models.losses import reverse_gradient, same, triplet_hinge
 
 
 class ACME(LabelledFeatureModule):
@@ -110,7 +111,7 @@ class ACME(LabelledFeatureModule):
         labels = self.labels_of(identity, categories)
         match = same(torch.cat([labels, labels]))
         own = match & ~torch.eye(2 * n, dtype=torch.bool, device=match.device)
-        terms = {"triplet": triplet_hinge(euclidean(pool, pool), own, ~match, self.margin, "hardest")}
+        terms = {"triplet": triplet_hinge(batch_distances(pool, pool), own, ~match, self.margin, "hardest")}
         total = terms["triplet"]
         if self.adversarial:
             terms["critic"] = self.critic_loss(images, texts)

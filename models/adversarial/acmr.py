@@ -13,10 +13,10 @@ from cmr_bench.datamodules.batches import ImageBatch, PairBatch, TextBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
+from cmr_bench.models.distances import batch_distances
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import (
     batch_hinge,
-    euclidean,
     frobenius,
     label_cross_entropy,
     most_similar_other,
@@ -183,7 +183,7 @@ class ACMR(AdversarialModule, LabelledFeatureModule):
         if self.unit_length:
             images, texts = F.normalize(images.float(), dim=1), F.normalize(texts.float(), dim=1)
         positive = same(labels)
-        distances = euclidean(images, texts)
+        distances = batch_distances(images, texts)
         return triplet_hinge(distances, positive, ~positive, self.margin, self.mining, self.attraction) + triplet_hinge(
             distances.T, positive, ~positive, self.margin, self.mining, self.attraction
         )

@@ -13,6 +13,7 @@ from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
+from cmr_bench.models.distances import batch_distances
 from cmr_bench.models.encoders.inputs import hidden_layer
 from cmr_bench.models.encoders.text import WordEncoder
 from cmr_bench.models.losses import Reduction, euclidean, full_precision, same, triplet_hinge
@@ -174,7 +175,7 @@ class AdvSubspace(AdversarialModule, LabelledFeatureModule):
         if self.within:
             compared += [(images, images, others), (texts, texts, others)]
         for anchors, candidates, matches in compared:
-            distances = (_of_units if self.distance == "cosine" else euclidean)(anchors, candidates)
+            distances = (_of_units if self.distance == "cosine" else batch_distances)(anchors, candidates)
             total = total + triplet_hinge(distances, matches, negative, self.margin, mining, reduction=self.reduction)
         return total
 

@@ -12,7 +12,8 @@ from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.adversarial.modality import AdversarialModule
 from cmr_bench.models.common.two_layers import TwoLayerModule
-from cmr_bench.models.losses import euclidean, same
+from cmr_bench.models.distances import batch_distances
+from cmr_bench.models.losses import same
 from cmr_bench.support.errors import UsageError
 
 
@@ -94,7 +95,7 @@ class DAML(AdversarialModule, TwoLayerModule):
         pool = torch.cat([images, texts])
         match = same(torch.cat([labels, labels]))
         terms = {
-            "metric": neighbour_metric(euclidean(pool, pool), match, self.margin, self.neighbours),
+            "metric": neighbour_metric(batch_distances(pool, pool), match, self.margin, self.neighbours),
             "pair": (images.float() - texts.float()).square().sum(1).mean(),
         }
         total = terms["metric"] + self.pair_weight * terms["pair"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.datamodules.views import DataSpec
 from cmr_bench.models.common.two_layers import TwoLayerModule
-from cmr_bench.models.losses import Mining, euclidean, label_cross_entropy, same, triplet_hinge
+from cmr_bench.models.distances import batch_distances
+from cmr_bench.models.losses import Mining, label_cross_entropy, same, triplet_hinge
 
 
 class DPRCM(TwoLayerModule):
@@ -43,7 +44,7 @@ class DPRCM(TwoLayerModule):
             self.encode_images(batch.images), self.encode_texts(batch.texts), batch
         )
         match = same(labels)
-        distances = euclidean(images, texts)
+        distances = batch_distances(images, texts)
         terms = {
             "triplet": triplet_hinge(distances, match, ~match, self.margin, self.mining)
             + triplet_hinge(distances.T, match, ~match, self.margin, self.mining)

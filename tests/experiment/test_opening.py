@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from cmr_bench.experiment import opening, recipe
 from cmr_bench.support import devices
+from tests.support import layouts
+from tests.support.layouts import made_up, write_store
 
 # Parts of the installation that a run of vsepp on the built-in data has no use for. What torch.optim (torch._dynamo,
 # sympy) and lightning (all of torchmetrics, with torchvision, scipy and transformers) import themselves is not here.
@@ -33,6 +36,56 @@ def test_the_opening_line_comes_before_torch(tmp_path: Path) -> None:
     told = python(code, tmp_path)
     assert told.stdout.startswith("vsepp on synthetic: CPU ("), told.stderr
     assert "torch" in told.stderr
+
+
+@pytest.mark.parametrize(("options", "said"), [([], True), (["--data.skip_missing", "true"], False)])
+@pytest.mark.parametrize("name", ["of_all", "timm:x/pool"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_image_without_a_row_is_told_before_torch(
+    tmp_path: Path, compressed: bool, name: str, options: list[str], said: bool
+) -> None:
+    folder = layouts.write_karpathy(tmp_path, counts={"train": 4, "restval": 2, "val": 2, "test": 2}, photos=False)
+    if compressed:
+        file = folder / "dataset_flickr8k.json"
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    ids = [f"train_{k:05d}.jpg" for k in range(4)] + ["restval_00004.jpg"]
+    ids += [f"{part}_{k:05d}.jpg" for k, part in ((6, "val"), (7, "val"), (8, "test"), (9, "test"))]
+    command = "cmr-bench data features flickr8k --encoder timm:x"
+    write_store(folder / "features" / "of_all", ids, made_up(0, len(ids), 3), weights="pretrained", command=command)
+    words = ["--data", "flickr8k", "--data.root", str(tmp_path), "--data.image_features", name, *options]
+    code = (
+        f"import sys; sys.modules['torch'] = None\nfrom cmr_bench.cli import main\nmain({[*RUN, *words]!r})\n"
+        "assert 'lightning' not in sys.modules"
+    )
+    told = python(code, tmp_path)
+    expected = (
+        f"cmr-bench run: error: flickr8k train: 1 of 6 images have no row in features '{name}', e.g. "
+        "restval_00005.jpg; pass --data.skip_missing true to skip them\n"
+    )
+    assert (told.stderr == expected) is said, told.stderr
+    assert told.stdout.startswith("vsepp on flickr8k") is not said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.restval", "false"],
+        ["--data.image_features", "elsewhere"],
+        ["--model.image_view", "pixels"],
+    ],
+)
+def test_what_the_names_of_files_do_not_tell_is_left_to_the_run(tmp_path: Path, options: list[str]) -> None:
+    counts = {"train": 2, "restval": 2, "val": 2, "test": 2}
+    folder = layouts.write_karpathy(tmp_path, "mscoco", counts=counts, photos=False)
+    ids = ["train_00000.jpg", "train_00001.jpg", *(f"{p}_{k:05d}.jpg" for k, p in ((4, "val"), (5, "val")))]
+    ids += ["test_00006.jpg", "test_00007.jpg"]
+    write_store(folder / "features" / "of_all", ids, made_up(0, len(ids), 3), data="mscoco")
+    words = ["--data", "mscoco", "--data.root", str(tmp_path), "--data.image_features", "of_all", *options]
+    told = python(
+        f"import sys; sys.modules['torch'] = None\nfrom cmr_bench.cli import main\nmain({[*RUN, *words]!r})", tmp_path
+    )
+    assert told.stdout.startswith("vsepp on mscoco"), told.stderr
 
 
 @pytest.mark.parametrize("extra", [[], ["--model.margin", "0.3"]])
