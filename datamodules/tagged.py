@@ -21,9 +21,9 @@ Role = Literal["image", "text", "label"]
 
 FILES = tuple(f"*{suffix}" for suffix in containers.SUFFIXES)
 LAYOUT = "image features (IAll, images), tag vectors (YAll, tags) and labels (LAll, labels), in one file or several"
-# IAll, YAll and LAll are the names in the files of DCMH (Jiang and Li, CVPR 2017).
+# IAll, YAll and LAll are the names in the files of DCMH (Jiang and Li, CVPR 2017); XAll are features of its pixels.
 _ROLES: dict[Role, re.Pattern[str]] = {
-    "image": re.compile(r"(^|[-_/])(i|iall|imgs?|images?)([-_]|$)", re.IGNORECASE),
+    "image": re.compile(r"(^|[-_/])(i|iall|x|xall|imgs?|images?)([-_]|$)", re.IGNORECASE),
     "text": re.compile(r"(^|[-_/])(y|yall|t|tall|tags?|txts?|texts?)([-_]|$)", re.IGNORECASE),
     "label": re.compile(r"(^|[-_/])(l|lall|labs?|labels?)([-_]|$)", re.IGNORECASE),
 }

@@ -9,8 +9,9 @@ _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datas
 _FLICKR = "the photographs belong to their authors on Flickr: non-commercial research and education only"
 
 _HASHING = (
-    "The pairs with tag vectors and labels come with programs of hashing, see https://github.com/jiangqy/DCMH-CVPR2017. "
-    "Wanted are image features, tag vectors and labels in the same order; of files with pixels make features first"
+    "The pairs with tag vectors and labels come with programs of hashing, see "
+    "https://github.com/jiangqy/DCMH-CVPR2017. Wanted are image features, tag vectors and labels in the same "
+    "order; of files with pixels make features first"
 )
 
 

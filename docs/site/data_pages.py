@@ -8,12 +8,13 @@ from cmr_bench import registry
 from cmr_bench.datamodules.acquire.sources import SOURCES
 
 _KARPATHY = "splits and captions, by Karpathy; also .json.gz"
-_TAGGED = """Row k of every array is one pair. One file may hold all arrays; `X_tr` with `X_te` give the test split. Test
-pairs are the queries of the literature; training pairs are drawn from the rest as there, and validation pairs, which papers
-do not have, from what is left: by `--data.split_seed`, or named by `--data.indices`. Relevant is what shares a label.
+_TAGGED = """Row k of every array is one pair. One file may hold all arrays; `X_tr` with `X_te` give the test split.
+Test pairs are the queries of the literature; training pairs are drawn from the rest as there, and validation pairs,
+which papers do not have, from what is left: by `--data.split_seed`, or named by `--data.indices`. Relevant is what
+shares a label.
 
-**Not the protocol of the papers:** test images and texts are ranked among each other, 2,000 against 2,000. Papers search
-the retrieval set, all pairs but the queries, so mAP here does not compare with theirs."""
+**Not the protocol of the papers:** test images and texts are ranked among each other, 2,000 against 2,000. Papers
+search the retrieval set, all pairs but the queries, so mAP here does not compare with theirs."""
 
 
 def _tagged_tree(name: str, pairs: str, tags: str, labels: str) -> str:

@@ -19,8 +19,8 @@ scored once. The records themselves, with seed, options, versions and seconds, a
 `cmr-bench leaderboard --runs docs/results` prints these tables, and `cmr-bench compare` tells two runs apart. A row
 names the options that differ from the method's recipe."""
 _NONE = "No results are stored with these pages. `cmr-bench suite survey_synthetic` makes some in minutes a method."
-_WORTH = """The same network without the part that names the method, same data, options and seeds. One seed tells little:
-differences of two or three points of rsum, or a hundredth of mAP, are noise."""
+_WORTH = """The same network without the part that names the method, same data, options and seeds. One seed tells
+little: differences of two or three points of rsum, or a hundredth of mAP, are noise."""
 
 
 def page(results: Sequence[Any]) -> str:

@@ -67,6 +67,14 @@ def test_rows_keep_together_in_every_format(
     assert len(seen) == len(set(seen)) == 52
 
 
+def test_features_of_the_pixels_are_taken_where_iall_holds_pixels(tmp_path: Path) -> None:
+    pixels, features = np.zeros((60, 3, 2, 2), dtype=np.uint8), made_up(1, 60, 6)
+    data = data_of(write_tagged(tmp_path / "mirflickr", 24, IAll=pixels, XAll=features).parent)
+    data.load("vector", "vector")
+    split = data.splits["test"]
+    np.testing.assert_array_equal(fetched(split.images), features[[int(k) for k in split.image_ids]].astype(np.float32))
+
+
 def test_default_sizes_are_those_of_the_literature() -> None:
     for kind in (NUSWide, MIRFlickr):
         assert kind().expected_counts() == kind.expected
