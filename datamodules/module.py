@@ -19,6 +19,7 @@ from cmr_bench.datamodules.loaders import SplitLoaders
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.texts.splitting import WordSplit
+from cmr_bench.datamodules.unseen import hold_out_classes
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.evaluation.subsets import read_subsets
@@ -65,6 +66,8 @@ class RetrievalDataModule(SplitLoaders):
             contractions, as the programs of VSE++ and SCAN do.
         start_end: Add a start and an end token to every text, for methods that read words.
         prompt: Template around every text, for methods that read subwords: a photo of {}.
+        unseen_classes: Number of categories to test on and never train on (zero-shot retrieval), drawn by split_seed
+            where the data set has one; the result is flagged. 0 tests on those of training.
         skip_missing: Skip images whose file or feature is missing; the result records how many.
         skip_invalid: Skip rows that cannot be read (empty captions, broken quotes) and, for methods that read pixels,
             images that cannot be decoded; the result records how many.
@@ -98,6 +101,7 @@ class RetrievalDataModule(SplitLoaders):
         word_split: WordSplit = "words",
         start_end: bool = False,
         prompt: str = "",
+        unseen_classes: int = 0,
         skip_missing: bool = False,
         skip_invalid: bool = False,
         eval_batch_size: int = 256,
@@ -115,6 +119,7 @@ class RetrievalDataModule(SplitLoaders):
         self.photo_fit: PhotoFit | None = None
         self.max_words, self.min_count = max_words, min_count
         self.word_split, self.start_end = word_split, start_end
+        self.unseen_classes = unseen_classes
         self.skip_missing, self.skip_invalid, self.eval_batch_size = skip_missing, skip_invalid, eval_batch_size
         self.seed = seed or 0
         self.splits: dict[str, Split] = {}
@@ -364,7 +369,11 @@ class RetrievalDataModule(SplitLoaders):
         """Read the splits without the images that cannot be delivered as ``image_view``; no view is made."""
         # A vocabulary of training captions that were read before is not that of these.
         self.splits, self.skipped, self.vocabulary = {}, {}, None
-        for name, split in self.provide(image_view).items():
+        read = self.provide(image_view)
+        if self.unseen_classes:
+            seed = getattr(self, "split_seed", None) or 0
+            read = hold_out_classes(read, self.unseen_classes, seed, self.data_name)
+        for name, split in read.items():
             self.splits[name] = deliverable(self, name, split, image_view)
         missing = [name for name in SPLITS if name not in self.splits]
         if missing:

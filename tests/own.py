@@ -18,13 +18,14 @@ class Toy(RetrievalDataModule):
 
     Args:
         n: Training images.
+        of_one: Consecutive images that show the same; 0 for images that are their own.
     """
 
     data_name = "toy"
 
-    def __init__(self, n: int = 60, **kwargs: Any) -> None:
+    def __init__(self, n: int = 60, of_one: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.n = n
+        self.n, self.of_one = n, of_one
 
     def read(self):
         rng = np.random.default_rng(0)
@@ -35,6 +36,7 @@ class Toy(RetrievalDataModule):
             images, owner = rng.normal(size=(n, 16)), np.repeat(np.arange(n), 2)
             self.arrays[name] = images, images[owner] @ mix + rng.normal(size=(2 * n, 12))
             splits[name] = Split(name, [f"{name}{i}" for i in range(n)], owner, [f"t{i}" for i in range(2 * n)])
+            splits[name].identity = np.arange(n) // self.of_one if self.of_one else None
         return splits
 
     def missing_images(self, kind, split):

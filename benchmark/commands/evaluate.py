@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--flag",
         action="append",
         default=[],
-        choices=("ensemble", "uses_test_groups"),
+        choices=("ensemble", "uses_test_groups", "unseen_classes"),
         help="flag the result in the leaderboard",
     )
     output.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results (default: %(default)s)")

@@ -22,7 +22,7 @@ FORMATS = ("table", "markdown", "csv", "latex")
 _SORT_WORDS = ("method", "family", "seeds")
 
 _EXAMPLES = """\
-metrics are names as in result.json (i2t_r1, map_at_r, ...) or groups: recall, map, relevance, qrels,
+metrics are names as in result.json (i2t_r1, map_at_r, ...) or groups: recall, map, relevance, identity, qrels,
 rank, all.
 
 examples:

@@ -26,6 +26,7 @@ _GROUP_NAMES = {
     "recall": "Recall",
     "map": "mAP",
     "relevance": "Precision at R",
+    "identity": "By identity",
     "qrels": "Relevance judgments",
     "rank": "Ranks",
 }
@@ -93,8 +94,14 @@ def write_cost(name: str, value: float) -> str:
 
 def section_slug(section: Section) -> str:
     """Name the page of a section."""
-    parts = (section.data, "whole" if section.folds is None else f"folds{section.folds}", section.fingerprint[:12])
-    return slug((*parts, section.note))
+    part = (
+        f"subsets{section.subsets}"
+        if section.subsets
+        else "whole"
+        if section.folds is None
+        else f"folds{section.folds}"
+    )
+    return slug((section.data, part, section.fingerprint[:12], section.note))
 
 
 def metric_groups(section: Section) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from cmr_bench.dashboard.breakdown import breakdown
 from cmr_bench.dashboard.collect import StoredRun
 from cmr_bench.leaderboard.board import MARKS, head, number
 from cmr_bench.leaderboard.naming import NEVER_BEST, changes_of, flags_of, label_of, split_seed_of
-from cmr_bench.results.groups import GROUPS
+from cmr_bench.results.groups import GROUPS, lower_is_better
 from cmr_bench.results.record import Result, short_commit
 
 
@@ -66,7 +66,7 @@ def run_data(run: StoredRun, draws: Mapping[str, Any], answers: Any, group: int)
         "group": group,
         "metrics": result.metrics,
         "names": {name: " ".join(part for part in head(name) if part) for name in result.metrics},
-        "lower": [name for name in result.metrics if name in GROUPS["rank"]],
+        "lower": [name for name in result.metrics if lower_is_better(name)],
         "intervals": result.intervals,
         "costs": {name: write_cost(name, value) for name, value in costs(result).items()},
         "facts": _facts(run),
@@ -132,6 +132,9 @@ def run_page(run: StoredRun) -> dict[str, Any]:
         ],
         "protocol": {
             "folds": result.protocol.get("folds"),
+            "subsets": result.protocol.get("subsets"),
+            "identities": result.protocol.get("identities"),
+            "unseen_classes": result.protocol.get("unseen_classes"),
             "bootstrap": result.protocol.get("bootstrap"),
             "postprocess": result.protocol.get("postprocess"),
         },

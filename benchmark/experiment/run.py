@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
@@ -133,7 +134,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         split_sizes={name: list(size) for name, size in sizes.items()},
         fingerprint=data.splits["test"].fingerprint(),
         views=data.spec.record(),
-        protocol=evaluation.record(),
+        protocol=evaluation.record() | _unseen(data),
         tie_rate=evaluation.tie_rate,
         selection=selection.record(),
         seed=config.seed,
@@ -144,7 +145,7 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         device=device,
         code=registry.checksums(config.method, config.dataset),
         commit=commit(),
-        flags=[*evaluation.flags, *data.evaluation.flags, *shortened],
+        flags=[*evaluation.flags, *data.evaluation.flags, *(["unseen_classes"] if _unseen(data) else []), *shortened],
         skipped={name: len(ids) for name, ids in data.skipped.items()},
         invalid_rows=data.report.count,
         unknown_words=unknown_words(data.splits),
@@ -154,6 +155,11 @@ def make_result(run: Experiment, selection: Selection, device: str) -> Result:
         deviations=[*config.deviations, *other_splits],
         changes=config.changes,
     )
+
+
+def _unseen(data: RetrievalDataModule) -> dict[str, Any]:
+    """Return the classes that are tested on and not trained on, where that was asked for."""
+    return {"unseen_classes": list(data.splits["test"].class_names)} if data.unseen_classes else {}
 
 
 def _store(run: Experiment, result: Result, trainer: L.Trainer) -> None:

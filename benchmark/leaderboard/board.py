@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cmr_bench.leaderboard.columns import best, best_of, columns
 from cmr_bench.leaderboard.naming import NEVER_BEST
 from cmr_bench.leaderboard.rows import Row, Section
-from cmr_bench.results.groups import QRELS
+from cmr_bench.results.groups import parts_of
 from cmr_bench.results.published import load_published
 
 # Flag -> mark in a row and its meaning in the legend; a flag that is not here stands in the row in full.
@@ -19,6 +19,7 @@ MARKS = {
     "draws": ("d", "mean over seeded draws of the test split"),
     "ensemble": ("e", "ensemble of several models"),
     "uses_test_groups": ("g", "uses which captions of the test set belong together"),
+    "unseen_classes": ("z", "zero-shot: no class of the test split was trained on"),
     "external": ("x", "evaluated from external files; the content of the test split is not verified"),
     "skipped": ("s", "some images were skipped because a file is missing"),
     "mid_rank_recalls": ("m", "R@K by an older rule for ties: a tied match counted by its mid-rank, not by its chance"),
@@ -38,6 +39,7 @@ _HEADS = {
     "map_at_r": "mAP@R",
     "r_precision": "R-Precision",
     "ndcg_at_10": "nDCG@10",
+    "minp": "mINP",
 }
 _ONE_DECIMAL = ("r1", "r5", "r10", "medr", "meanr", "mr", "rsum")
 # Sides of a metric in a table of a suite, and what they are called where the terminal is narrow.
@@ -45,16 +47,16 @@ _PARTS = {"published": "paper", "measured": "here", "difference": "diff."}
 
 
 def head(name: str) -> tuple[str, str]:
-    """Return direction (i2t, t2i or empty) and heading of a metric; one by relevance judgments says so."""
-    plain = name.removeprefix(QRELS)
+    """Return direction (i2t, t2i or empty) and heading of a metric, with its part of the split or its kind of match."""
+    prefix, plain = parts_of(name)
     direction = next((way for way in ("i2t", "t2i") if plain.startswith(f"{way}_")), "")
     rest = plain.removeprefix(f"{direction}_") if direction else plain
-    return direction, ("qrels " if plain != name else "") + _HEADS.get(rest, rest)
+    return direction, f"{prefix} {_HEADS.get(rest, rest)}".strip()
 
 
 def number(name: str, value: float) -> str:
     """Write a value of a metric with the decimals that its unit deserves."""
-    plain = name.removeprefix(QRELS).removeprefix("i2t_").removeprefix("t2i_")
+    plain = parts_of(name)[1].removeprefix("i2t_").removeprefix("t2i_")
     return f"{value:.1f}" if plain in _ONE_DECIMAL else f"{value:.3f}"
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cmr_bench.evaluation.per_query import PerQuery
 
 _RANKS_FILE = "ranks.npz"
-# What a metric can be, by its name without fold and direction.
+# What a metric can be, by its name without protocol and direction.
 _RANGES = (
     (re.compile(r"r\d+|mr"), 0.0, 100.0),
     (re.compile(r"rsum"), 0.0, 600.0),
-    (re.compile(r"map|map_at_.*|r_precision"), 0.0, 1.0),
+    (re.compile(r"map|map_at_.*|r_precision|minp"), 0.0, 1.0),
     (re.compile(r"medr|meanr"), 1.0, math.inf),
 )
-_PREFIX = re.compile(r"(fold\d+_)?(.*)")
+_PREFIX = re.compile(r"(fold\d+_|subsets\d+x\d+_|identity_)?(.*)")
 # Sums of unrounded figures agree but for the order of addition; ranks are kept in single precision.
 _SUM, _RANK = 1e-6, 1e-3
 
@@ -100,6 +100,8 @@ def _sums(metrics: Mapping[str, float]) -> Iterator[str]:
             sums["mr"] = "the mean of the six recalls", sums["rsum"][1] / len(RECALLS)
         if "i2t_map" in own and "t2i_map" in own:
             sums["map"] = "the mean of both directions", (own["i2t_map"] + own["t2i_map"]) / 2
+        if "i2t_minp" in own and "t2i_minp" in own:
+            sums["minp"] = "the mean of both directions", (own["i2t_minp"] + own["t2i_minp"]) / 2
         for name, (words, value) in sums.items():
             if name in own and not math.isclose(own[name], value, rel_tol=_SUM, abs_tol=_SUM):
                 yield f"{fold}{name} is {own[name]:.6g}, and {words} {value:.6g}"

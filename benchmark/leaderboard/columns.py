@@ -18,7 +18,7 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
     Args:
         section: The rows.
         wanted: Names of metrics and groups; None takes the section's own, else the group by which the methods were
-            selected, and with it what was scored by relevance judgments.
+            selected, and with it what was scored by identity and by relevance judgments; of draws of pairs MedR first.
 
     Returns:
         Names of metrics that at least one row has, or that the section asks for.
@@ -27,11 +27,12 @@ def columns(section: Section, wanted: Sequence[str] | None) -> list[str]:
     if wanted is None and section.columns is not None:
         return list(dict.fromkeys(name for word in section.columns for name in GROUPS.get(word, (word,))))
     if wanted is None:
-        wanted = ("map",) if "map" in there and (by_map(section) or "i2t_r1" not in there) else ("recall",)
-        if not any(name in there for name in GROUPS[wanted[0]]):
+        wanted = () if not section.subsets else ("i2t_medr", "t2i_medr")
+        wanted += ("map",) if "map" in there and (by_map(section) or "i2t_r1" not in there) else ("recall",)
+        if not any(name in there for name in GROUPS[wanted[-1]]):
             wanted = ("all",)
-        elif any(name in there for name in GROUPS["qrels"]):
-            wanted = (*wanted, "qrels")
+        else:
+            wanted += tuple(group for group in ("identity", "qrels") if any(name in there for name in GROUPS[group]))
     chosen: dict[str, None] = {}
     for name in wanted:
         chosen |= dict.fromkeys(there if name == "all" else GROUPS.get(name, (name,)))

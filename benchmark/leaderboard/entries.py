@@ -121,6 +121,8 @@ class Section:
         paper: Key of the publication whose figures stand beside the measured ones; empty where there are none.
         columns: Metrics and groups to show; None chooses by what the rows have.
         left_out: Results left out of a suite's table because they carry a flag.
+        subsets: Draws of pairs that the metrics are means over, such as 10x1000; empty for none.
+        unseen: How many classes of the test split training has not seen, in words; empty where it has seen all.
     """
 
     data: str
@@ -138,6 +140,8 @@ class Section:
     paper: str = ""
     columns: tuple[str, ...] | None = None
     left_out: int = 0
+    subsets: str = ""
+    unseen: str = ""
 
     @property
     def title(self) -> str:
@@ -145,7 +149,21 @@ class Section:
         return f"{self.heading}. {self._protocol}" if self.heading else self._protocol
 
     @property
+    def part(self) -> str:
+        """What the metrics are of: ``whole``, or the mean of what, in words."""
+        if self.subsets:
+            count, size = self.subsets.split("x")
+            return f"mean of {count} draws of {int(size):,} pairs"
+        return "whole" if self.folds is None else f"mean of {self.folds} folds"
+
+    @property
     def _protocol(self) -> str:
+        return f"{self._of_split}, {self.unseen}" if self.unseen else self._of_split
+
+    @property
+    def _of_split(self) -> str:
+        if self.subsets:
+            return f"{self.data}: {self.part}"
         if self.folds is None:
             images = f", {self.n_images:,} images" if self.n_images else ""
             texts = f" and {self.n_texts:,} texts" if self.n_texts else ""
@@ -155,7 +173,7 @@ class Section:
                 return f"{self.data}: mean of {len(self.draws)} draws of the test split{images}{texts} each"
             return f"{self.data}: whole test split{images}{texts}"
         each = f" of {self.n_images // self.folds:,} images" if self.n_images else ""
-        return f"{self.data}: mean of {self.folds} folds{each}"
+        return f"{self.data}: {self.part}{each}"
 
     def names(self) -> list[str]:
         """Every metric of any row, known ones first."""

@@ -138,7 +138,7 @@ def _csv(boards: Sequence[Board]) -> str:
     names = list(dict.fromkeys(name for board in boards for name in board.names))
     about: dict[str, Callable[[Section, Row], object]] = {
         "data": lambda section, row: section.data,
-        "protocol": lambda section, row: f"mean of {section.folds} folds" if section.folds else "whole",
+        "protocol": lambda section, row: section.part,
         "test_images": lambda section, row: section.n_images or "",
         "test_texts": lambda section, row: section.n_texts or "",
         "fingerprint": lambda section, row: section.fingerprint if row.measured else "",

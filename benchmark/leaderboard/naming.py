@@ -62,6 +62,14 @@ def _trains_less(result: Result) -> bool:
     return is_shorter({**options, **result.options}, {**options, **recipe} if recipe else {})
 
 
+def unseen_of(result: Result) -> str:
+    """Say how many classes of the test split training has not seen; empty where it has seen all."""
+    if "unseen_classes" not in result.flags:
+        return ""
+    names = result.protocol.get("unseen_classes")
+    return f"{len(names)} unseen classes" if isinstance(names, list) else "unseen classes"
+
+
 def split_seed_of(result: Result) -> int | None:
     """Return the seed of the draw of a result's splits; None where the splits are those of the data set."""
     seed = result.options.get(SPLIT_SEED)
@@ -113,6 +121,7 @@ def facts_of(result: Result) -> dict[str, str]:
     facts["labels"] = f"labels: {result.label_space}"
     facts["post"] = str(result.protocol.get("postprocess") or "")
     facts["folds"] = f"folds {result.protocol.get('folds')}"
+    facts["subsets"] = f"subsets {result.protocol.get('subsets')}" if result.protocol.get("subsets") else ""
     for part in ("train", "val") if split_seed_of(result) is None else ():
         facts[f"{part} content"] = f"{part} {result.content[part][:8]}" if part in result.content else ""
     for side in ("images", "texts", "model") if split_seed_of(result) is None else ():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +14,14 @@ from cmr_bench import registry
 from cmr_bench.evaluation.definitions import by_mid_rank, in_words_of_today
 from cmr_bench.leaderboard.entries import Row as Row
 from cmr_bench.leaderboard.entries import Section as Section
-from cmr_bench.leaderboard.naming import SPLIT_SEED, difference, facts_of, flags_of, set_apart, split_seed_of
+from cmr_bench.leaderboard.naming import SPLIT_SEED, difference, facts_of, flags_of, set_apart, split_seed_of, unseen_of
 from cmr_bench.results.content import by_content
+from cmr_bench.results.groups import PART
 from cmr_bench.results.record import Result, short_commit
 
 if TYPE_CHECKING:
     from cmr_bench.results.published import Published, PublishedRow
 
-_FOLD = re.compile(r"fold(\d+)_(.+)")
 Measured = tuple[Result, dict[str, float]]
 
 
@@ -38,19 +37,23 @@ def sections(
         family: One family; None takes all.
 
     Returns:
-        Sections by data set, the whole test split before folds, the test split of most results first.
+        Sections by data set, seen classes before unseen ones, the whole test split before folds and draws of pairs, the
+        test split of most results first.
     """
     chosen = [r for r in results if data in (None, r.data) and family in (None, r.family)]
     found: list[Section] = []
     for bucket in [*comparable([r for r in chosen if split_seed_of(r) is None]), *_drawn(chosen)]:
-        folds = {int(match[1]) for result in bucket for name in result.metrics if (match := _FOLD.fullmatch(name))}
-        found += [section for n in (None, *sorted(folds)) for section in _sections(bucket, n) if section.rows]
+        parts = {match[1] for result in bucket for name in result.metrics if (match := PART.fullmatch(name))}
+        found += [section for part in ("", *sorted(parts)) for section in _sections(bucket, part) if section.rows]
     if published is not None:
         names = {data} if data is not None else {section.data for section in found}
         _add_published(found, published, names, family)
     place = {name: number for number, name in enumerate(registry.DATASETS)}
     found.sort(
-        key=lambda section: (place.get(section.data, len(place)), section.data, section.folds or 0, bool(section.draws))
+        key=lambda section: (
+            *(place.get(section.data, len(place)), section.data, bool(section.unseen)),
+            *(section.folds or 0, _numbers(section.subsets), bool(section.draws)),
+        )
     )
     explain(found)
     return found
@@ -72,8 +75,12 @@ def comparable(results: Sequence[Result]) -> list[list[Result]]:
     return sorted((members for members, _ in buckets), key=len, reverse=True)
 
 
+def _numbers(subsets: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in subsets.split("x")[::-1] if number)
+
+
 def _same_test(one: Result, other: Result) -> bool:
-    if one.data != other.data or _test_size(one) != _test_size(other):
+    if one.data != other.data or _test_size(one) != _test_size(other) or bool(unseen_of(one)) != bool(unseen_of(other)):
         return False
     return one.fingerprint == other.fingerprint or other.fidelity == "external"
 
@@ -113,6 +120,7 @@ def _drawn(results: Sequence[Result]) -> list[list[Result]]:
         for bucket in buckets:
             first = bucket.results[0]
             same = (first.data, _test_size(first)) == (result.data, _test_size(result))
+            same = same and unseen_of(first) == unseen_of(result)
             same = same and bucket.tests.get(seed, result.fingerprint) == result.fingerprint
             if same and not _differing(bucket.definitions, definitions):
                 bucket.tests[seed] = result.fingerprint
@@ -124,14 +132,14 @@ def _drawn(results: Sequence[Result]) -> list[list[Result]]:
     return sorted((bucket.results for bucket in buckets), key=len, reverse=True)
 
 
-def _sections(bucket: Sequence[Result], folds: int | None) -> list[Section]:
-    """Average the repetitions of each experiment, for the whole test split or for one number of folds.
+def _sections(bucket: Sequence[Result], part: str) -> list[Section]:
+    """Average the repetitions of each experiment, for the whole test split or for parts of it, such as ``fold5``.
 
     Rows over different draws of the test split do not share a section: what they differ in may be the draws.
     """
     groups: dict[str, list[Measured]] = defaultdict(list)
     for result in bucket:
-        metrics = _metrics(result, folds)
+        metrics = _metrics(result, part)
         if metrics:
             groups[_experiment(result)].append((result, metrics))
     by_draws: dict[tuple[int, ...], list[tuple[Row, Result]]] = defaultdict(list)
@@ -141,7 +149,10 @@ def _sections(bucket: Sequence[Result], folds: int | None) -> list[Section]:
     found = []
     for draws, rows in sorted(by_draws.items(), key=lambda pair: -len(pair[0])):
         results = [result for row, _ in rows for result in row.results]
+        folds = int(part.removeprefix("fold")) if part.startswith("fold") else None
         section = Section(bucket[0].data, folds, *_test_size(bucket[0]), _fingerprint(results), draws=draws)
+        section.subsets = part.removeprefix("subsets") if part.startswith("subsets") else ""
+        section.unseen = unseen_of(results[0])
         section.definitions = {name: text for result in results for name, text in definitions_of(result).items()}
         names = [(row.method, row.variant, row.features, row.detail) for row, _ in rows]
         words = set_apart(
@@ -228,11 +239,11 @@ def _mixture(results: Sequence[Result]) -> list[str]:
     return found
 
 
-def _metrics(result: Result, folds: int | None) -> dict[str, float]:
-    if folds is None:
-        return {name: value for name, value in result.metrics.items() if not _FOLD.fullmatch(name)}
-    matches = ((_FOLD.fullmatch(name), value) for name, value in result.metrics.items())
-    return {match[2]: value for match, value in matches if match and int(match[1]) == folds}
+def _metrics(result: Result, part: str) -> dict[str, float]:
+    if not part:
+        return {name: value for name, value in result.metrics.items() if not PART.fullmatch(name)}
+    matches = ((PART.fullmatch(name), value) for name, value in result.metrics.items())
+    return {match[2]: value for match, value in matches if match and match[1] == part}
 
 
 def _experiment(result: Result) -> str:
@@ -243,7 +254,8 @@ def _experiment(result: Result) -> str:
         *(result.method, result.variant, result.family, result.fidelity, result.label_space, drawn),
         *(options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(flags_of(result))),
         *(result.invalid_rows, "" if drawn else result.fingerprint, difference(result)),
-        *(result.protocol.get("folds"), result.protocol.get("postprocess"), definitions_of(result)),
+        *(result.protocol.get("folds"), result.protocol.get("subsets"), result.protocol.get("postprocess")),
+        *(definitions_of(result)),
     )
     return json.dumps(same, sort_keys=True, default=str)
 
@@ -297,21 +309,23 @@ def _features(result: Result) -> str:
 
 
 def _add_published(found: list[Section], published: Published, names: set[str], family: str | None) -> None:
-    groups: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, int | None, str], list[Row]] = defaultdict(list)
     for entry in published.rows:
         if entry.data in names and family in (None, entry.family):
-            groups[entry.data, entry.folds].append(_published_row(entry))
-    for (data, folds), rows in groups.items():
+            groups[entry.data, entry.folds, entry.subsets].append(_published_row(entry))
+    for (data, folds, subsets), rows in groups.items():
         test = published.tests.get(data, {})
         fitting = (
             section
             for section in found
-            if (section.data, section.folds, section.draws) == (data, folds, ())
+            if (section.data, section.folds, section.subsets, section.draws) == (data, folds, subsets, ())
+            and not section.unseen
             and published.fits(data, section.n_images, section.n_texts)
         )
         section = next(fitting, None)
         if section is None:
-            section = Section(data, folds, int(test.get("images", 0)), int(test.get("texts", 0)))
+            sizes = int(test.get("images", 0)), int(test.get("texts", 0))
+            section = Section(data, folds, *sizes, subsets=subsets)
             found.append(section)
         section.rows += rows
         section.remark = str(test.get("remark", ""))
@@ -332,9 +346,10 @@ def _published_row(entry: PublishedRow) -> Row:
 
 def explain(found: Sequence[Section]) -> None:
     """Say of each section after the first of its data set and protocol why it stands apart."""
-    first: dict[tuple[str, int | None, bool], Section] = {}
+    first: dict[tuple[str, int | None, str, str, bool], Section] = {}
     for section in found:
-        other = first.setdefault((section.data, section.folds, bool(section.draws)), section)
+        key = (section.data, section.folds, section.subsets, section.unseen, bool(section.draws))
+        other = first.setdefault(key, section)
         if other is section:
             continue
         if (section.n_images, section.n_texts) != (other.n_images, other.n_texts):

@@ -36,14 +36,15 @@ def _filled(table: Table, results: Sequence[Result], published: Published | None
     found = [
         section
         for section in sections(kept, data=table.data)
-        if section.folds == table.folds and bool(section.draws) == table.draws
+        if (section.folds, section.subsets) == (table.folds, table.subsets) and bool(section.draws) == table.draws
     ]
     paper = published if table.source else None
     test: Mapping[str, Any] = paper.tests.get(table.data, {}) if paper is not None else {}
     if paper is not None:
         found.sort(key=lambda section: not paper.fits(table.data, section.n_images, section.n_texts))
     if not found or (paper is not None and not paper.fits(table.data, found[0].n_images, found[0].n_texts)):
-        found.insert(0, Section(table.data, table.folds, int(test.get("images", 0)), int(test.get("texts", 0))))
+        sizes = int(test.get("images", 0)), int(test.get("texts", 0))
+        found.insert(0, Section(table.data, table.folds, *sizes, subsets=table.subsets))
     for number, section in enumerate(found):
         measured: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in section.rows:
@@ -65,7 +66,7 @@ def _filled(table: Table, results: Sequence[Result], published: Published | None
 
 def _flagged(result: Result) -> bool:
     """Whether a result has no place in a table of a suite; one that trained less keeps it, with its mark."""
-    return bool(set(flags_of(result)) - {"shortened", "skipped"})
+    return bool(set(flags_of(result)) - {"shortened", "skipped", "unseen_classes"})
 
 
 def _beside(row: Row, published: Published | None, table: Table) -> Row:
@@ -78,11 +79,11 @@ def _beside(row: Row, published: Published | None, table: Table) -> Row:
 
 
 def _published(row: Row, published: Published, table: Table) -> PublishedRow | None:
-    wanted = (row.method, model_of(row.variant), table.data, table.source, table.folds)
+    wanted = (row.method, model_of(row.variant), table.data, table.source, table.folds, table.subsets)
     same = (
         entry
         for entry in published.rows
-        if (entry.method, entry.variant, entry.data, entry.source, entry.folds) == wanted
+        if (entry.method, entry.variant, entry.data, entry.source, entry.folds, entry.subsets) == wanted
     )
     # A paper that reports a single model and an ensemble is compared by the single model.
     return min(same, key=lambda entry: len(entry.flags), default=None)

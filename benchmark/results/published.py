@@ -35,6 +35,7 @@ class PublishedRow:
         spread: Standard deviation over seeds, where reported.
         seeds: Number of seeds, where reported.
         flags: ensemble, uses_test_groups, transductive.
+        subsets: Draws of pairs that the figures are means over, such as 10x1000; empty for none.
     """
 
     method: str
@@ -47,6 +48,7 @@ class PublishedRow:
     spread: Mapping[str, float] = field(default_factory=dict)
     seeds: int | None = None
     flags: tuple[str, ...] = ()
+    subsets: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,11 @@ def _row(entry: Mapping[str, Any], kind: str) -> PublishedRow:
         pairs = {key: value for key, value in entry.items() if key.startswith(DIRECTIONS)}
         metrics = {key: mean for key, (mean, _) in pairs.items()}
         spread = {key: sd for key, (_, sd) in pairs.items()}
+    metrics |= entry.get("more") or {}
     if not all(math.isfinite(value) for value in (*metrics.values(), *spread.values()) if value is not None):
         raise ValueError(f"a figure of {entry['method']} on {entry['data']} is not finite")
     protocol = str(entry.get("protocol", ""))
+    drawn = protocol.startswith("subsets")
     return PublishedRow(
         method=entry["method"],
         data=entry["data"],
@@ -136,8 +140,9 @@ def _row(entry: Mapping[str, Any], kind: str) -> PublishedRow:
         metrics=with_sums({key: float(value) for key, value in metrics.items() if value is not None}),
         variant=entry.get("variant", ""),
         family=entry.get("family", ""),
-        folds=int(protocol.partition("x")[0]) if protocol else None,
+        folds=int(protocol.partition("x")[0]) if protocol and not drawn else None,
         spread=spread,
         seeds=entry.get("seeds"),
         flags=tuple(flag for flag in _FLAGS if entry.get(flag)),
+        subsets=protocol.removeprefix("subsets") if drawn else "",
     )

@@ -40,7 +40,8 @@ class Result:
         split_sizes: Images and texts of each split, ``{"train": [6000, 30000], ...}``.
         fingerprint: Content fingerprint of the test split.
         views: Image and text view with source and shape.
-        protocol: Folds, bootstrap, post-processing and the definitions of the metrics.
+        protocol: Folds, subsets and their seed, bootstrap, post-processing, number of identities, unseen classes and
+            the definitions of the metrics.
         tie_rate: Fraction of queries whose match shares its score with another item.
         selection: Split, criterion, value and epoch of model selection.
         seed: Seed of the run.
@@ -52,7 +53,7 @@ class Result:
         code: SHA-256 of the files that classes outside of the suite came from, by ``FILE.py:Class``.
         commit: Commit of the code, where it ran from a checkout of the suite; with a `+` behind it where changes of the
             code were not committed.
-        flags: ensemble, transductive, uses_test_groups, selected_on_test, shortened.
+        flags: ensemble, transductive, uses_test_groups, unseen_classes, selected_on_test, shortened.
         skipped: Images skipped because a file is missing or cannot be decoded, by split.
         invalid_rows: Rows of the annotation files skipped because they cannot be read.
         unknown_words: Fraction of the words of validation and test that the vocabulary lacks, 0..1.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cmr_bench.results.groups import parts_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -32,6 +34,14 @@ def result_table(result: Result) -> Table:
         whole.append(f"mAP {result.metrics['map']:.3f}")
     if "fold5_rsum" in result.metrics:
         whole.append(f"rsum of 5x1K {result.metrics['fold5_rsum']:.1f}")
+    for name in result.metrics:
+        if name.startswith("subsets") and name.endswith("_i2t_medr"):
+            part = name.removesuffix("i2t_medr")
+            medians = " / ".join(f"{result.metrics[f'{part}{way}_medr']:.1f}" for way in ("i2t", "t2i"))
+            whole.append(f"{parts_of(name)[0]} pairs: MedR {medians}, rsum {result.metrics[f'{part}rsum']:.1f}")
+    if "identity_map" in result.metrics:
+        found = (result.metrics[f"identity_t2i_{name}"] for name in ("map", "minp"))
+        whole.append("t2i by identity: mAP {:.3f}, mINP {:.3f}".format(*found))
     rare = result.slices.get("few_shot", {})
     if "t2i_r1" in rare:
         recalls = " / ".join(f"{rare[f't2i_r{k}']:.1f}" for k in (1, 5, 10))

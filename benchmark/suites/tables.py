@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cmr_bench.support.errors import UsageError, did_you_mean
 
 _ENTRIES = {"title", "source", "data", "protocol", "columns", "rows"}
 _ROW_ENTRIES = {"method", "variant", "title"}
+_SUBSETS = re.compile(r"\d+x\d+")
 _PROTOCOLS = {"whole": None, "5x1k": 5, "draws": None}
 
 
@@ -38,6 +40,7 @@ class Table:
         columns: Metrics and groups of metrics; None chooses by what was measured.
         rows: The rows in order.
         draws: Whether the figures are means over draws of the test split.
+        subsets: Draws of pairs that the figures are means over, such as 10x1000; empty for none.
     """
 
     title: str
@@ -47,6 +50,7 @@ class Table:
     columns: tuple[str, ...] | None
     rows: tuple[TableRow, ...]
     draws: bool = False
+    subsets: str = ""
 
 
 def read_tables(suite: Mapping[str, Any], where: str) -> list[Table]:
@@ -75,7 +79,9 @@ def _table(entry: Any, methods: set[str], where: str) -> Table:
     source, protocol = str(entry.get("source") or ""), str(entry.get("protocol") or "whole")
     if source:
         _known([source], load_published().sources, "source", where)
-    _known([protocol], _PROTOCOLS, "protocol", where)
+    subsets = protocol if _SUBSETS.fullmatch(protocol) else ""
+    if not subsets:
+        _known([protocol], _PROTOCOLS, "protocol", where)
     rows = []
     for row in entry["rows"]:
         if not isinstance(row, dict) or not row.get("method"):
@@ -86,8 +92,8 @@ def _table(entry: Any, methods: set[str], where: str) -> Table:
     columns = tuple(str(name) for name in _listed(entry["columns"])) if entry.get("columns") else None
     if columns:
         _known(columns, {*GROUPS, *(name for group in GROUPS.values() for name in group)}, "column", where)
-    title, folds, drawn = str(entry.get("title") or ""), _PROTOCOLS[protocol], protocol == "draws"
-    return Table(title, str(entry["data"]), source, folds, columns, tuple(rows), drawn)
+    title, folds, drawn = str(entry.get("title") or ""), _PROTOCOLS.get(protocol), protocol == "draws"
+    return Table(title, str(entry["data"]), source, folds, columns, tuple(rows), drawn, subsets)
 
 
 def split_seeds(suite: Mapping[str, Any], entry: Mapping[str, Any]) -> list[int | None]:

@@ -146,7 +146,7 @@ class Synthetic(RetrievalDataModule):
             return super().content(image_view, text_view, tokenizer)
         key = (
             *(*self.sizes.values(), self.min_captions, self.max_captions, self.twins, self.noise, self.content_seed),
-            *(image_view, text_view, tokenizer, self.text_features, self.text_dim, self.seed),
+            *(image_view, text_view, tokenizer, self.text_features, self.text_dim, self.seed, self.unseen_classes),
         )
         if key not in _CONTENT:
             _CONTENT[key] = super().content(image_view, text_view, tokenizer)
@@ -191,16 +191,23 @@ class Synthetic(RetrievalDataModule):
 
     def photo(self, split: Split, row: int, at_least: int = 0) -> Image.Image:
         """Return the picture as it was drawn."""
-        return Image.fromarray(self.pictures[split.name][row])
+        return Image.fromarray(self.pictures[split.name][_rows(split)[row]])
 
     def image_view(self, kind: ViewKind, split: Split) -> View:
         """Return pixels, 7x7 regions of local features, or a vector pooled from them; scaled by the training split."""
-        pictures = self.pictures[split.name]
+        rows = _rows(split)
         if kind == "pixels":
-            return PictureView(pictures, self.image_size)
+            return PictureView(self.pictures[split.name][rows], self.image_size)
         if self.image_features is not None or kind not in ("regions", "vector"):
             return super().image_view(kind, split)
         if kind not in self._features:
             self._features[kind] = {name: FEATURES[kind](part) for name, part in self.pictures.items()}
-            self._scale[kind] = feature_scale(self._features[kind]["train"])
-        return DrawnView(self._features[kind][split.name], kind, *self._scale[kind])
+            train = self.splits.get("train")
+            drawn = self._features[kind]["train"]
+            self._scale[kind] = feature_scale(drawn if train is None else drawn[_rows(train)])
+        return DrawnView(self._features[kind][split.name][rows], kind, *self._scale[kind])
+
+
+def _rows(split: Split) -> Rows:
+    """Return which of the pictures that were drawn for a split it has kept, (n_images,)."""
+    return np.array([int(name.split("-")[1]) for name in split.image_ids], dtype=np.int64)

@@ -22,6 +22,7 @@ from cmr_bench.support.errors import UsageError
 WHERE_AND_HOW = {
     *("data.root", "data.images", "data.num_workers", "data.eval_batch_size", "data.seed", "trainer.accelerator"),
     *("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.deterministic", "trainer.bootstrap"),
+    "trainer.subsets",
     *("trainer.progress", "data.name", "data.image_weights", "data.make_features"),
 }
 WORDS = ("other", "8", "0.25", "true", "[3]", "{test: other}", "null")

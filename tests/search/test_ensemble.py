@@ -61,6 +61,7 @@ def test_mean_of_matrices_whatever_their_order() -> None:
         ({"content": {"train": "x", "val": "v", "test": "f"}}, "the train split is x, not t"),
         ({"split_sizes": {"test": [11, 50]}}, "the size of the splits"),
         ({"protocol": {"folds": 5}}, "the number of folds is 5, not None"),
+        ({"protocol": {"subsets": ["2x5"]}}, "the list of subsets is ['2x5'], not None"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(

@@ -184,24 +184,29 @@ def write_wikipedia_articles(folder: Path, n: int = 32) -> None:
 
 
 def write_pascal(
-    folder: Path, per_category: int = 10, photos: bool = True, lists: Mapping[str, Iterable[int]] | None = None
+    folder: Path,
+    per_category: int = 10,
+    photos: bool = True,
+    lists: Mapping[str, Iterable[int]] | None = None,
+    categories: Sequence[str] = ("bird", "cow"),
 ) -> Path:
-    """Write Pascal Sentence: two categories, three sentences an image and four for every number 3.
+    """Write Pascal Sentence: three sentences an image and four for every number 3.
 
     Args:
         folder: Where to.
-        per_category: Images of each of bird and cow.
+        per_category: Images of each category.
         photos: Write the photographs too.
         lists: Numbers of the images in ``train.txt``, ``val.txt``, ``test.txt``; birds are listed as files.
+        categories: Names of the categories.
     """
-    for c, category in enumerate(("bird", "cow")):
+    for c, category in enumerate(categories):
         for k in range(per_category):
             photo = folder / "dataset" / category / f"2008_{k}.jpg"
             sentences = folder / "sentence" / category / f"2008_{k}.txt"
             sentences.parent.mkdir(parents=True, exist_ok=True)
             if photos:
                 photo.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("RGB", (10, 8), (20 * k, 100 * c, 0)).save(photo)
+                Image.new("RGB", (10, 8), (20 * k, 100 * c % 256, 0)).save(photo)
             lines = [f"A {category} number {k}.", "Sentence two here", "And a third one. "]
             sentences.write_text("\n".join(lines + (["A fourth."] if k == 3 else [])) + "\n\n")
     for name, numbers in (lists or {}).items():
