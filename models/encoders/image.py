@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cmr_bench.datamodules.images.backbones import load_backbone
+from cmr_bench.support.memory import keep_freed_memory
 
 
 class PixelEncoder(nn.Module):
@@ -39,6 +40,9 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels (b, 3, H, W) to vectors (b, dim) or regions (b, R, dim)."""
+        if not self.fine_tune and pixels.device.type == "cpu":
+            keep_freed_memory()
+            pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on
         with torch.set_grad_enabled(self.fine_tune and self.training and torch.is_grad_enabled()):
             features: Tensor = self.backbone(pixels)
         return features
