@@ -35,7 +35,7 @@ def batch_distances(a: Tensor, b: Tensor) -> Tensor:
         many = int(near.count_nonzero()) > _MANY_NEAR * near.numel()
     if many:
         return euclidean(a, b)
-    distances: Tensor = _Distances.apply(a, b, x, y, squared, near)
+    distances: Tensor = _Distances.apply(a, b, x, y, squared, near)  # type: ignore[no-untyped-call]
     return distances
 
 

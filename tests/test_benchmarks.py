@@ -17,6 +17,7 @@ SMALL = {
     "results.py": ["--runs", "4", "--rounds", "1"],
     "scan_similarity.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
     "search.py": ["--items", "200", "--dim", "8"],
+    "step.py": ["--shrink", "256", "--rounds", "1"],
     "survey_scores.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
 }
 
