@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from cmr_bench import cli, registry
+from tests.support.browser import CHROMIUM
 
 ROOT = Path(__file__).parents[1]
 # What stands for something of the reader's own: data, runs, arrays, machines. Such commands are parsed, not run.
@@ -70,6 +73,36 @@ def test_every_method_has_a_card_that_says_what_it_computes() -> None:
         assert f"[{name}]({name}.md)" in overview
     assert "(../methods.md)" in overview
     assert not set(cards.missing_systems()) & set(registry.METHODS)
+
+
+def test_no_line_of_an_equation_is_wider_than_the_page() -> None:
+    for name, equation in site("method_cards").EQUATIONS.items():
+        assert max(map(len, equation.splitlines())) <= 78, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("playwright") is None, reason="playwright is not installed: no browser to drive")
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed")
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: no browser to drive")
+def test_no_page_scrolls_sideways_and_every_equation_fits(tmp_path: Path) -> None:
+    from playwright import sync_api as playwright
+
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")]
+    subprocess.run(words, cwd=ROOT, check=True, timeout=240)
+    pages = sorted((tmp_path / "site").rglob("index.html"))
+    assert {page.parent.name for page in pages} > set(registry.METHODS)
+    wide = "sides => sides.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for width in (390, 1440):
+            view = browser.new_page(viewport={"width": width, "height": 900})
+            for page in pages:
+                view.goto(page.as_uri())
+                assert view.eval_on_selector_all("html", wide) == [], (page, width)
+                assert view.eval_on_selector_all(".equation code", wide) == [], (page, width)
+                if page.parent.name == "scan":
+                    assert view.locator(".equation code").count() == 1
+        browser.close()
 
 
 def test_the_command_line_and_the_data_sets_are_whole() -> None:

@@ -21,6 +21,6 @@ def reference() -> str:
 
 def _help(name: str) -> str:
     shown = io.StringIO()
-    with mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}), contextlib.redirect_stdout(shown):
+    with mock.patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}), contextlib.redirect_stdout(shown):
         cli.main([*name.split(), "--help"])
     return shown.getvalue().rstrip()

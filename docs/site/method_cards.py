@@ -53,7 +53,7 @@ def card(name: str, results: list[Any]) -> str:
         f"## What it computes\n\n{_description(entry.target)}",
     ]
     if name in EQUATIONS:
-        parts.append(f"```text\n{EQUATIONS[name].rstrip()}\n```")
+        parts.append(f"``` {{.text .equation}}\n{EQUATIONS[name].rstrip()}\n```")
     parts.append(f"## Run it\n\n{_commands(name)}")
     parts.append(f"## Recipes and fidelity\n\n{_recipes(name)}")
     parts.append(f"## Published beside measured\n\n{_figures(name, results)}")
