@@ -12,6 +12,7 @@ import pytest
 
 from cmr_bench.cli import main
 from cmr_bench.datamodules.custom import Custom
+from cmr_bench.datamodules.nuswide import NUSWide
 from cmr_bench.datamodules.recipe1m import Recipe1M
 
 PAGE = Path(__file__).parents[1] / "docs" / "add_a_method.md"
@@ -70,7 +71,7 @@ def test_own_data_from_images_to_the_leaderboard(
 def test_options_in_the_page_on_data_exist() -> None:
     page = (PAGE.parent / "data.md").read_text(encoding="utf-8")
     named = set(re.findall(r"--data\.(\w+)", page))
-    classes = {*Custom.__mro__, Recipe1M}
+    classes = {*Custom.__mro__, *NUSWide.__mro__, Recipe1M}
     there = {entry.strip().partition(":")[0] for cls in classes for entry in (cls.__doc__ or "").splitlines()}
     assert named
     assert named <= there | {"root"}

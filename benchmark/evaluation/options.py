@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cmr_bench.evaluation.subsets import Subsets
+if TYPE_CHECKING:
+    from cmr_bench.evaluation.subsets import Subsets
 
 
 @dataclass(frozen=True)

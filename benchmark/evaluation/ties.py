@@ -63,11 +63,11 @@ def expected_hits(better: Counts, tied: Counts, matching: Counts, k: int) -> Flo
     Args:
         better: Items that score better than the group, (n,).
         tied: Items in the group, (n,).
-        matching: Those of the group that match, (n,), 1 or more.
+        matching: Those of the group that match, (n,); a query without a match has no group, 0 and 0.
         k: Length of the list that is looked at.
     """
     if np.array_equal(tied, matching):  # no ties
-        return (better < k).astype(np.float64)
+        return ((better < k) & (tied > 0)).astype(np.float64)
     inside = np.clip(k - better, 0, tied)
     hits = np.where(inside > 0, 1.0, 0.0)
     # Where fewer items are outside than match, one of the matches is inside however they fall.

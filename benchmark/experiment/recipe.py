@@ -15,7 +15,6 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from cmr_bench import registry
 from cmr_bench.evaluation.options import EvaluationOptions
-from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment.fidelity import FIDELITIES as FIDELITIES
 from cmr_bench.experiment.fidelity import changed, dotted, is_shorter, label_of
 from cmr_bench.experiment.presence import check_files as check_files
@@ -49,8 +48,7 @@ class TrainerOptions:
         num_nodes: Number of nodes.
         strategy: Lightning strategy, such as auto or ddp.
         precision: Numerical precision of training; scores are always computed in float32.
-        compile: Compile the loss, with the encoders in it, by torch.compile: the first batches take minutes, later ones
-            less time, on a GPU above all. Figures differ from those without by rounding.
+        compile: Compile the loss by torch.compile: minutes at first, then faster, most on a GPU; it rounds otherwise.
         gradient_clip: Gradient-clipping threshold (norm); 0 disables.
         accumulate: Number of batches to accumulate before an optimiser step; negatives come from a pair's own batch.
         val_every: Validate every n epochs.
@@ -91,6 +89,8 @@ class TrainerOptions:
 
     def evaluation(self, criterion: Literal["rsum", "map"], subsets: str | None = None) -> EvaluationOptions:
         """Return the options of the evaluation, for a data set that chooses by ``criterion`` and has ``subsets``."""
+        from cmr_bench.evaluation.subsets import read_subsets
+
         return EvaluationOptions(
             criterion,
             self.select_on,

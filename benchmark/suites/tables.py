@@ -15,7 +15,7 @@ from cmr_bench.support.errors import UsageError, did_you_mean
 
 _ENTRIES = {"title", "source", "data", "protocol", "columns", "rows"}
 _ROW_ENTRIES = {"method", "variant", "title"}
-_SUBSETS = re.compile(r"\d+x\d+")
+_SUBSETS = re.compile(r"[1-9]\d*x[1-9]\d+")
 _PROTOCOLS = {"whole": None, "5x1k": 5, "draws": None}
 
 
