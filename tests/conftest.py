@@ -14,6 +14,7 @@ from hypothesis import settings
 import cmr_bench  # noqa: F401  (prepares torchvision before anything imports lightning)
 from cmr_bench.support.errors import CmrBenchError
 from tests.support import layouts, networks, runs
+from tests.support.browser import browser as browser
 from tests.support.host import host as host
 
 # A busy machine is no failure.

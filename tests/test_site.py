@@ -21,7 +21,7 @@ from tests.support.browser import CHROMIUM
 ROOT = Path(__file__).parents[1]
 # What stands for something of the reader's own: data, runs, arrays, machines. Such commands are parsed, not run.
 NEEDS = re.compile(
-    r"flickr|mscoco|pascal|wikipedia|custom|adcsl|\bRUN\b|RUN_|_RUN|\bDIR\b|\bNAME\b|\.npy|\.jpg|\.yaml\b|…|--stored|--again|"
+    r"flickr|mscoco|cuhk_pedes|recipe1m|nuswide|pascal|wikipedia|custom|adcsl|\bRUN\b|RUN_|_RUN|\bDIR\b|\bNAME\b|\.npy|\.jpg|\.yaml\b|…|--stored|--again|"
     r"strategy|\bI\b|vsepp \"|hf://|\$|check --jobs|--data\.n_train|our-results|their"
 )
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
@@ -84,25 +84,21 @@ def test_no_line_of_an_equation_is_wider_than_the_page() -> None:
 @pytest.mark.skipif(find_spec("playwright") is None, reason="playwright is not installed: no browser to drive")
 @pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed")
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: no browser to drive")
-def test_no_page_scrolls_sideways_and_every_equation_fits(tmp_path: Path) -> None:
-    from playwright import sync_api as playwright
-
+def test_no_page_scrolls_sideways_and_every_equation_fits(tmp_path: Path, browser: Any) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")]
     subprocess.run(words, cwd=ROOT, check=True, timeout=240)
     pages = sorted((tmp_path / "site").rglob("index.html"))
     assert {page.parent.name for page in pages} > set(registry.METHODS)
     wide = "sides => sides.filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for width in (390, 1440):
-            view = browser.new_page(viewport={"width": width, "height": 900})
-            for page in pages:
-                view.goto(page.as_uri())
-                assert view.eval_on_selector_all("html", wide) == [], (page, width)
-                assert view.eval_on_selector_all(".equation code", wide) == [], (page, width)
-                if page.parent.name == "scan":
-                    assert view.locator(".equation code").count() == 1
-        browser.close()
+    for width in (390, 1440):
+        view = browser.new_page(viewport={"width": width, "height": 900})
+        for page in pages:
+            view.goto(page.as_uri())
+            assert view.eval_on_selector_all("html", wide) == [], (page, width)
+            assert view.eval_on_selector_all(".equation code", wide) == [], (page, width)
+            if page.parent.name == "scan":
+                assert view.locator(".equation code").count() == 1
+        view.close()
 
 
 def test_the_command_line_and_the_data_sets_are_whole() -> None:

@@ -12,20 +12,7 @@ import pytest
 from benchmarks.dashboard import made_up_runs
 from cmr_bench.dashboard.site import build
 from cmr_bench.results.published import load_published
-from tests.support.browser import CHROMIUM, HOSTILE
-
-_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-              "--disable-sync", "--no-first-run"]  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    from playwright import sync_api as playwright
-
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
-        yield opened
-        opened.close()
+from tests.support.browser import HOSTILE
 
 
 @pytest.fixture

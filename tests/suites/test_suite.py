@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -258,7 +259,9 @@ def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, numb
     text = SUITE.replace("seeds: [0, 1]", "seeds: [0]").replace("max_epochs: 1", f"max_epochs: {epochs}")
     (folder / "try.yaml").write_text("\n".join(text.splitlines()[:-1]))
     words = [sys.executable, "-m", "cmr_bench", "suite", "try.yaml"]
-    with subprocess.Popen(words, cwd=folder, start_new_session=True) as process:
+    # A shell lets its jobs in the background ignore interrupts, and their children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, cwd=folder, start_new_session=True, preexec_fn=heed) as process:
         assert eventually(lambda: any(folder.glob("runs/Toy/Linear/*/history.csv")), 120)
         children = descendants(process.pid)
         assert children
