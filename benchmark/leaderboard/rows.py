@@ -255,7 +255,7 @@ def _experiment(result: Result) -> str:
         *(options, result.views, result.split_sizes, result.batch_size, result.skipped, sorted(flags_of(result))),
         *(result.invalid_rows, "" if drawn else result.fingerprint, difference(result)),
         *(result.protocol.get("folds"), result.protocol.get("subsets"), result.protocol.get("postprocess")),
-        *(definitions_of(result)),
+        definitions_of(result),
     )
     return json.dumps(same, sort_keys=True, default=str)
 
