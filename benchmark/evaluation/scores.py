@@ -105,8 +105,8 @@ class EmbeddingScores:
 
     def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> EmbeddingScores:
         """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
-        rows = torch.as_tensor(images, device=self.images.device)
-        return EmbeddingScores(self.images[rows], self.texts, normalize=False, device=self.device).take_texts(texts)
+        rows, columns = (torch.as_tensor(part, device=self.images.device) for part in (images, texts))
+        return EmbeddingScores(self.images[rows], self.texts[columns], normalize=False, device=self.device)
 
 
 class MatrixScores:
@@ -185,8 +185,8 @@ class FunctionScores:
 
     def take(self, images: NDArray[np.int64], texts: NDArray[np.int64]) -> FunctionScores:
         """Return the source of this source's images ``images`` and texts ``texts``, in their order."""
-        rows = torch.as_tensor(images, device=self.images.device)
-        return FunctionScores(self.images[rows], self.texts, self.similarity).take_texts(texts)
+        rows, columns = (torch.as_tensor(part, device=self.images.device) for part in (images, texts))
+        return FunctionScores(self.images[rows], self.texts[columns], self.similarity)
 
 
 class _ReorderedTexts:
