@@ -22,7 +22,7 @@ from cmr_bench.datamodules.texts.splitting import WordSplit
 from cmr_bench.datamodules.unseen import hold_out_classes
 from cmr_bench.datamodules.views import ArrayView, DataSpec, View, ViewKind
 from cmr_bench.evaluation.options import EvaluationOptions
-from cmr_bench.evaluation.subsets import read_subsets
+from cmr_bench.evaluation.subsets import Subsets, read_subsets
 from cmr_bench.support.encoders import feature_name
 from cmr_bench.support.errors import DataError, Notice, UsageError
 from cmr_bench.support.places import cache_dir as cache_dir
@@ -140,7 +140,15 @@ class RetrievalDataModule(SplitLoaders):
 
     def usual_evaluation(self) -> EvaluationOptions:
         """Return how the data set is evaluated where nobody says otherwise."""
-        return EvaluationOptions(criterion=self.selection, subsets=read_subsets(self.subsets))
+        return EvaluationOptions(criterion=self.selection, subsets=self.test_subsets())
+
+    def test_subsets(self, given: str | None = None) -> tuple[Subsets, ...]:
+        """Return the draws of pairs that the test split is also scored on: those given, else the data set's own.
+
+        Raises:
+            UsageError: If they are written otherwise than ``10x1000``.
+        """
+        return read_subsets(self.subsets if given is None else given)
 
     def expected_counts(self) -> Mapping[str, tuple[int, ...]]:
         """Images, and texts where they are fixed, that every split should have under the options chosen."""

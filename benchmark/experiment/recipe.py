@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -25,6 +25,9 @@ from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import without_folders
+
+if TYPE_CHECKING:
+    from cmr_bench.evaluation.subsets import Subsets
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
@@ -87,17 +90,10 @@ class TrainerOptions:
     few_shot_below: int = 10
     progress: bool = True
 
-    def evaluation(self, criterion: Literal["rsum", "map"], subsets: str | None = None) -> EvaluationOptions:
-        """Return the options of the evaluation, for a data set that chooses by ``criterion`` and has ``subsets``."""
-        from cmr_bench.evaluation.subsets import read_subsets
-
+    def evaluation(self, criterion: Literal["rsum", "map"], draws: tuple[Subsets, ...] = ()) -> EvaluationOptions:
+        """Return the options of the evaluation, for a data set that chooses by ``criterion`` and has these draws."""
         return EvaluationOptions(
-            criterion,
-            self.select_on,
-            self.bootstrap,
-            self.postprocess,
-            self.few_shot_below,
-            read_subsets(subsets if self.subsets is None else self.subsets),
+            criterion, self.select_on, self.bootstrap, self.postprocess, self.few_shot_below, draws
         )
 
 

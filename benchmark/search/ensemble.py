@@ -18,7 +18,6 @@ from cmr_bench.evaluation.options import EvaluationOptions
 from cmr_bench.evaluation.per_query import RANKS_FILE, per_query
 from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.scores import ScoreSource, reorder_texts, take
-from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment.examples import examples, store_examples
 from cmr_bench.experiment.slices import caption_lengths, slices
 from cmr_bench.results.provenance import commit, library_versions, peak_memory
@@ -123,10 +122,9 @@ def _encoded(
         config, module, data, _, source = encoded_again(folder, device, trust)
         if data.splits["test"].fingerprint() != member.fingerprint:
             raise DataError(f"the test split of {folder} is no longer the one that it was scored on")
-        subsets = config.trainer.get("subsets")
         data.evaluation = EvaluationOptions(
             few_shot_below=int(config.trainer.get("few_shot_below") or 0),
-            subsets=read_subsets(data.subsets if subsets is None else subsets),
+            subsets=data.test_subsets(config.trainer.get("subsets")),
         )
         found.append(data)
         sources.append(source)

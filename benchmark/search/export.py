@@ -14,7 +14,6 @@ from torch import Tensor
 from cmr_bench.datamodules.batches import ImageBatch, TextBatch
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.evaluation.scores import EmbeddingScores, ScoreSource, as_numpy, full_precision, slices
-from cmr_bench.evaluation.subsets import read_subsets
 from cmr_bench.experiment import recipe
 from cmr_bench.experiment.identity import file_content
 from cmr_bench.experiment.trainer import quiet
@@ -74,8 +73,7 @@ def export(run: Path, out: Path, device: str = "cpu", trust: bool = False) -> li
     else:
         words = ["--similarity", "similarity.npy", *words]
     words += [] if data.folds is None else ["--folds", str(data.folds)]
-    subsets = config.trainer.get("subsets")
-    given = read_subsets(data.subsets if subsets is None else subsets)
+    given = data.test_subsets(config.trainer.get("subsets"))
     words += ["--subsets", ",".join(map(str, given))] if given else []
     postprocess = config.trainer.get("postprocess")
     words += [] if postprocess is None else ["--postprocess", str(postprocess)]
