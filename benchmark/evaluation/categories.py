@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmr_bench.evaluation import metrics
+from cmr_bench.evaluation.bootstrap import Resamples
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.ranks import links
 from cmr_bench.evaluation.scores import ArrayLike, ScoreSource, as_numpy, checked_block, full_precision, slices
@@ -194,3 +195,22 @@ def relevance_scores(
 def _shares(part: slice, scored: NDArray[np.floating], workers: int) -> Iterator[tuple[slice, NDArray[np.floating]]]:
     for share in slices(len(scored), -(-len(scored) // workers)):
         yield slice(part.start + share.start, part.start + share.stop), scored[share]
+
+
+def category_metrics(found: Mapping[str, CategoryScores], prefix: str = "") -> dict[str, float]:
+    """Return the means over the queries that have something relevant, for each direction and for the mean of both."""
+    means: dict[str, float] = {}
+    for name in found["i2t"].values:
+        both = {f"{prefix}{way}_{name}": float(np.nanmean(one.values[name])) for way, one in found.items()}
+        means |= both | {f"{prefix}{name}": float(np.mean(list(both.values())))}
+    return means
+
+
+def category_draws(resamples: Resamples, found: Mapping[str, CategoryScores], prefix: str = "") -> dict[str, Floats]:
+    """Return the same means in every resample, (resamples,) each; nothing where nothing was scored."""
+    draws: dict[str, Floats] = {}
+    for name in found["i2t"].values if found else ():
+        i2t = resamples.mean_of_images(found["i2t"].values[name])
+        t2i = resamples.mean_of_texts(found["t2i"].values[name])
+        draws |= {f"{prefix}i2t_{name}": i2t, f"{prefix}t2i_{name}": t2i, f"{prefix}{name}": (i2t + t2i) / 2}
+    return draws

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmr_bench.evaluation import metrics
-from cmr_bench.evaluation.bootstrap import Resamples
 from cmr_bench.evaluation.categories import CategoryScores, relevance_scores
 from cmr_bench.evaluation.metrics import Floats, RelevantItems
 from cmr_bench.evaluation.qrels import best_matches
@@ -76,22 +75,3 @@ def identity_scores(
         best[way] = BestMatches(*(each.values[name].astype(np.int64) for name in _COUNTS))
         found[way] = CategoryScores({name: each.values[name] for name in PER_QUERY}, each.precision, each.tied)
     return Ranks(images=best["i2t"], texts=best["t2i"]), found
-
-
-def identity_metrics(found: Mapping[str, CategoryScores]) -> dict[str, float]:
-    """Return the means over the queries of each direction and of both, by names such as ``identity_t2i_map``."""
-    means: dict[str, float] = {}
-    for name in PER_QUERY:
-        both = {f"{PREFIX}{way}_{name}": float(np.nanmean(one.values[name])) for way, one in found.items()}
-        means |= both | {f"{PREFIX}{name}": float(np.mean(list(both.values())))}
-    return means
-
-
-def identity_draws(resamples: Resamples, found: Mapping[str, CategoryScores]) -> dict[str, Floats]:
-    """Return the same means in every resample, (resamples,) each."""
-    draws: dict[str, Floats] = {}
-    for name in PER_QUERY if found else ():
-        i2t = resamples.mean_of_images(found["i2t"].values[name])
-        t2i = resamples.mean_of_texts(found["t2i"].values[name])
-        draws |= {f"{PREFIX}i2t_{name}": i2t, f"{PREFIX}t2i_{name}": t2i, f"{PREFIX}{name}": (i2t + t2i) / 2}
-    return draws

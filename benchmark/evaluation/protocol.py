@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from cmr_bench.evaluation import metrics
 from cmr_bench.evaluation.bootstrap import Resamples, interval
-from cmr_bench.evaluation.categories import CategoryScores, Labels, category_scores
+from cmr_bench.evaluation.categories import CategoryScores, Labels, category_draws, category_metrics, category_scores
 from cmr_bench.evaluation.definitions import definition, unit
-from cmr_bench.evaluation.identities import identities, identity_draws, identity_metrics
+from cmr_bench.evaluation.identities import PREFIX as IDENTITY
+from cmr_bench.evaluation.identities import identities
 from cmr_bench.evaluation.metrics import Floats
 from cmr_bench.evaluation.parts import Ranker
 from cmr_bench.evaluation.postprocess import flags_of
@@ -208,7 +209,7 @@ def _add_instance(
         if queries is not None:
             result.identity = identity[queries.images]
             result.identities = {"i2t": matched["i2t"].take(queries.images), "t2i": matched["t2i"].take(queries.texts)}
-        result.metrics |= identity_metrics(result.identities)
+        result.metrics |= category_metrics(result.identities, IDENTITY)
     return ranked
 
 
@@ -262,15 +263,6 @@ def _mean(prefix: str, each: list[dict[str, float]]) -> dict[str, float]:
     return mean | {f"{prefix}mr": metrics.mr(mean, prefix), f"{prefix}rsum": metrics.rsum(mean, prefix)}
 
 
-def category_metrics(categories: dict[str, CategoryScores]) -> dict[str, float]:
-    """Means over the queries that have something relevant, for each direction and for the mean of both."""
-    found: dict[str, float] = {}
-    for name in categories["i2t"].values:
-        both = {f"{direction}_{name}": float(np.nanmean(one.values[name])) for direction, one in categories.items()}
-        found |= both | {name: float(np.mean(list(both.values())))}
-    return found
-
-
 def _rank_metrics(images: BestMatches, texts: BestMatches) -> dict[str, float]:
     found: dict[str, float] = {}
     for direction, matches in (("i2t", images), ("t2i", texts)):
@@ -309,12 +301,7 @@ def _intervals(result: Evaluation, image_of_text: NDArray[np.int64]) -> dict[str
             for part, ranks in parts
         ]
         draws |= {prefix + key: np.mean([one[key] for one in each], axis=0) for key in each[0]}
-    draws |= identity_draws(whole, result.identities)
-    if result.categories:
-        for name in result.categories["i2t"].values:
-            i2t = whole.mean_of_images(result.categories["i2t"].values[name])
-            t2i = whole.mean_of_texts(result.categories["t2i"].values[name])
-            draws |= {f"i2t_{name}": i2t, f"t2i_{name}": t2i, name: (i2t + t2i) / 2}
+    draws |= category_draws(whole, result.identities, IDENTITY) | category_draws(whole, result.categories)
     draws |= qrels_draws(whole, result.qrels)
     return {key: interval(values, protocol.confidence) for key, values in draws.items()}
 
