@@ -26,7 +26,8 @@ class DataSet:
     layout: str = ""
 
 
-def _captioned_layout(file: str) -> str:
+def captioned_layout(file: str) -> str:
+    """Return what the folder of a data set holds whose annotations are ``file``, in one line."""
     return f"{file} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt"
 
 
@@ -42,9 +43,14 @@ def _captioned(names: tuple[str, ...], photos: tuple[str, ...], short: str) -> d
 
 
 _ARRAYS = ("*.npz", "*.npy", "*.mat", "*.h5", "*.hdf5", "*.hdf", "*.pt", "*.pth")
-_TAGGED_LAYOUT = (
+TAGGED_LAYOUT = (
     "image features (IAll, images), tag vectors (YAll, tags) and labels (LAll, labels), in one file or several"
 )
+
+
+def _tagged(target: str, about: str) -> DataSet:
+    return DataSet(target, about, {"feature files": _ARRAYS}, needs=("feature files",), layout=TAGGED_LAYOUT)
+
 
 DATASETS: dict[str, DataSet] = {
     "synthetic": DataSet(
@@ -57,21 +63,21 @@ DATASETS: dict[str, DataSet] = {
             ("flickr8k",), ("images", "Images", "flickr8k-images", "Flickr8k_Dataset", "Flicker8k_Dataset"), "f8k"
         ),
         needs=("annotations", "precomputed arrays"),
-        layout=_captioned_layout("dataset_flickr8k.json"),
+        layout=captioned_layout("dataset_flickr8k.json"),
     ),
     "flickr30k": DataSet(
         "cmr_bench.datamodules.flickr30k:Flickr30k",
         "29,000 / 1,014 / 1,000 images, five captions each",
         _captioned(("flickr30k",), ("images", "Images", "flickr30k-images", "flickr30k_images"), "f30k"),
         needs=("annotations", "precomputed arrays"),
-        layout=_captioned_layout("dataset_flickr30k.json"),
+        layout=captioned_layout("dataset_flickr30k.json"),
     ),
     "mscoco": DataSet(
         "cmr_bench.datamodules.mscoco:MSCOCO",
         "113,287 / 5,000 / 5,000 images, five or more captions each",
         _captioned(("coco", "mscoco"), ("*2014", "images/*2014", "images", "Images"), "coco"),
         needs=("annotations", "precomputed arrays"),
-        layout=_captioned_layout("dataset_coco.json"),
+        layout=captioned_layout("dataset_coco.json"),
     ),
     "wikipedia": DataSet(
         "cmr_bench.datamodules.wikipedia:Wikipedia",
@@ -85,19 +91,13 @@ DATASETS: dict[str, DataSet] = {
         needs=("split lists",),
         layout="trainset_txt_img_cat.list, testset_txt_img_cat.list, categories.list and feature arrays",
     ),
-    "nuswide": DataSet(
+    "nuswide": _tagged(
         "cmr_bench.datamodules.nuswide:NUSWide",
         "10,500 / 2,000 / 2,000 image features and tag vectors of 186,577, 10 or 21 labels, several an image",
-        {"feature files": _ARRAYS},
-        needs=("feature files",),
-        layout=_TAGGED_LAYOUT,
     ),
-    "mirflickr": DataSet(
+    "mirflickr": _tagged(
         "cmr_bench.datamodules.mirflickr:MIRFlickr",
         "10,000 / 2,000 / 2,000 image features and tag vectors of 20,015, 24 labels, several an image",
-        {"feature files": _ARRAYS},
-        needs=("feature files",),
-        layout=_TAGGED_LAYOUT,
     ),
     "pascal": DataSet(
         "cmr_bench.datamodules.pascal:Pascal",

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.data_sets import captioned_layout
 from cmr_bench.datamodules.images.making import find
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers import precomputed as precomputed_files
@@ -68,10 +69,7 @@ class CaptionDataModule(RetrievalDataModule):
         subs = ["", *(f"{name}/" for name in self.precomputed_folders)]
         wanted = [f"{name}{suffix}" for name in self.annotation_names for suffix in ("", ".gz")]
         wanted += [f"{sub}test*_ims.npy" for sub in ([f"{self.precomputed}/"] if self.precomputed else subs)]
-        layout = (
-            f"{self.annotation_names[0]} (or .json.gz) with a folder images/, or train/dev/test_ims.npy with _caps.txt"
-        )
-        return locate(self.root, self.data_name, wanted, layout)
+        return locate(self.root, self.data_name, wanted, captioned_layout(self.annotation_names[0]))
 
     def annotation_file(self) -> Path | None:
         """The JSON file; None where the data folder holds none."""

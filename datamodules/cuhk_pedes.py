@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cmr_bench.data_sets import DATASETS
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.cells import clean_caption, relative_path, short
 from cmr_bench.datamodules.readers.entries import read_entries
@@ -20,7 +21,6 @@ from cmr_bench.support.errors import DataError
 from cmr_bench.support.places import path_text
 
 ANNOTATIONS = "reid_raw.json"
-LAYOUT = "reid_raw.json (caption_all.json has no splits) with the folder imgs/"
 
 
 class CUHKPedes(RetrievalDataModule):
@@ -44,7 +44,7 @@ class CUHKPedes(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder of the annotations and photographs."""
-        return locate(self.root, self.data_name, [ANNOTATIONS], LAYOUT)
+        return locate(self.root, self.data_name, [ANNOTATIONS], DATASETS["cuhk_pedes"].layout)
 
     def read(self) -> Mapping[str, Split]:
         """Read the splits and whom every photograph shows."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench import registry
+from cmr_bench.data_sets import DATASETS
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.columns import USUAL, Columns
 from cmr_bench.datamodules.readers.delimited import TextFormat
@@ -27,8 +28,6 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.support.checksums import combined
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import cache_dir, check_name, path_text
-
-_LAYOUT = "a table of images and captions (CSV, JSONL, Parquet, tar or JSON), or one per split, and the images"
 
 
 class Custom(RetrievalDataModule):
@@ -122,7 +121,7 @@ class Custom(RetrievalDataModule):
         if given and Path(given[0]).expanduser().is_absolute():
             return Path(given[0]).expanduser().parent
         wanted = markers(self.file) if self.file else list(MARKERS)
-        return locate(self.root, self.data_name, wanted, _LAYOUT)
+        return locate(self.root, self.data_name, wanted, DATASETS["custom"].layout)
 
     def table_files(self) -> list[Path]:
         """The tables or the JSON to read.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cmr_bench.data_sets import DATASETS
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.cells import relative_path
 from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES, PhotoFinder, without_suffix
@@ -16,8 +17,6 @@ from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.datamodules.stratified import stratified_parts
 from cmr_bench.support.errors import DataError, did_you_mean
 from cmr_bench.support.files import is_leftover
-
-LAYOUT = "dataset/<category>/<image>.jpg, sentence/<category>/<image>.txt and, optionally, train.txt, val.txt, test.txt"
 
 
 class Pascal(RetrievalDataModule):
@@ -45,7 +44,7 @@ class Pascal(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder with the sentences and photographs."""
-        return locate(self.root, self.data_name, ["sentence/*/*.txt"], LAYOUT)
+        return locate(self.root, self.data_name, ["sentence/*/*.txt"], DATASETS["pascal"].layout)
 
     def read(self) -> Mapping[str, Split]:
         """Read the split lists or draw a split, and the sentences of every image."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cmr_bench.data_sets import DATASETS
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.cells import clean_caption, encodes, relative_path, short
 from cmr_bench.datamodules.readers.entries import read_entries
@@ -16,7 +17,6 @@ from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.support.errors import DataError, UsageError
 from cmr_bench.support.places import path_text
 
-LAYOUT = "layer1.json, layer2.json, det_ingrs.json and images/a/b/c/d/abcd*.jpg"
 # The program that comes with the paper (torralba-lab/im2recipe-Pytorch, scripts/mk_dataset.py) keeps recipes with fewer
 # than 20 instructions and, with the sign that ends them, fewer than 20 different detected ingredients.
 MOST_INSTRUCTIONS, MOST_INGREDIENTS = 19, 18
@@ -57,7 +57,7 @@ class Recipe1M(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder of the JSON files."""
-        return locate(self.root, self.data_name, ["layer1.json"], LAYOUT)
+        return locate(self.root, self.data_name, ["layer1.json"], DATASETS["recipe1m"].layout)
 
     def image_folder(self, split: str) -> Path:
         """Folder of the photographs of a split; where none of the usual ones exists, the first of them."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.data_sets import TAGGED_LAYOUT
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers import containers
 from cmr_bench.datamodules.readers.arrays import Side, Stored, find_arrays, listing, pick
@@ -20,7 +21,6 @@ from cmr_bench.support.errors import DataError, UsageError, first_line
 Role = Literal["image", "text", "label"]
 
 FILES = tuple(f"*{suffix}" for suffix in containers.SUFFIXES)
-LAYOUT = "image features (IAll, images), tag vectors (YAll, tags) and labels (LAll, labels), in one file or several"
 # IAll, YAll and LAll are the names in the files of DCMH (Jiang and Li, CVPR 2017); XAll are features of its pixels.
 _ROLES: dict[Role, re.Pattern[str]] = {
     "image": re.compile(r"(^|[-_/])(i|iall|x|xall|imgs?|images?)([-_]|$)", re.IGNORECASE),
@@ -81,7 +81,7 @@ class TaggedFeatures(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder with the arrays."""
-        return locate(self.root, self.data_name, FILES, LAYOUT)
+        return locate(self.root, self.data_name, FILES, TAGGED_LAYOUT)
 
     def read(self) -> Mapping[str, Split]:
         """Read the labels and draw the splits."""
@@ -159,8 +159,8 @@ class TaggedFeatures(RetrievalDataModule):
         if not found:
             there = ", ".join(f"{name} {stored.shape}" for name, stored in self._found.items()) or "none"
             raise DataError(
-                f"{self.data_name}: no array of {_WORDS[role]} in {folder}, expected {LAYOUT}, of shape (n, d); there "
-                f"are {there}{containers.missing_library(folder)}"
+                f"{self.data_name}: no array of {_WORDS[role]} in {folder}, expected {TAGGED_LAYOUT}, of shape (n, d); "
+                f"there are {there}{containers.missing_library(folder)}"
             )
         if len(found) > 1:
             names = ", ".join(name for name, stored in self._found.items() if stored in found)

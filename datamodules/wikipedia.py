@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cmr_bench.data_sets import DATASETS
 from cmr_bench.datamodules.module import RetrievalDataModule, locate
 from cmr_bench.datamodules.readers.arrays import Side, Stored, find_arrays, listing, pick
 from cmr_bench.datamodules.readers.cells import relative_path
@@ -79,9 +80,7 @@ class Wikipedia(RetrievalDataModule):
 
     def folder(self) -> Path:
         """Folder with the split lists."""
-        return locate(
-            self.root, self.data_name, [TRAIN_LIST], f"{TRAIN_LIST}, {TEST_LIST}, {CATEGORIES} and feature arrays"
-        )
+        return locate(self.root, self.data_name, [TRAIN_LIST], DATASETS["wikipedia"].layout)
 
     def read(self) -> Mapping[str, Split]:
         """Read the lists, and the articles and the names of the photographs where their folders are there."""
