@@ -1,7 +1,7 @@
 """What a GPU is worth: ranks, attention scores, training steps and several devices, each beside the CPU.
 
     python benchmarks/gpu.py                       on the first CUDA device, MSCOCO's sizes; some minutes
-    python benchmarks/gpu.py --device cpu --small  every part once, small, without a GPU
+    python benchmarks/gpu.py --device cpu --small  what needs one device, once and small, without a GPU
 
 Every part computes the same on both sides and says how far the results are apart; times are medians of rounds after one
 that is not counted. Without a CUDA device the script says so and ends.
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -129,20 +130,11 @@ def pairs(sizes: Sizes, n: int) -> PairBatch:
     return PairBatch(images, TextBatch(torch.arange(n), tokens=tokens, lengths=lengths))
 
 
-def moved(batch: PairBatch, device: torch.device) -> PairBatch:
-    """Copy a batch to a device."""
-    sides = [
-        {name: None if value is None else value.to(device) for name, value in vars(side).items()}
-        for side in (batch.images, batch.texts)
-    ]
-    return PairBatch(ImageBatch(**sides[0]), TextBatch(**sides[1]))
-
-
 def step(make: Callable[[], RetrievalModule], sizes: Sizes, device: torch.device, half: bool, compiled: bool) -> str:
     """Milliseconds of a training step: forward, backward and optimiser."""
     torch.manual_seed(0)
     module = made(make(), sizes).to(device).train()
-    batch = moved(pairs(sizes, sizes.batch), device)
+    batch = move_data_to_device(pairs(sizes, sizes.batch), device)
     optimizer = module.make_optimizer()
     loss = torch.compile(module.loss, dynamic=True) if compiled else module.loss
 
@@ -158,9 +150,8 @@ def step(make: Callable[[], RetrievalModule], sizes: Sizes, device: torch.device
     return f"{1000 * seconds(once, device, 4 * sizes.rounds):.1f}"
 
 
-def devices(sizes: Sizes, device: torch.device) -> list[str]:
-    """Train on one device and on all of them; return seconds of both and how far the metrics are apart."""
-    count = torch.cuda.device_count() if device.type == "cuda" else 2
+def devices(sizes: Sizes, count: int) -> list[str]:
+    """Train on one GPU and on ``count``; return seconds of both and how far the metrics are apart."""
     found, taken = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in (1, count):
@@ -171,7 +162,7 @@ def devices(sizes: Sizes, device: torch.device) -> list[str]:
                     n_train=sizes.pairs,
                     max_epochs=sizes.epochs,
                     devices=number,
-                    accelerator="gpu" if device.type == "cuda" else "cpu",
+                    accelerator="gpu",
                     bootstrap=0,
                     progress=False,
                     **({} if number == 1 else {"strategy": "ddp"}),
@@ -190,7 +181,7 @@ def main() -> None:
     args = parser.parse_args()
     device, sizes, console = torch.device(args.device), SMALL if args.small else Sizes(), Console()
     if device.type == "cuda" and not torch.cuda.is_available():
-        console.print("no CUDA device: nothing is measured; --device cpu --small runs every part once")
+        console.print("no CUDA device: nothing is measured; --device cpu --small runs what needs one device")
         return
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     console.print(f"torch {torch.__version__}, NumPy {np.__version__}, {name}, {torch.get_num_threads()} CPU threads")
@@ -210,7 +201,7 @@ def main() -> None:
     console.print(table)
     several = torch.cuda.device_count() if device.type == "cuda" else 0
     if several > 1:
-        one, all_, apart = devices(sizes, device)
+        one, all_, apart = devices(sizes, several)
         console.print(f"synthetic, seconds of training on 1 / {several} devices: {one} / {all_}, metrics apart {apart}")
     else:
         console.print("several devices: there are not, nothing is measured")

@@ -138,9 +138,9 @@ class RetrievalDataModule(SplitLoaders):
         """
         raise NotImplementedError
 
-    def usual_evaluation(self) -> EvaluationOptions:
-        """Return how the data set is evaluated where nobody says otherwise."""
-        return EvaluationOptions(criterion=self.selection, subsets=self.test_subsets())
+    def usual_evaluation(self, subsets: str | None = None) -> EvaluationOptions:
+        """Return how the data set is evaluated where nobody says otherwise, on these subsets or its own."""
+        return EvaluationOptions(criterion=self.selection, subsets=self.test_subsets(subsets))
 
     def test_subsets(self, given: str | None = None) -> tuple[Subsets, ...]:
         """Return the draws of pairs that the test split is also scored on: those given, else the data set's own.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cmr_bench import registry
+from cmr_bench.data_sets import DataSet
 from cmr_bench.support.encoders import require_weights
-from cmr_bench.support.places import candidates, data_root, locate
+from cmr_bench.support.places import data_root, locate
 
 
 def check_files(dataset: str, options: Mapping[str, Any]) -> None:
@@ -35,7 +36,11 @@ def check_files(dataset: str, options: Mapping[str, Any]) -> None:
     # Files that the user names may lie elsewhere; the data set looks for them itself.
     if named and (data_root(root) or Path(named).expanduser().is_absolute()):
         return
-    locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
+    _folder(root, dataset, entry)
+
+
+def _folder(root: str | None, dataset: str, entry: DataSet) -> Path:
+    return locate(root, dataset, [pattern for part in entry.needs for pattern in entry.parts[part]], entry.layout)
 
 
 def check_rows(method: str, dataset: str, model: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -61,11 +66,9 @@ def check_rows(method: str, dataset: str, model: Mapping[str, Any], options: Map
     ):
         return
     names = entry.parts.get("annotations", ())
-    for place in candidates(dataset, options.get("root")):
-        if any(any(place.glob(pattern)) for part in entry.needs for pattern in entry.parts[part]):
-            file = next((place / name for name in names if (place / name).is_file()), None)
-            if file is not None:
-                from cmr_bench.datamodules.images.lacking import check_rows as check_store
+    folder = _folder(options.get("root"), dataset, entry) if names else None
+    file = None if folder is None else next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is not None:
+        from cmr_bench.datamodules.images.lacking import check_rows as check_store
 
-                check_store(dataset, file, options)
-            return
+        check_store(dataset, file, options)

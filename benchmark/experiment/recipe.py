@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -25,9 +25,6 @@ from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
 from cmr_bench.support.errors import UsageError, did_you_mean
 from cmr_bench.support.places import without_folders
-
-if TYPE_CHECKING:
-    from cmr_bench.evaluation.subsets import Subsets
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
 _NO_SETTING = {
@@ -90,10 +87,14 @@ class TrainerOptions:
     few_shot_below: int = 10
     progress: bool = True
 
-    def evaluation(self, criterion: Literal["rsum", "map"], draws: tuple[Subsets, ...] = ()) -> EvaluationOptions:
-        """Return the options of the evaluation, for a data set that chooses by ``criterion`` and has these draws."""
-        return EvaluationOptions(
-            criterion, self.select_on, self.bootstrap, self.postprocess, self.few_shot_below, draws
+    def evaluation(self, usual: EvaluationOptions) -> EvaluationOptions:
+        """Return how a run is evaluated on a data set whose usual evaluation is ``usual``."""
+        return replace(
+            usual,
+            select_on=self.select_on,
+            bootstrap=self.bootstrap,
+            postprocess=self.postprocess,
+            few_shot_below=self.few_shot_below,
         )
 
 

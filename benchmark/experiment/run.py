@@ -99,7 +99,7 @@ def configure(config: RunConfig, folder: Path) -> Experiment:
     assert isinstance(data, RetrievalDataModule)
     launch.check_devices(options)
     data.show_progress, data.making_device = options.progress, "cpu" if options.accelerator == "cpu" else "auto"
-    module.attach(data, options.evaluation(data.selection, data.test_subsets(options.subsets)))
+    module.attach(data, options.evaluation(data.usual_evaluation(options.subsets)))
     if options.compile:
         # Widths of texts differ from batch to batch.
         module.loss = torch.compile(module.loss, dynamic=True)  # type: ignore[method-assign]

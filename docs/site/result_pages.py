@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cmr_bench import registry
+from cmr_bench.leaderboard.board import number
 from cmr_bench.leaderboard.columns import by_map, order
 from cmr_bench.leaderboard.entries import Row, Section
 from cmr_bench.leaderboard.formats import escape_markdown, render
@@ -65,6 +66,6 @@ def _worth(section: Section, main: str) -> Iterator[str]:
 
 
 def _figures(whole: Row, without: Row, main: str) -> str:
-    digits = 3 if main == "map" else 1
     one, other = whole.metrics[main], without.metrics[main]
-    return f"{one:.{digits}f} | {other:.{digits}f} | {one - other:+.{digits}f}"
+    sign = "-" if one < other else "+"
+    return f"{number(main, one)} | {number(main, other)} | {sign}{number(main, abs(one - other))}"

@@ -18,6 +18,7 @@ from cmr_bench.cli import main
 from cmr_bench.evaluation.per_query import read_per_query
 from cmr_bench.experiment import callbacks
 from cmr_bench.results.record import read_result
+from tests.support.signals import heed_interrupts
 
 OWN_OPTIONS = (
     *("--data.batch_size", "32", "--trainer.max_epochs", "4", "--trainer.bootstrap", "20"),
@@ -152,8 +153,7 @@ def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A shell lets its jobs in the background ignore interrupts, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_interrupts,
     )
     try:
         while not list(tmp_path.glob("runs/*/*/*/history.csv")):

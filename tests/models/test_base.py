@@ -57,7 +57,7 @@ def test_by_default_the_data_set_says_what_selects(toy: Callable[..., Any], n_cl
 
 
 def test_options_of_the_trainer_become_those_of_the_evaluation() -> None:
-    options = TrainerOptions(select_on="test", bootstrap=3, postprocess="csls").evaluation("map")
+    options = TrainerOptions(select_on="test", bootstrap=3, postprocess="csls").evaluation(EvaluationOptions("map"))
     assert options == EvaluationOptions("map", "test", 3, "csls", 10)
     with pytest.raises(FrozenInstanceError):
         options.bootstrap = 4  # type: ignore[misc]

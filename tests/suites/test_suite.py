@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from cmr_bench.cli import main
 from cmr_bench.experiment import callbacks, recipe
 from cmr_bench.suites import plan, pool, stored
 from cmr_bench.support.errors import UsageError
+from tests.support.signals import heed_interrupts
 
 SUITE = """
 about: a try
@@ -259,9 +259,7 @@ def test_a_suite_that_was_ended_leaves_no_process_and_goes_on(folder: Path, numb
     text = SUITE.replace("seeds: [0, 1]", "seeds: [0]").replace("max_epochs: 1", f"max_epochs: {epochs}")
     (folder / "try.yaml").write_text("\n".join(text.splitlines()[:-1]))
     words = [sys.executable, "-m", "cmr_bench", "suite", "try.yaml"]
-    # A shell lets its jobs in the background ignore interrupts, and their children inherit that.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(words, cwd=folder, start_new_session=True, preexec_fn=heed) as process:
+    with subprocess.Popen(words, cwd=folder, start_new_session=True, preexec_fn=heed_interrupts) as process:
         assert eventually(lambda: any(folder.glob("runs/Toy/Linear/*/history.csv")), 120)
         children = descendants(process.pid)
         assert children
