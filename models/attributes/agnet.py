@@ -18,7 +18,7 @@ from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.models.common.feature_module import LabelledFeatureModule
 from cmr_bench.models.common.labelled import one_hot
 from cmr_bench.models.encoders.inputs import hidden_layer, normalise
-from cmr_bench.models.losses import bit_imbalance, code_likelihood, quantisation_error, same
+from cmr_bench.models.losses import bit_imbalance, code_likelihood, info_nce, quantisation_error, same
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
 
@@ -48,7 +48,11 @@ class AgNet(LabelledFeatureModule):
         alpha: Weight of the likelihood loss.
         beta: Weight of the quantisation loss.
         gamma: Weight of the bit-balance loss.
-        balanced: Give matching and non-matching pairs the same total weight in the likelihood loss.
+        likelihood: What the likelihood is of. pairs: whether each pair matches, as in the paper, ``sigmoid(a . b / 2)``.
+            batch: which of the batch an item matches, the softmax of ``scale cos(a, b)`` in either direction, for data
+            where the image is the label: with one match in a batch, the pairs that do not match saturate.
+        scale: Inverse temperature of ``likelihood: batch``.
+        balanced: Give matching and non-matching pairs the same total weight in ``likelihood: pairs``.
         dropout: Dropout probability of each modality's hidden layer.
         input_dropout: Dropout probability of the input features.
         lr: Learning rate.
@@ -64,6 +68,8 @@ class AgNet(LabelledFeatureModule):
         alpha: float = 1.0,
         beta: float = 0.1,
         gamma: float = 0.1,
+        likelihood: Literal["pairs", "batch"] = "pairs",
+        scale: float = 20.0,
         balanced: bool = False,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -73,7 +79,8 @@ class AgNet(LabelledFeatureModule):
         super().__init__(lr=lr, **kwargs)
         self.hidden, self.bits, self.hash = hidden, bits, hash
         self.attributes, self.n_attributes = attributes, n_attributes
-        self.alpha, self.beta, self.gamma, self.balanced = alpha, beta, gamma, balanced
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        self.likelihood, self.scale, self.balanced = likelihood, scale, balanced
         self.dropout, self.input_dropout = dropout, input_dropout
         self.attribute_names: list[str] = []
         self._of_image = torch.empty(0, 0, dtype=torch.bool)
@@ -180,6 +187,12 @@ class AgNet(LabelledFeatureModule):
         self._of_image = self._of_image.to(rows.device)
         return self._of_image[rows]
 
+    def match_likelihood(self, images: Tensor, texts: Tensor, match: Tensor) -> Tensor:
+        """Return the negative log likelihood of the matches ``match`` (b, b) of codes, (b, bits) each."""
+        if self.likelihood == "batch":
+            return info_nce(images, texts, images.new_tensor(self.scale), match)
+        return code_likelihood(images, texts, match, self.balanced)
+
     def loss(self, batch: PairBatch) -> dict[str, Tensor]:
         """Return the weighted sum of the four terms."""
         # Gathered before they are normalised, so that the statistics are those of the global batch.
@@ -199,7 +212,7 @@ class AgNet(LabelledFeatureModule):
             ]
         ).sum()
         images, texts = self.code(image_logits, self.image_norm), self.code(text_logits, self.text_norm)
-        likelihood = code_likelihood(images, texts, same(labels), self.balanced)
+        likelihood = self.match_likelihood(images, texts, same(labels))
         quantisation = quantisation_error(images) + quantisation_error(texts)
         balance = bit_imbalance(images) + bit_imbalance(texts)
         return {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,3 +161,19 @@ def test_terms_add_up_with_their_weights(toy: Callable[..., Any]) -> None:
     weights = {"attributes": 1, "likelihood": 2, "quantisation": 3, "balance": 5}
     expected = sum(weight * float(terms[name].detach()) for name, weight in weights.items())
     assert float(terms["loss"].detach()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 3], [0, 1, 0, 3]])
+def test_likelihood_of_a_batch_is_a_softmax_over_what_may_match(labels: list[int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.rand(4, 6, generator=generator) * 2 - 1 for _ in range(2))
+    cosines = [[float(F.cosine_similarity(x, y, dim=0)) for y in b] for x in a]
+    cost = 0.0
+    for k in range(4):
+        others = [n for n in range(4) if n == k or labels[n] != labels[k]]
+        own = np.exp(5 * cosines[k][k])
+        for sums in (sum(np.exp(5 * cosines[k][n]) for n in others), sum(np.exp(5 * cosines[n][k]) for n in others)):
+            cost -= np.log(own / sums) / 8
+    match = torch.tensor(labels)[:, None] == torch.tensor(labels)
+    found = AgNet(likelihood="batch", scale=5.0).match_likelihood(a, b, match)
+    assert float(found) == pytest.approx(cost, rel=1e-5)
