@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,10 @@ from cmr_bench.datamodules.views import Rows, View
 from cmr_bench.support.errors import CmrBenchError
 from cmr_bench.support.transfer import resident
 
-if TYPE_CHECKING:
-    pass
-
 Encoded = Tensor | tuple[Tensor, ...]
+
+# Images that one thread of a CPU scores at a time.
+_BAND = 64
 
 
 class Scorer(Protocol):
@@ -33,7 +34,8 @@ class Scorer(Protocol):
 class PairScores:
     """Scores blocks of encoded items with a method's own similarity, on the method's device.
 
-    If its memory holds all encodings, they are copied there once, else block by block.
+    If its memory holds all encodings, they are copied there once, else block by block. On a CPU every thread scores
+    bands of images by itself: most of the work is in operations too small to share.
 
     Args:
         module: The method.
@@ -60,10 +62,31 @@ class PairScores:
         if self._near is None:
             self._near = _near(self.images, self.texts, device)
         with torch.inference_mode():
-            part = self.module.similarity(
-                *(_part(*side, device) for side in zip(self._near, (images, texts), strict=True))
-            )
-        return part.float().cpu()
+            some, others = (_part(*side, device) for side in zip(self._near, (images, texts), strict=True))
+            if device.type == "cpu" and _length(some) > _BAND:
+                starts = range(0, _length(some), _BAND)
+                bands = [_part(some, slice(start, start + _BAND), device) for start in starts]
+                return torch.cat(_by_threads(lambda band: self.module.similarity(band, others).float(), bands))
+            return self.module.similarity(some, others).float().cpu()
+
+
+def _by_threads(score: Callable[[Encoded], Tensor], bands: Sequence[Encoded]) -> list[Tensor]:
+    """Return the scores of every band, each computed by one thread, with the same bits for any number of them."""
+    threads = torch.get_num_threads()
+    enabled, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def one(band: Encoded) -> Tensor:
+        torch.set_num_threads(1)
+        # These are of a thread, not of the process.
+        with torch.inference_mode(), torch.autocast("cpu", enabled=enabled, dtype=dtype):
+            return score(band)
+
+    try:
+        with ThreadPoolExecutor(min(threads, len(bands))) as pool:
+            return list(pool.map(one, bands))
+    finally:
+        # OpenMP's number is the calling thread's, but MKL has one for all.
+        torch.set_num_threads(threads)
 
 
 def _length(encoded: Encoded) -> int:

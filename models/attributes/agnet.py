@@ -48,9 +48,9 @@ class AgNet(LabelledFeatureModule):
         alpha: Weight of the likelihood loss.
         beta: Weight of the quantisation loss.
         gamma: Weight of the bit-balance loss.
-        likelihood: What the likelihood is of. pairs: whether each pair matches, as in the paper, ``sigmoid(a . b / 2)``.
-            batch: which of the batch an item matches, the softmax of ``scale cos(a, b)`` in either direction, for data
-            where the image is the label: with one match in a batch, the pairs that do not match saturate.
+        likelihood: What the likelihood is of. pairs: whether each pair matches, ``sigmoid(a . b / 2)``, as in the
+            paper. batch: which of the batch an item matches, the softmax of ``scale cos(a, b)`` in either direction,
+            for data where the image is the label: with one match in a batch, the pairs that do not match saturate.
         scale: Inverse temperature of ``likelihood: batch``.
         balanced: Give matching and non-matching pairs the same total weight in ``likelihood: pairs``.
         dropout: Dropout probability of each modality's hidden layer.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cmr_bench.models.common.attention import cross_attention
 from cmr_bench.models.interaction.scan import SCAN
@@ -79,6 +80,34 @@ def test_scored_in_blocks_from_assembled_batches(toy: Callable[..., Any], attent
         whole = cross_attention(*sides[0], *sides[1], module.how)
     scores = PairScores(module, *sides)
     torch.testing.assert_close(scores.block(slice(2, 7), slice(3, 11)), whole[2:7, 3:11])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_scores_have_the_same_bits_for_any_number_of_threads(threads: int, toy: Callable[..., Any]) -> None:
+    module, _ = built(toy, attention="t2i", pool="lse")
+    generator = torch.Generator().manual_seed(0)
+    regions, words = (F.normalize(torch.randn(n, 4, 16, generator=generator), dim=2) for n in (200, 30))
+    lengths = torch.randint(1, 5, (30,), generator=generator)
+    sides = (regions, torch.ones(200, 4, dtype=torch.bool)), (words, lengths)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, threads):
+            torch.set_num_threads(number)
+            found.append(PairScores(module, *sides).block(slice(0, 200), slice(0, 30)))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], module.similarity(*sides).detach())
+
+
+def test_a_failure_in_a_thread_reaches_the_caller(toy: Callable[..., Any]) -> None:
+    module, _ = built(toy)
+    regions = torch.ones(200, 4, 16), torch.ones(200, 4, dtype=torch.bool)
+    words = torch.ones(3, 4, 8), torch.ones(3, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="shapes"):
+        PairScores(module, regions, words).block(slice(0, 200), slice(0, 3))
 
 
 def test_regions_are_standardised_one_by_one(toy: Callable[..., Any]) -> None:
