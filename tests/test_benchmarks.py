@@ -18,6 +18,7 @@ SMALL = {
     "scan_similarity.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
     "search.py": ["--items", "200", "--dim", "8"],
     "step.py": ["--shrink", "256", "--rounds", "1"],
+    "stream.py": ["--images", "40", "--regions", "3", "--width", "8", "--batch-size", "8", "--batches", "3"],
     "survey_scores.py": ["--images", "4", "--texts", "5", "--regions", "3", "--dim", "8", "--rounds", "1"],
 }
 
