@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -249,17 +249,8 @@ class RetrievalModule(L.LightningModule):
 
     def make_optimizer(self) -> Optimizer:
         """Return the optimiser, Adam unless overridden."""
-        kind, groups = torch.optim.AdamW if self.weight_decay else torch.optim.Adam, self.parameter_groups()
-        return kind(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=self._fused(groups))
-
-    def _fused(self, groups: Iterable[Mapping[str, Any]]) -> bool | None:
-        """Whether one kernel updates a parameter; None leaves it to PyTorch.
-
-        Lightning cannot clip gradients that such a kernel unscales itself, and not every device has one.
-        """
-        scaled = self._trainer is not None and self._trainer.precision == "16-mixed"
-        devices = {parameter.device.type for group in groups for parameter in group["params"]}
-        return True if not scaled and devices <= {"cpu", "cuda"} else None
+        kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
+        return kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
 
     def configure_optimizers(self) -> Any:
         """Configure Adam with step decay of the learning rate."""
