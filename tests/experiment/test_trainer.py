@@ -28,6 +28,8 @@ def sources() -> str:
 
 @pytest.mark.parametrize("pattern", trainer.SILENCED)
 def test_what_is_silenced_is_said_by_the_installed_libraries(pattern: str, sources: str) -> None:
+    if "LeafSpec" in pattern and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+        pytest.skip("a version of torch before the deprecation")
     assert re.search(pattern, sources), f"no library says {pattern} any more: remove it"
     assert len(trainer.SILENCED[pattern].split()) > 3
 
