@@ -17,6 +17,8 @@ from cmr_bench import registry
 from cmr_bench.experiment.describe import recipes_of
 from cmr_bench.experiment.recipe import option_parser
 from cmr_bench.experiment.signatures import metavar, signature_class
+from cmr_bench.leaderboard.board import head, number
+from cmr_bench.leaderboard.entries import Row
 from cmr_bench.leaderboard.rows import sections
 from cmr_bench.results.published import load_published
 
@@ -141,7 +143,8 @@ def _figures(name: str, results: list[Any]) -> str:
     if not lines:
         return "No figures are published for the data sets here, and none are stored with these pages."
     names = [metric for metric in _METRICS if any(metric in metrics for *_, metrics in lines)]
-    head = f"| data | variant | source | {' | '.join(names)} |\n| --- | --- | --- |{' --- |' * len(names)}"
+    titles = " | ".join(" ".join(head(metric)).strip() for metric in names)
+    first = f"| data | variant | source | {titles} |\n| --- | --- | --- |{' ---: |' * len(names)}"
     body = [
         f"| {data} | {variant} | {escape(source)} | {' | '.join(_figure(metrics, metric) for metric in names)} |"
         for data, variant, source, metrics in lines
@@ -149,7 +152,7 @@ def _figures(name: str, results: list[Any]) -> str:
     note = "Recalls in percent, mAP in 0..1."
     if not any(source.startswith("measured") for _, _, source, _ in lines):
         note += " No measured results are stored with these pages: run the commands above to put yours beside them."
-    return f"{note}\n\n" + "\n".join([head, *body])
+    return f"{note}\n\n" + "\n".join([first, *body])
 
 
 def _measured(name: str, results: list[Any]) -> Iterator[tuple[str, str, str, Any]]:
@@ -162,13 +165,19 @@ def _measured(name: str, results: list[Any]) -> Iterator[tuple[str, str, str, An
     for section in sections(results, None):
         for row in section.rows:
             if row.method == name and row.measured:
-                yield section.data, row.variant or "–", f"measured, {row.repeats or 1} seeds", row.metrics
+                yield section.data, row.variant or "–", f"measured, {_times(row)}", row.metrics
+
+
+def _times(row: Row) -> str:
+    if row.draws:
+        return f"mean of {len(row.draws)} draws"
+    return "1 seed" if (row.n_seeds or 1) == 1 else f"mean of {row.n_seeds} seeds"
 
 
 def _figure(metrics: Any, name: str) -> str:
     if name not in metrics:
         return ""
-    return f"{metrics[name]:.3f}" if "map" in name else f"{metrics[name]:.1f}"
+    return number(name, metrics[name])
 
 
 def _options(name: str) -> str:
