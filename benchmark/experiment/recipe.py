@@ -91,13 +91,8 @@ class TrainerOptions:
 
     def evaluation(self, usual: EvaluationOptions) -> EvaluationOptions:
         """Return how a run is evaluated on a data set whose usual evaluation is ``usual``."""
-        return replace(
-            usual,
-            select_on=self.select_on,
-            bootstrap=self.bootstrap,
-            postprocess=self.postprocess,
-            few_shot_below=self.few_shot_below,
-        )
+        names = ("select_on", "bootstrap", "postprocess", "few_shot_below")
+        return replace(usual, **{name: getattr(self, name) for name in names})
 
 
 @dataclass
@@ -171,11 +166,9 @@ def _parser(method: type | None, dataset: type, prog: str) -> ArgumentParser:
 @functools.cache
 def _built_parser(method: type | None, dataset: type, prog: str) -> ArgumentParser:
     parser = ArgumentParser(prog=prog, exit_on_error=False, formatter_class=argparse.HelpFormatter, allow_abbrev=False)
-    if method is not None:
-        parser.add_class_arguments(method, "model", fail_untyped=True)
-    parser.add_class_arguments(dataset, "data", fail_untyped=True)
-    if method is not None:
-        parser.add_class_arguments(TrainerOptions, "trainer", fail_untyped=True)
+    classes = {"data": dataset} if method is None else {"model": method, "data": dataset, "trainer": TrainerOptions}
+    for part, found in classes.items():
+        parser.add_class_arguments(found, part, fail_untyped=True)
     return parser
 
 
