@@ -37,8 +37,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "vsepp_waiting": ("vsepp", {"image_view": "pixels", "fine_tune": True, "frozen_epochs": 2, "reduction": "sum"}),
 }
 # Of a single word the cosines are 1 or -1 by their sign. Summed over the pairs, the loss makes steps that blow up the
-# last bits, so those of pfan are shorter; a share that counts twice still moves its losses by a percent. The first
-# stage of camp has the logarithm of cosines near 0, whose slope is as steep as their inverse.
+# last bits, so those of pfan are shorter. The first stage of camp has the logarithm of cosines near 0, whose slope is
+# as steep as their inverse.
 TOLERANCE = {name: {"rtol": 1e-3, "atol": 1e-4} for name in ("pfan", "camp_messages")}
 FOUR = ["vsepp", "cmpm", "adv_subspace", "scan", "agnet"]
 
@@ -108,7 +108,7 @@ def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain_steps(module: RetrievalModule) -> torch.optim.Optimizer:
-    return torch.optim.SGD(module.parameter_groups(), lr=0.001 if isinstance(module, PFAN) else 0.01)
+    return torch.optim.SGD(module.parameter_groups(), lr=0.0003 if isinstance(module, PFAN) else 0.01)
 
 
 def _process(rank: int, world: int, port: int, folder: str, jobs: list[tuple[str, int]], small: dict[str, Any]) -> None:
