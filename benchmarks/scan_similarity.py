@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cmr_bench.models.common.attention import CrossAttention, cross_attention
-from cmr_bench.models.scoring import Encoded, PairScores
+from cmr_bench.models.interaction.scan import SCAN
 
 VARIANTS = {
     "t2i_lse": CrossAttention("t2i", "lse", 9.0, 6.0, "leaky"),
@@ -51,12 +51,25 @@ def caption_by_caption(regions: Tensor, words: Tensor, lengths: Tensor, how: Cro
     return torch.stack(columns, dim=1)
 
 
-def batch(args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor]:
+def in_turn(rows: Mapping[str, Callable[[], Tensor]], rounds: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Compute every row once a round, without gradients; return the median seconds and the last results."""
+    taken: dict[str, list[float]] = {row: [] for row in rows}
+    found = {}
+    for _ in range(rounds):
+        for row, function in rows.items():
+            with torch.inference_mode():
+                started = time.perf_counter()
+                found[row] = function()
+                taken[row].append(time.perf_counter() - started)
+    return {row: statistics.median(values) for row, values in taken.items()}, found
+
+
+def batch(args: argparse.Namespace, images: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(args.shortest, args.longest + 1, (args.texts,), generator=generator)
     regions, words = (
         F.normalize(torch.randn(n, fragments, args.dim, generator=generator), dim=-1)
-        for n, fragments in ((args.images, args.regions), (args.texts, int(lengths.max())))
+        for n, fragments in ((images, args.regions), (args.texts, int(lengths.max())))
     )
     return regions, words, lengths
 
@@ -74,45 +87,23 @@ def trained(score: Callable[[Tensor, Tensor], Tensor], regions: Tensor, words: T
     ]
 
 
-class Scorer:
-    """What :class:`PairScores` asks of a method."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, how: CrossAttention) -> None:
-        self.how = how
-
-    def similarity(self, images: Encoded, texts: Encoded) -> Tensor:
-        """Return the scores of regions and words, each with what of them is real, (n_images, n_texts)."""
-        return cross_attention(images[0], images[1], texts[0], texts[1], self.how)
-
-
 def gallery(args: argparse.Namespace) -> Table:
     """Time the scores of a gallery, without gradients, in both ways of sharing them among threads."""
-    args.images = args.gallery
-    regions, words, lengths = batch(args)
+    regions, words, lengths = batch(args, args.gallery)
     sides = (regions, torch.ones(regions.shape[:2], dtype=torch.bool)), (words, lengths)
     packed = torch.cat([text[:length] for text, length in zip(words, lengths.tolist(), strict=True)])
     table = Table(title=f"a gallery of {args.gallery} images x {args.texts} captions, {args.threads} threads")
     for title in ("", "s", "of the product", "largest difference"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=not title)
     for name in args.variant or VARIANTS:
-        scorer = Scorer(VARIANTS[name])
+        module = SCAN(attention=VARIANTS[name].attention, pool=VARIANTS[name].pool)
         blocks = slice(0, args.gallery), slice(0, args.texts)
         rows: dict[str, Callable[[], Tensor]] = {
             "matrix product": lambda: packed @ regions.flatten(0, 1).T,
-            f"{name}, images divided among threads": partial(PairScores(scorer, *sides).block, *blocks),
-            f"{name}, operations divided among threads": partial(scorer.similarity, *sides),
+            f"{name}, images divided among threads": partial(module.scores(*sides).block, *blocks),
+            f"{name}, operations divided among threads": partial(module.similarity, *sides),
         }
-        taken: dict[str, list[float]] = {row: [] for row in rows}
-        found = {}
-        for _ in range(args.rounds):
-            for row, function in rows.items():
-                started = time.perf_counter()
-                with torch.no_grad():
-                    found[row] = function()
-                taken[row].append(time.perf_counter() - started)
-        medians = {row: statistics.median(values) for row, values in taken.items()}
+        medians, found = in_turn(rows, args.rounds)
         apart = float((found[[*rows][1]] - found[[*rows][2]]).abs().max())
         for row, median in medians.items():
             difference = f"{apart:.0e}" if "images" in row else ""
@@ -136,7 +127,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="time under autocast; differences stay in float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    regions, words, lengths = batch(args)
+    regions, words, lengths = batch(args, args.images)
     mask = torch.ones(regions.shape[:2], dtype=torch.bool)
     packed = torch.cat([text[:length] for text, length in zip(words, lengths.tolist(), strict=True)])
 

@@ -63,11 +63,11 @@ def check_rows(method: str, dataset: str, model: Mapping[str, Any], options: Map
         or options.get("precomputed")
         or options.get("skip_missing")
         or model.get("image_view", usual) not in ("vector", "regions")
+        or "annotations" not in entry.parts
     ):
         return
-    names = entry.parts.get("annotations", ())
-    folder = _folder(options.get("root"), dataset, entry) if names else None
-    file = None if folder is None else next((folder / name for name in names if (folder / name).is_file()), None)
+    folder = _folder(options.get("root"), dataset, entry)
+    file = next((folder / name for name in entry.parts["annotations"] if (folder / name).is_file()), None)
     if file is not None:
         from cmr_bench.datamodules.images.lacking import check_rows as check_store
 
