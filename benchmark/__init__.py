@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from cmr_bench import compat as compat
+from cmr_bench import deferred as deferred
 from cmr_bench import moved as moved
 from cmr_bench.version import __version__
 
@@ -51,6 +52,7 @@ _PLACES = {
 }
 
 compat.install()
+deferred.install()
 moved.install()
 
 

@@ -19,6 +19,7 @@ def python(code: str) -> str:
     return answer.stdout
 
 
+@pytest.mark.slow
 def test_torchvision_and_lightning_import_after_cmr_bench_in_a_fresh_process() -> None:
     out = python(
         "import sys, cmr_bench, torch\n"

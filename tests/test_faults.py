@@ -190,6 +190,7 @@ def test_data_workers_without_shared_memory(
     assert "--data.num_workers 0" in error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 @pytest.mark.parametrize("size", ["4k", "64k"])
 def test_a_small_shared_memory(size: str, own: list[str], tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_spread_is_the_variance_of_unit_vectors() -> None:
     assert math.isclose(spread(values * 7), spread(values), abs_tol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_of_the_scheduler_leaves_a_run_to_go_on_with(small: list[str], tmp_path: Path, name: str) -> None:
     words = [*small[:-1], "100000", "--model", "vsepp"]

@@ -146,6 +146,7 @@ def test_ctrl_c_in_a_finaliser_is_not_lost(
     assert "ignored" not in error
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_real_process(own: list[str], tmp_path: Path) -> None:
     words = [w if w != "4" else "100000" for w in own]
     process = subprocess.Popen(

@@ -167,6 +167,7 @@ def test_reads_only_views_it_names(name: str) -> None:
         make(name, image_view="subwords")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in registry.METHODS if not registry.method(n).closed_form])
 def test_learns_the_made_up_data(name: str, toy: Callable[..., Any]) -> None:
     data = toy(n_train=60)
