@@ -108,3 +108,9 @@ def test_recipes_of_caption_data_differ_only_where_data_do_or_a_comment_says_why
         if len(values) > 1:
             said = [data for data, text in comments.items() if re.search(rf"\b{name.split('.')[1]}\b", text)]
             assert said, f"{method}: {name} differs between caption data sets and no comment names it"
+
+
+@pytest.mark.parametrize("method", [name for data, name in SHIPPED if data == "synthetic"])
+def test_on_the_built_in_data_labels_are_those_of_single_images(method: str) -> None:
+    # Its recall is shown, and categories teach nothing of which image of a category a text describes.
+    assert recipe.resolve(method, "synthetic").model.get("label_source", "identity") == "identity"
