@@ -109,7 +109,7 @@ def test_help_imports_no_command(capsys: Capture) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     *_, ours, theirs = answer.stdout.splitlines()
-    names = ("cli", "compat", "moved", "support", "support.environment", "support.errors", "version")
+    names = ("cli", "compat", "deferred", "moved", "support", "support.environment", "support.errors", "version")
     ours_expected = ["cmr_bench", *(f"cmr_bench.{name}" for name in names)]
     assert ours == str(ours_expected)
     assert theirs == "[]"
