@@ -18,6 +18,9 @@ USES = {
         assert torchmetrics.Metric is lightning.pytorch.core.module.Metric
         assert torchmetrics.__version__ == importlib.metadata.version("torchmetrics")
         assert "torchmetrics.classification" not in sys.modules
+        """,
+    "the rest after lightning": """
+        import lightning, torchmetrics
         assert torchmetrics.Accuracy(task="binary")(torch.ones(2), torch.ones(2)) == 1
         assert type(torchmetrics) is types.ModuleType and torchmetrics.Metric is lightning.pytorch.core.module.Metric
         """,

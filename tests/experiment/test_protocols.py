@@ -93,6 +93,7 @@ def test_draws_that_cannot_be_are_refused_before_training(
     assert not list(tmp_path.glob("runs/**/checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_rows_on_unseen_classes_do_not_mix_with_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words: list[Any] = ["run", "--model", "cca", "--data", "synthetic", "--runs", str(tmp_path / "runs")]
     words += [f"--data.{name}={value}" for name, value in (("n_train", 90), ("n_val", 40), ("n_test", 60))]
