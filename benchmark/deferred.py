@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.abc import Loader
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -49,14 +49,24 @@ class _Package(ModuleType):
         return getattr(self, name)
 
 
-class _Defer(Loader):
-    """Makes the package's module, but does not run its ``__init__``."""
+class _Defer(SourceFileLoader):
+    """Loads the package without its ``__init__``, which :meth:`run` runs."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Package(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """The package is empty until its parts are asked for."""
+        # Of a package that is whole, this is a reload.
+        if not isinstance(module, _Package):
+            super().exec_module(module)
+
+    def run(self, package: ModuleType) -> None:
+        _running.add(threading.get_ident())
+        try:
+            super().exec_module(package)
+        finally:
+            _running.discard(threading.get_ident())
+        package.__class__ = ModuleType
 
 
 class _Run(Loader):
@@ -67,15 +77,8 @@ class _Run(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         package = sys.modules["torchmetrics"]
-        spec = PathFinder.find_spec("torchmetrics")
-        assert spec is not None
-        assert spec.loader is not None
-        _running.add(threading.get_ident())
-        try:
-            spec.loader.exec_module(package)
-        finally:
-            _running.discard(threading.get_ident())
-        package.__class__ = ModuleType
+        assert isinstance(package.__loader__, _Defer)
+        package.__loader__.run(package)
 
 
 class _Reuse(Loader):
@@ -107,12 +110,14 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name == "torchmetrics":
             spec = PathFinder.find_spec(name, path, target)
-            if spec is not None:
-                spec.loader = _Defer()
+            if spec is not None and isinstance(spec.loader, SourceFileLoader):
+                spec.loader = _Defer(spec.loader.name, spec.loader.path)
             return spec
         if name == _WHOLE:
             return ModuleSpec(name, _Run())
-        if not name.startswith("torchmetrics.") or name.startswith(_PARTS) or _is_running() or name in sys.modules:
+        if not name.startswith("torchmetrics.") or name.startswith(_PARTS) or _is_running():
+            return None
+        if not isinstance(sys.modules["torchmetrics"], _Package):
             return None
         importlib.import_module(_WHOLE)
         if name not in sys.modules:

@@ -16,6 +16,7 @@ from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.models.base import RetrievalModule
 from cmr_bench.support.errors import CmrBenchError, UsageError, did_you_mean
 from cmr_bench.version import __version__
+from tests.support.fresh import python
 
 Capture = pytest.CaptureFixture[str]
 
@@ -107,8 +108,7 @@ def test_help_imports_no_command(capsys: Capture) -> None:
         "print(sorted(name for name in sys.modules if name.startswith('cmr_bench')))\n"
         "print([name for name in ('rich', 'yaml', 'jsonargparse', 'platformdirs') if name in sys.modules])\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
-    *_, ours, theirs = answer.stdout.splitlines()
+    *_, ours, theirs = python(code).splitlines()
     names = ("cli", "compat", "deferred", "moved", "support", "support.environment", "support.errors", "version")
     ours_expected = ["cmr_bench", *(f"cmr_bench.{name}" for name in names)]
     assert ours == str(ours_expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +10,7 @@ import pytest
 import torch
 
 from cmr_bench import compat
-
-
-def python(code: str) -> str:
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+from tests.support.fresh import python
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cmr_bench.api.options import dotted_names, words_of
 from cmr_bench.cli import COMMANDS, main
 from cmr_bench.models.pairwise.vsepp import VSEPP
 from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
+from tests.support.fresh import python
 
 MOST_MODULES = 80
 
@@ -32,8 +32,7 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
         "print(len(new)); print(set(cmr_bench.__all__) <= set(dir(cmr_bench)))\n"
         "print(len(set(sys.modules) - before))\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    first, listed, later = answer.stdout.split()
+    first, listed, later = python(code).split()
     assert int(first) <= MOST_MODULES
     assert listed == "True"
     assert later == first
