@@ -147,6 +147,8 @@ def equal(one: Any, other: Any) -> bool:
 def test_killed_runs_end_like_a_whole_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["run", "--model", name, *TINY, *METHODS[name].split()]
+    # The first run fills the cache of texts: what it takes says nothing of those that are killed.
+    assert forked(lambda: main([*words, "--runs", "first"])) == 0
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert forked(lambda: main([*words, "--runs", "whole"])) == 0
     SECONDS[0] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
@@ -169,8 +171,7 @@ def test_killed_runs_end_like_a_whole_one(name: str, tmp_path: Path, monkeypatch
         assert equal(weights, expected[1])
         assert history == expected[2]
         assert not list(folder.rglob("*.tmp"))
-    # One may come after the end where the machine got faster than it was for the whole run.
-    assert killed >= len(moments) - 1
+    assert killed >= len(moments)
 
 
 def die_at(moment: Callable[[random.Random], None], rng: random.Random, words: list[str]) -> int:

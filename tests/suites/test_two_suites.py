@@ -132,7 +132,6 @@ def test_a_run_that_another_holds_is_waited_for(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # six runs, two of them repeated, on what a busy machine leaves
 @pytest.mark.parametrize("killed", [False, True])
 def test_two_suites_divide_the_work(folder: Path, killed: bool) -> None:
     text = SUITE.replace("max_epochs: 1", "max_epochs: 300" if killed else "max_epochs: 20")
