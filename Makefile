@@ -7,6 +7,9 @@ STAMP := $(VENV)/.installed
 LIST := $(VENV)/.files
 DEMO := runs/demo
 
+# Each of two processes takes a half of the tests, and keeps the fixtures that it made, until the other has none left.
+PARALLEL := -n 2 --dist worksteal
+
 # Most modules of the libraries are never imported: compiling them all doubles the time of the installation.
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
 
@@ -52,14 +55,14 @@ demo: setup
 		$(BIN)/cmr-bench leaderboard --data synthetic --runs $(DEMO) || code=$$?; exit $$code
 
 test: setup
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/pytest $(PARALLEL) -m 'not slow'
 
 test-all: setup
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest $(PARALLEL)
 
 # Into build/coverage: a page of HTML, a report in JSON, and its summary.
 coverage: setup
-	COVERAGE_FILE=build/coverage/data $(BIN)/pytest -n 2 --dist worksteal -m 'not slow' --cov --cov-report=html:build/coverage/html \
+	COVERAGE_FILE=build/coverage/data $(BIN)/pytest $(PARALLEL) -m 'not slow' --cov --cov-report=html:build/coverage/html \
 		--cov-report=json:build/coverage/coverage.json
 	$(BIN)/python .ci/coverage_summary.py build/coverage/coverage.json > build/coverage/summary.md
 	@cat build/coverage/summary.md
@@ -90,7 +93,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pip install -q uv
 	@rm -rf build/lib
 	.venv-lowest/bin/uv pip install -q --python .venv-lowest/bin/python --resolution lowest-direct --reinstall-package cmr-bench '.[test]' $(HOLD)
-	.venv-lowest/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
+	.venv-lowest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 # The address stands in pyproject.toml; the files that repeat it are held to it by tests/test_packaging.py.
 ADDRESSED = $(wildcard pyproject.toml mkdocs.yml README.md CONTRIBUTING.md SECURITY.md docs/*.md)
