@@ -10,7 +10,9 @@ DEMO := runs/demo
 # Each of two processes takes a half of the tests, and keeps the fixtures that it made, until the other has none left.
 PARALLEL := -n 2 --dist worksteal
 
-# Most modules of the libraries are never imported: compiling them all doubles the time of the installation.
+# Most modules of the libraries are never imported: compiling them all doubles the time of the installation. What a run
+# imports is compiled, or every start would compile it again, for longer than the rest of the start takes.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt
 
 # The installation is links to the files: without its folder of links it has to be made again.
@@ -41,6 +43,7 @@ $(STAMP): pyproject.toml constraints.txt $(LIST)
 	@$(PIP) setuptools
 	@rm -rf build
 	@$(PIP) --no-build-isolation --config-settings editable_mode=strict -e '.[dev]'
+	@$(BIN)/python -c 'import cmr_bench.commands.run, cmr_bench.experiment.run'
 	@touch $(STAMP)
 
 # Changes only when a file of the package was added or removed, as only then new links are needed.
