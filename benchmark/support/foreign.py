@@ -31,6 +31,7 @@ ANNOTATION_BYTES = 2**30
 _FREE_BYTES, _RATIO = 256 * 2**20, 100
 _MAT_COMPRESSED = 15
 _MOST_NODES = 100_000
+_NESTING = (dict, list)
 _LARGE_PICTURE = 50_000_000  # pixels
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -141,13 +142,15 @@ def read_json(path: Path, most: int = RECORD_BYTES, within: Path | None = None) 
 
 
 def _deeper(value: Any, most: int) -> bool:
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _NESTING) else []
     for _ in range(most):
+        if not level:
+            break
         level = [
             child
             for one in level
             for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, dict | list)
+            if isinstance(child, _NESTING)
         ]
     return bool(level)
 
@@ -239,8 +242,11 @@ def check_zip(path: Path) -> None:
         OSError, zipfile.BadZipFile: If it cannot be read.
     """
     with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    check_growth(size, path.stat().st_size, path)
+        _check_members(archive, path)
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    check_growth(sum(entry.file_size for entry in archive.infolist()), path.stat().st_size, path)
 
 
 def check_growth(size: int, stored: int, where: object) -> None:
@@ -300,8 +306,8 @@ def read_npz(path: Path, within: Path | None = None) -> dict[str, NDArray[np.gen
     import numpy as np
 
     try:
-        check_zip(checked(path, within=within))
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(checked(path, within=within), allow_pickle=False) as file:
+            _check_members(file.zip, path)
             return {name: np.asarray(file[name]) for name in file.files}
     except DataError:
         raise
