@@ -23,6 +23,7 @@ from cmr_bench.evaluation.protocol import Evaluation, Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores, ScoreSource
 from cmr_bench.evaluation.sharing import sharing
 from cmr_bench.models.distributed import everywhere, gather, world_size
+from cmr_bench.models.means import EpochMeans
 from cmr_bench.models.scoring import Encoded, PairScores, assemble, spread
 from cmr_bench.support.errors import UsageError
 from cmr_bench.support.transfer import to_host, wait
@@ -101,6 +102,7 @@ class RetrievalModule(L.LightningModule):
         self.tested: Tested | None = None
         self.selection: Literal["rsum", "map"] = "rsum"
         self.spread: dict[str, float] = {}
+        self._epoch = EpochMeans()
         self._encode_seconds = 0.0
         self._pieces: tuple[list[Any], list[Any]] = ([], [])
 
@@ -260,17 +262,29 @@ class RetrievalModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": StepLR(optimizer, self.lr_decay_every, self.lr_decay)}
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        """Compute the loss and log its terms as epoch means, weighted by global batch size."""
+        """Compute the loss; its terms are logged as means over the pairs of the epoch."""
         terms = self.loss(batch)
-        n_pairs = batch.whole or len(batch)
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in terms.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=n_pairs,
-        )
-        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False, batch_size=n_pairs)
+        self._epoch.add(terms, batch.whole or len(batch))
         return terms["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
+        """Log the losses of the epoch after its last batch, and for a progress bar that of every batch."""
+        if self.trainer.progress_bar_callback is not None:
+            self.log("loss", self._epoch.last["loss"], prog_bar=True, logger=False, batch_size=1)
+        if self.trainer.is_last_batch:
+            self._log_epoch()
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the losses of an epoch that was interrupted."""
+        self._epoch.take()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the losses of an epoch that ended before its last batch, as by ``max_steps``."""
+        self._log_epoch()
+
+    def _log_epoch(self) -> None:
+        means = {f"train/{name}": value for name, value in self._epoch.take().items()}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
 
     def scores(self, images: Encoded, texts: Encoded) -> ScoreSource:
         """Return a source of score blocks for all encoded images and texts."""
