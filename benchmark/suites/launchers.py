@@ -6,7 +6,9 @@ runs must be on a disk that all machines share, with the suite installed on each
 
 from __future__ import annotations
 
+import getpass
 import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -99,13 +101,25 @@ class Slurm:
         resources: The suite's ``resources``.
         parallelism: Jobs at the same time.
         cluster: ``slurm``, or ``local`` or ``debug`` to try it without one.
+        patience: Seconds between looks at the queue.
     """
 
-    def __init__(self, folder: Path, resources: Mapping[str, Any], parallelism: int, cluster: str = "slurm") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        resources: Mapping[str, Any],
+        parallelism: int,
+        cluster: str = "slurm",
+        patience: float = 15.0,
+    ) -> None:
         try:
             import submitit
         except ModuleNotFoundError as error:
             raise CmrBenchError("--launcher slurm needs an extra: pip install 'cmr-bench[slurm]'") from error
+        self._patience, self._looked = patience, -patience
+        self._queue: list[str] | None = None
+        self._left: dict[str, float] = {}
+        self._asks_queue = cluster == "slurm"
         more = {"slurm_max_num_timeout": _RETRIES} if cluster == "slurm" else {}
         try:
             self._executor = submitit.AutoExecutor(folder, cluster=cluster, **more)
@@ -130,7 +144,13 @@ class Slurm:
         return list(self._executor.submit_array(list(shards)))
 
     def outcome(self, handle: Any) -> str | None:
-        """Return what :class:`Shard` returned, or why it returned nothing; None before its end."""
+        """Return what :class:`Shard` returned, or why it returned nothing; None before its end.
+
+        submitit asks the accounting, which not every cluster has, and which says nothing of a job for a while; so the
+        queue is asked which jobs have left it without a result.
+        """
+        if self._asks_queue and not handle.paths.result_pickle.exists():
+            return self._lost(handle)
         if not handle.done():
             return None
         try:
@@ -138,10 +158,36 @@ class Slurm:
         except Exception as error:
             return f"{first_line(error)} ({handle.paths.stderr})"
 
+    def _lost(self, handle: Any) -> str | None:
+        """Return that a job has left the queue for good without a result; None while it may still have one."""
+        now = time.monotonic()
+        if now - self._looked >= self._patience:
+            self._looked = now
+            asked = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
+            self._queue = None if asked is None else asked.split()
+        # A controller that is down or busy says nothing of the jobs.
+        if self._queue is None or handle.job_id in self._queue:
+            self._left.pop(handle.job_id, None)
+            return None
+        # The file may take a moment to reach this machine.
+        if now - self._left.setdefault(handle.job_id, now) < 2 * self._patience:
+            return None
+        state = re.search(r"JobState=(\w+)", _ask("scontrol", "show", "job", "--oneliner", handle.job_id) or "")
+        told = state[1] if state else "no state is known"
+        return f"SLURM ended the job ({told}) before its result ({handle.paths.stderr})"
+
     def cancel(self, handles: Sequence[Any]) -> None:
         """Take shards back, whether they run or wait."""
         for handle in handles:
             handle.cancel()
+
+
+def _ask(*words: str) -> str | None:
+    """Return what a command of SLURM prints, or None where it fails."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 class Ray:
