@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 from collections.abc import Iterable
 
 
@@ -57,9 +58,19 @@ def told_by(command: str, output: Iterable[str], code: int | None) -> str:
     Args:
         command: Command of the program, such as ``run``.
         output: Lines of the output.
-        code: Exit code.
+        code: Exit code, negative for a signal.
     """
     lines = [line.strip() for line in output if line.strip()]
     said = f"cmr-bench {command}: "
     own = [line.removeprefix(said).removeprefix("error: ") for line in lines if line.startswith(said)]
-    return [f"exit code {code}", *lines, *own][-1]
+    return [_how_ended(code), *lines, *own][-1]
+
+
+def _how_ended(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code}"
+    return f"ended by {name}{', which the system sends when memory runs out' if name == 'SIGKILL' else ''}"

@@ -175,7 +175,8 @@ def test_dry_run_tells_what_is_stored_begun_and_missing(folder: Path, capsys: py
         ("pass", ""),
         ("import sys; print('a'); sys.exit(3)", "a"),
         ("import sys; sys.exit(3)", "exit code 3"),
-        ("import os; os.kill(os.getpid(), 9)", "exit code -9"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL, which the system sends when memory runs out"),
+        ("import os; os.kill(os.getpid(), 15)", "ended by SIGTERM"),
         ("import sys; print('cmr-bench run: no data\\nleaked'); sys.exit(1)", "no data"),
     ],
 )
