@@ -269,7 +269,7 @@ class RetrievalModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: PairBatch, batch_idx: int) -> None:
         """Log the losses of the epoch after its last batch, and for a progress bar that of every batch."""
-        if self.trainer.progress_bar_callback is not None:
+        if self.trainer.progress_bar_callback is not None and "loss" in self._epoch.last:
             self.log("loss", self._epoch.last["loss"], prog_bar=True, logger=False, batch_size=1)
         if self.trainer.is_last_batch:
             self._log_epoch()

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmr_bench.datamodules.batches import PairBatch
 from cmr_bench.models.means import EpochMeans
 from cmr_bench.models.pairwise.vsepp import VSEPP
 
@@ -52,12 +53,23 @@ class Watch(L.Callback):
         ]
 
 
-def fitted(toy: Callable[..., Any], watch: Watch, **options: Any) -> L.Trainer:
+class Own(VSEPP):
+    """A method of a user with a step of its own, which logs what it likes."""
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> torch.Tensor:
+        loss = self.loss(batch)["loss"]
+        self.log("own", loss.detach(), on_epoch=True, on_step=False, batch_size=len(batch))
+        return loss
+
+
+def fitted(
+    toy: Callable[..., Any], watch: Watch, method: type[VSEPP] = VSEPP, bar: bool = False, **options: Any
+) -> L.Trainer:
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[watch],
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=bar, callbacks=[watch],
         enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0, **options,
     )  # fmt: skip
-    trainer.fit(VSEPP(dim=8, word_dim=4), datamodule=toy(n_train=23))
+    trainer.fit(method(dim=8, word_dim=4), datamodule=toy(n_train=23))
     return trainer
 
 
@@ -77,3 +89,15 @@ def test_an_epoch_that_ends_early_is_logged_too(toy: Callable[..., Any]) -> None
     assert len(watch.losses) == 2
     mean = np.mean([loss for loss, _ in watch.losses])
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_progress_bar_shows_the_loss(toy: Callable[..., Any]) -> None:
+    watch = Watch()
+    trainer = fitted(toy, watch, bar=True, max_epochs=1)
+    assert float(trainer.progress_bar_metrics["loss"]) == pytest.approx(watch.losses[-1][0], rel=1e-6)
+
+
+def test_a_step_of_ones_own_logs_by_itself(toy: Callable[..., Any]) -> None:
+    trainer = fitted(toy, Watch(), Own, bar=True, max_epochs=1)
+    assert "own" in trainer.callback_metrics
+    assert "train/loss" not in trainer.callback_metrics
