@@ -118,7 +118,9 @@ class Attention(nn.Module):
 
     def forward(self, fragments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries and keys (n, F, d), and the scores of the refinement, (n, F, F)."""
-        relation = widened(self.refine_query(fragments)) @ widened(self.refine_key(fragments)).transpose(1, 2)
+        asking, asked = widened(self.refine_query(fragments)), widened(self.refine_key(fragments))
+        with torch.autocast(fragments.device.type, enabled=False):
+            relation = asking @ asked.transpose(1, 2)
         return widened(self.query(fragments)), widened(self.key(fragments)), relation
 
 

@@ -56,10 +56,12 @@ def make(name: str, **options: Any) -> RetrievalModule:
     return registry.method(name)(**small | options)
 
 
-def trained(module: RetrievalModule, data: Any, epochs: int = 1) -> tuple[RetrievalModule, L.Trainer]:
+def trained(
+    module: RetrievalModule, data: Any, epochs: int = 1, precision: Any = "32-true"
+) -> tuple[RetrievalModule, L.Trainer]:
     L.seed_everything(3, workers=True, verbose=False)
     module.attach(data)
-    trainer = make_trainer(epochs)
+    trainer = make_trainer(epochs, precision=precision)
     with quiet():
         if module.closed_form:
             module.fit_split(data.splits["train"], data.splits["val"])
@@ -76,6 +78,13 @@ def test_trains_and_is_scored(name: str, image: str, text: str, toy: Callable[..
     assert module.evaluation is not None
     assert all(np.isfinite(value) for value in module.evaluation.metrics.values())
     assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not registry.method(name).closed_form])
+def test_trains_in_half_precision_through_all_stages(name: str, toy: Callable[..., Any]) -> None:
+    module, _ = trained(make(name), toy(), epochs=3, precision="bf16-mixed")
+    assert module.evaluation is not None
+    assert all(np.isfinite(value) for value in module.evaluation.metrics.values())
 
 
 @pytest.mark.parametrize("name", METHODS)
