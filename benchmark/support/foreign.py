@@ -242,11 +242,8 @@ def check_zip(path: Path) -> None:
         OSError, zipfile.BadZipFile: If it cannot be read.
     """
     with zipfile.ZipFile(path) as archive:
-        _check_members(archive, path)
-
-
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    check_growth(sum(entry.file_size for entry in archive.infolist()), path.stat().st_size, path)
+        size = sum(entry.file_size for entry in archive.infolist())
+    check_growth(size, path.stat().st_size, path)
 
 
 def check_growth(size: int, stored: int, where: object) -> None:
@@ -306,8 +303,8 @@ def read_npz(path: Path, within: Path | None = None) -> dict[str, NDArray[np.gen
     import numpy as np
 
     try:
-        with np.load(checked(path, within=within), allow_pickle=False) as file:
-            _check_members(file.zip, path)
+        check_zip(checked(path, within=within))
+        with np.load(path, allow_pickle=False) as file:
             return {name: np.asarray(file[name]) for name in file.files}
     except DataError:
         raise
