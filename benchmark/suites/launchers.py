@@ -33,6 +33,7 @@ RESOURCES: dict[str, tuple[type, ...]] = {
     "slurm": (dict,),
 }
 _DAY = 24 * 60
+_LOOK_EVERY = 15.0  # seconds, at SLURM's queue
 _RETRIES = 20  # of a job that ran out of time, or whose machine was lost
 
 
@@ -101,22 +102,14 @@ class Slurm:
         resources: The suite's ``resources``.
         parallelism: Jobs at the same time.
         cluster: ``slurm``, or ``local`` or ``debug`` to try it without one.
-        patience: Seconds between looks at the queue.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        resources: Mapping[str, Any],
-        parallelism: int,
-        cluster: str = "slurm",
-        patience: float = 15.0,
-    ) -> None:
+    def __init__(self, folder: Path, resources: Mapping[str, Any], parallelism: int, cluster: str = "slurm") -> None:
         try:
             import submitit
         except ModuleNotFoundError as error:
             raise CmrBenchError("--launcher slurm needs an extra: pip install 'cmr-bench[slurm]'") from error
-        self._patience, self._looked = patience, -patience
+        self._looked = -_LOOK_EVERY
         self._queue: list[str] | None = None
         self._left: dict[str, float] = {}
         self._asks_queue = cluster == "slurm"
@@ -161,7 +154,7 @@ class Slurm:
     def _lost(self, handle: Any) -> str | None:
         """Return that a job has left the queue for good without a result; None while it may still have one."""
         now = time.monotonic()
-        if now - self._looked >= self._patience:
+        if now - self._looked >= _LOOK_EVERY:
             self._looked = now
             asked = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i")
             self._queue = None if asked is None else asked.split()
@@ -170,7 +163,7 @@ class Slurm:
             self._left.pop(handle.job_id, None)
             return None
         # The file may take a moment to reach this machine.
-        if now - self._left.setdefault(handle.job_id, now) < 2 * self._patience:
+        if now - self._left.setdefault(handle.job_id, now) < 2 * _LOOK_EVERY:
             return None
         state = re.search(r"JobState=(\w+)", _ask("scontrol", "show", "job", "--oneliner", handle.job_id) or "")
         told = state[1] if state else "no state is known"

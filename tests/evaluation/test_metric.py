@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from cmr_bench.evaluation.metric import RetrievalMetric
 from cmr_bench.evaluation.protocol import Protocol, evaluate
 from cmr_bench.evaluation.ranks import EmbeddingScores
 from cmr_bench.support.errors import DataError
+from tests.support.processes import free_ports
 
 N_IMAGES = 25
 OWNER = np.random.default_rng(0).permutation(np.arange(101) % N_IMAGES)
@@ -94,9 +94,7 @@ def _process(rank: int, world: int, port: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     mp.spawn(_process, args=(2, port, str(tmp_path)), nprocs=2)
     for rank in range(2):
         assert pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) == expected()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from cmr_bench.models.interaction.pfan import PFAN
 from cmr_bench.models.pairwise.drsl import DRSL
 from tests.models.conftest import Toy
 from tests.models.test_registry_methods import METHODS, SMALL, make
+from tests.support.processes import free_ports
 from tests.support.trainers import make_trainer
 
 # 45 pairs in batches of 11: shares of 6 and 5, or 4, 4 and 3, and a last batch of one pair, which leaves all but one
@@ -129,9 +128,7 @@ def _process(rank: int, world: int, port: int, folder: str, jobs: list[tuple[str
 
 
 def together(world: int, folder: Path, jobs: list[tuple[str, int]]) -> None:
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     # Forked, they need not import everything again.
     mp.start_processes(_process, args=(world, port, str(folder), jobs, dict(SMALL)), nprocs=world, start_method="fork")
 

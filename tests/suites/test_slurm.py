@@ -11,14 +11,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cmr_bench.cli import main
+from cmr_bench.suites import launchers
 from cmr_bench.suites.launchers import Slurm
+from tests.support.processes import eventually, free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel")
 SUITE = """
@@ -64,20 +65,6 @@ pytestmark = [
 ]
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
-
-
-def waited(what: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-    return found
-
-
 def said(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=30).stdout
 
@@ -112,9 +99,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             )
             time.sleep(1)
         os.environ["SLURM_CONF"] = str(config)
-        try:
-            waited(lambda: said("sinfo", "--noheader", "--format=%T").strip() == "idle")
-        except AssertionError:
+        if not eventually(lambda: said("sinfo", "--noheader", "--format=%T").strip() == "idle"):
             pytest.skip(f"SLURM does not start here: {(place / 'slurmctld.log').read_text()[-300:]}")
         yield config
     finally:
@@ -129,11 +114,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], None]) -> No
     outcome = Slurm.outcome
 
     def look(self: Slurm, handle: Any) -> str | None:
-        self._patience = 1.0
         act(handle)
         return outcome(self, handle)
 
     monkeypatch.setattr(Slurm, "outcome", look)
+    monkeypatch.setattr(launchers, "_LOOK_EVERY", 1.0)
 
 
 def test_a_job_whose_time_is_up_is_queued_again_and_its_run_goes_on(

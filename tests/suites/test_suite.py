@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cmr_bench.cli import main
 from cmr_bench.experiment import callbacks, recipe
 from cmr_bench.suites import plan, pool, stored
 from cmr_bench.support.errors import UsageError
+from tests.support.processes import eventually
 from tests.support.signals import heed_interrupts
 
 SUITE = """
@@ -198,15 +198,6 @@ def test_the_fraction_of_a_run_follows_its_history(folder: Path) -> None:
     for rows, fraction in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
         (folder / "history.csv").write_text("epoch\n" + "1\n" * rows)
         assert run.fraction() == fraction
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return True
-        time.sleep(0.05)
-    return holds()
 
 
 def alive(number: int) -> bool:
