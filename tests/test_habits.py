@@ -159,7 +159,7 @@ def test_errors_name_a_page_that_there_is(monkeypatch: pytest.MonkeyPatch) -> No
         for file in (ROOT / "benchmark").rglob("*.py")
         for name in re.findall(r"""\bpage\(['"](\w+)['"]\)""", file.read_text(encoding="utf-8"))
     }
-    assert used >= {"check", "several_devices"}
+    assert used >= {"check", "scale"}
     assert all((ROOT / "docs" / f"{name}.md").is_file() for name in used)
 
 

@@ -61,7 +61,7 @@ def check_devices(options: TrainerOptions) -> None:
         if options.num_nodes > 1:
             raise UsageError(
                 f"--trainer.num_nodes {options.num_nodes}: start the processes of several nodes with torchrun or "
-                f"srun ({page('several_devices')})"
+                f"srun ({page('scale')})"
             )
         return
     there = started.world_size()
