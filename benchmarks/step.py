@@ -2,6 +2,7 @@
 
 ``run`` trains an epoch as `cmr-bench run` does. ``plain`` is a loop without framework over the same networks: batches
 are loaded, the optimiser is torch's default Adam, and scan scores caption by caption as the released program does.
+``half`` is ``run`` with `--trainer.precision bf16-mixed`, which pays where the processor multiplies bfloat16.
 ``loading`` goes through the batches of the run, ``compute`` takes loss, gradient and optimiser of loaded batches; what
 is left of the run is the ``framework``'s. All are timed in turn in every round; printed are medians in milliseconds a
 step, of the clock and, in brackets, of the processor.
@@ -20,6 +21,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,14 @@ def compute(module: RetrievalModule, optimizer: torch.optim.Optimizer, batches: 
         optimizer.step()
 
 
+def epoch(trainer: Any, module: RetrievalModule, data: MadeUp) -> None:
+    trainer.fit_loop.epoch_progress.reset()
+    trainer.fit_loop.epoch_loop.batch_progress.reset()
+    before = trainer.global_step
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step == before + len(data.train_dataloader())
+
+
 def one_by_one(module: Any) -> Callable[[Any, Any], Tensor]:
     """Return the similarity of scan, one caption after the other."""
 
@@ -117,12 +127,16 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, tuple[float, float
     module = registry.method(name)(**reads, **small)
     module.attach(data)
     module.prepare_training(data.splits["train"])
-    with quiet():
-        trainer = L.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
-        )  # fmt: skip
-        trainer.fit(module, datamodule=data)
+    halved = copy.deepcopy(module)
+    fits = {}
+    for what, trained, precision in (("run", module, "32-true"), ("half", halved, "bf16-mixed")):
+        with quiet():
+            trainer = L.Trainer(
+                max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0, precision=precision,
+            )  # fmt: skip
+            trainer.fit(trained, datamodule=data)
+        fits[what] = partial(epoch, trainer, trained, data)
     loaded = list(data.train_dataloader())
     others = {what: copy.deepcopy(module) for what in ("compute", "plain")}
     if name == "scan":
@@ -132,15 +146,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, tuple[float, float
         "plain": torch.optim.Adam(others["plain"].parameters(), lr=2e-4),
     }
 
-    def run() -> None:
-        trainer.fit_loop.epoch_progress.reset()
-        trainer.fit_loop.epoch_loop.batch_progress.reset()
-        before = trainer.global_step
-        trainer.fit(module, datamodule=data)
-        assert trainer.global_step == before + len(loaded)
-
     work: dict[str, Callable[[], object]] = {
-        "run": run,
+        **fits,
         "plain": lambda: compute(others["plain"], optimizers["plain"], loaded),
         "compute": lambda: compute(others["compute"], optimizers["compute"], loaded),
         "loading": lambda: list(data.train_dataloader()),
