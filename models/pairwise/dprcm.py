@@ -25,12 +25,21 @@ class DPRCM(TwoLayerModule):
     Args:
         margin: Margin of the triplets.
         mining: Triplets of a batch that count: all, or the hardest positive and negative of each anchor.
+        warmup_epochs: Number of first epochs that use all triplets where `mining` is hardest.
         classification: Weight of the classification loss; 0 switches it off.
     """
 
-    def __init__(self, margin: float = 0.2, mining: Mining = "all", classification: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        margin: float = 0.2,
+        mining: Mining = "all",
+        warmup_epochs: int = 0,
+        classification: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.margin, self.mining, self.classification = margin, mining, classification
+        self.margin, self.mining, self.warmup_epochs = margin, mining, warmup_epochs
+        self.classification = classification
 
     def build(self, spec: DataSpec) -> None:
         """Make the layers."""
@@ -45,9 +54,10 @@ class DPRCM(TwoLayerModule):
         )
         match = same(labels)
         distances = batch_distances(images, texts)
+        mining = "all" if self.current_epoch < self.warmup_epochs else self.mining
         terms = {
-            "triplet": triplet_hinge(distances, match, ~match, self.margin, self.mining)
-            + triplet_hinge(distances.T, match, ~match, self.margin, self.mining)
+            "triplet": triplet_hinge(distances, match, ~match, self.margin, mining)
+            + triplet_hinge(distances.T, match, ~match, self.margin, mining)
         }
         total = terms["triplet"]
         if self.classification:
