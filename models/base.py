@@ -252,7 +252,10 @@ class RetrievalModule(L.LightningModule):
     def make_optimizer(self) -> Optimizer:
         """Return the optimiser, Adam unless overridden."""
         kind = torch.optim.AdamW if self.weight_decay else torch.optim.Adam
-        return kind(self.parameter_groups(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        # Lightning clips no gradients in mixed precision for an optimiser that may unscale them itself.
+        trainer = self._trainer
+        fused = trainer is None or not (trainer.gradient_clip_val and "mixed" in str(trainer.precision))
+        return kind(self.parameter_groups(), self.lr, self.betas, weight_decay=self.weight_decay, fused=fused)
 
     def configure_optimizers(self) -> Any:
         """Configure Adam with step decay of the learning rate."""

@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+from cmr_bench.models.encoders.recurrence import Cell, read_packed
 from cmr_bench.support.errors import UsageError
 from cmr_bench.support.hub import load_text_encoder
 
 Pool = Literal["last", "mean", "max", "words"]
-Cell = Literal["gru", "lstm"]
 Merge = Literal["mean", "concatenate"]
 Init = Literal["orthogonal", "uniform"]
 
@@ -55,12 +55,11 @@ class _Recurrent(nn.Module):
     def _read(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Encode word features (b, W, width): one vector per text (b, dim), or per word (b, W, dim)."""
         packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, last = self.rnn(packed)
+        states, last = read_packed(self.rnn, packed)
         if self.pool == "last":
-            final = last[0] if isinstance(last, tuple) else last
-            return self._merge(final.transpose(0, 1))
-        words, _ = pad_packed_sequence(states, batch_first=True, total_length=features.shape[1])
-        words = self._merge(words.unflatten(-1, (self.directions, -1)))
+            return self._merge(last)
+        states = self._merge(states.unflatten(-1, (self.directions, -1)))
+        words = _padded(states, packed, features.shape[1])
         if self.state_dropout is not None:
             words = self.state_dropout(words)
         if self.pool == "words":
@@ -73,6 +72,18 @@ class _Recurrent(nn.Module):
     def _merge(self, directions: Tensor) -> Tensor:
         """Merge the states of all directions, (..., directions, hidden) to (..., dim)."""
         return directions.flatten(-2) if self.merge == "concatenate" else directions.mean(-2)
+
+
+def _padded(states: Tensor, packed: PackedSequence, longest: int) -> Tensor:
+    """Return the states of packed texts, (rows, dim), as (b, longest, dim), zero after the last word.
+
+    PyTorch's pad_packed_sequence writes word by word, and every word's gradient has the size of all.
+    """
+    texts = packed.sorted_indices
+    assert texts is not None
+    rows = torch.cat([texts[:n] * longest + word for word, n in enumerate(packed.batch_sizes.tolist())])
+    padded = states.new_zeros(len(texts) * longest, states.shape[1]).index_copy(0, rows, states)
+    return padded.view(len(texts), longest, -1)
 
 
 class WordEncoder(_Recurrent):
