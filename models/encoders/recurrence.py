@@ -7,7 +7,7 @@ weights are one matrix product over all steps. Values are those of :class:`torch
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +152,7 @@ def _lstm_backward(dh: Tensor, dc: Tensor, _: Tensor, kept: Tensor, to_inputs: T
         _tanh_backward(dc * i, g),
         _sigmoid_backward(dh * squashed, o),
     )
-    torch.cat(gates, dim=1, out=to_inputs) if to_inputs.dtype == dh.dtype else to_inputs.copy_(torch.cat(gates, dim=1))
+    to_inputs.copy_(torch.cat(gates, dim=1))
     dc.mul_(f)
     dh.zero_()
 
@@ -160,5 +160,5 @@ def _lstm_backward(dh: Tensor, dc: Tensor, _: Tensor, kept: Tensor, to_inputs: T
 # Tensors of the size of the states that the backward pass needs: a GRU's gates, candidate and what the state gives it;
 # an LSTM's gates, the cell before and its hyperbolic tangent after.
 _KEPT = {"gru": 4, "lstm": 6}
-_FORWARD = cast(dict[str, Any], {"gru": _gru_forward, "lstm": _lstm_forward})
-_BACKWARD = cast(dict[str, Any], {"gru": _gru_backward, "lstm": _lstm_backward})
+_FORWARD: dict[str, Any] = {"gru": _gru_forward, "lstm": _lstm_forward}
+_BACKWARD: dict[str, Any] = {"gru": _gru_backward, "lstm": _lstm_backward}
