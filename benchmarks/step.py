@@ -42,6 +42,7 @@ from cmr_bench.datamodules.split import Split
 from cmr_bench.datamodules.views import ArrayView, View, ViewKind
 from cmr_bench.experiment.trainer import quiet
 from cmr_bench.models.base import RetrievalModule
+from cmr_bench.models.encoders.recurrence import read_by_network
 from cmr_bench.support.errors import Notice
 
 # Regions (0: a vector), their width, width of the texts (0: words), batch, categories, steps of an epoch.
@@ -116,14 +117,8 @@ def one_by_one(module: Any) -> Callable[[Any, Any], Tensor]:
     return similarity
 
 
-def as_pytorch_reads(rnn: Any, packed: Any) -> tuple[Tensor, Tensor]:
-    """Return what ``read_packed`` does, with the gradient that PyTorch's network has by itself."""
-    states, last = rnn(packed)
-    return states.data, last.transpose(0, 1)
-
-
 def plain(module: RetrievalModule, optimizer: torch.optim.Optimizer, batches: list[PairBatch]) -> None:
-    with mock.patch("cmr_bench.models.encoders.text.read_packed", as_pytorch_reads):
+    with mock.patch("cmr_bench.models.encoders.text.read_packed", read_by_network):
         compute(module, optimizer, batches)
 
 

@@ -35,8 +35,7 @@ def read_packed(rnn: nn.GRU | nn.LSTM, packed: PackedSequence) -> tuple[Tensor, 
         the last word each direction reads, (b, directions, hidden), in the order of the texts.
     """
     if packed.data.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        states, last = rnn(packed)
-        return states.data, (last[0] if isinstance(last, tuple) else last).transpose(0, 1)
+        return read_by_network(rnn, packed)
     cell: Cell = "lstm" if isinstance(rnn, nn.LSTM) else "gru"
     sizes, found = packed.batch_sizes.tolist(), []
     for suffix in ("", "_reverse")[: 2 if rnn.bidirectional else 1]:
@@ -49,6 +48,12 @@ def read_packed(rnn: nn.GRU | nn.LSTM, packed: PackedSequence) -> tuple[Tensor, 
     if packed.unsorted_indices is not None:
         last = last[packed.unsorted_indices]
     return states, last.unflatten(1, (len(found), -1))
+
+
+def read_by_network(rnn: nn.GRU | nn.LSTM, packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """Return what :func:`read_packed` does, by the network itself and the gradient that autograd gives it."""
+    states, last = rnn(packed)
+    return states.data, (last[0] if isinstance(last, tuple) else last).transpose(0, 1)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -65,7 +65,7 @@ def test_gradient_is_that_of_finite_differences(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", KINDS)
-def test_half_precision_is_as_close_as_the_network(cell: str) -> None:
+def test_half_precision_is_close_to_full(cell: str) -> None:
     net = network(cell, True, torch.float32)
     words, lengths = torch.randn(8, 6, 4), [6, 3, 1, 5, 2, 2, 6, 4]
     exact = gradients_of(net, words, lengths, half=False)
