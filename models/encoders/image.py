@@ -40,8 +40,10 @@ class PixelEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels (b, 3, H, W) to vectors (b, dim) or regions (b, R, dim)."""
-        if not self.fine_tune and pixels.device.type == "cpu":
+        frozen_on_cpu = not self.fine_tune and pixels.device.type == "cpu"
+        if frozen_on_cpu:
             keep_freed_memory()
+        if frozen_on_cpu or pixels.device.type == "cuda":
             pixels = pixels.contiguous(memory_format=torch.channels_last)  # what convolutions are fastest on
         with torch.set_grad_enabled(self.fine_tune and self.training and torch.is_grad_enabled()):
             features: Tensor = self.backbone(pixels)
