@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -134,7 +133,7 @@ def step(make: Callable[[], RetrievalModule], sizes: Sizes, device: torch.device
     """Milliseconds of a training step: forward, backward and optimiser."""
     torch.manual_seed(0)
     module = made(make(), sizes).to(device).train()
-    batch = move_data_to_device(pairs(sizes, sizes.batch), device)
+    batch = module.transfer_batch_to_device(pairs(sizes, sizes.batch), device, 0)
     optimizer = module.make_optimizer()
     loss = torch.compile(module.loss, dynamic=True) if compiled else module.loss
 
