@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmr_bench.datamodules.views import Rows, View
 from cmr_bench.support.errors import CmrBenchError
-from cmr_bench.support.transfer import resident
+from cmr_bench.support.transfer import Side, resident
 
 Encoded = Tensor | tuple[Tensor, ...]
 
@@ -46,7 +46,7 @@ class PairScores:
     def __init__(self, module: Scorer, images: Encoded, texts: Encoded) -> None:
         self.module, self.images, self.texts = module, images, texts
         self.n_images, self.n_texts = _length(images), _length(texts)
-        self._near: tuple[Encoded, Encoded] | None = None
+        self._near: tuple[Side, Side] | None = None
 
     def block(self, images: slice, texts: slice) -> Tensor:
         """Return the scores of a block, (n_images, n_texts), as float32."""
@@ -62,10 +62,13 @@ class PairScores:
         if self._near is None:
             self._near = _near(self.images, self.texts, device)
         with torch.inference_mode():
-            some, others = (_part(*side, device) for side in zip(self._near, (images, texts), strict=True))
+            some, others = (
+                _like(encoded, side.take(items))
+                for encoded, side, items in zip((self.images, self.texts), self._near, (images, texts), strict=True)
+            )
             if device.type == "cpu" and _length(some) > _BAND:
                 starts = range(0, _length(some), _BAND)
-                bands = [_part(some, slice(start, start + _BAND), device) for start in starts]
+                bands = [_like(some, [part[start : start + _BAND] for part in _parts(some)]) for start in starts]
                 return torch.cat(_by_threads(lambda band: self.module.similarity(band, others).float(), bands))
             return self.module.similarity(some, others).float().cpu()
 
@@ -93,24 +96,19 @@ def _length(encoded: Encoded) -> int:
     return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
 
 
-def _near(images: Encoded, texts: Encoded, device: torch.device) -> tuple[Encoded, Encoded]:
-    sides = [[side] if isinstance(side, Tensor) else [*side] for side in (images, texts)]
-    moved = resident([part for side in sides for part in side], device)
-    parts = moved[: len(sides[0])], moved[len(sides[0]) :]
-    first, second = (
-        part[0] if isinstance(side, Tensor) else part for part, side in zip(parts, (images, texts), strict=True)
-    )
-    return first, second
+def _near(images: Encoded, texts: Encoded, device: torch.device) -> tuple[Side, Side]:
+    n_parts = len(_parts(images))
+    near = resident([*_parts(images), *_parts(texts)], device)
+    return Side(near[:n_parts], device), Side(near[n_parts:], device)
 
 
-def _part(encoded: Encoded, rows: slice | Tensor, device: torch.device) -> Encoded:
-    if isinstance(encoded, Tensor):
-        return encoded[_there(rows, encoded)].to(device)
-    return tuple(part[_there(rows, part)].to(device) for part in encoded)
+def _parts(encoded: Encoded) -> Sequence[Tensor]:
+    return [encoded] if isinstance(encoded, Tensor) else encoded
 
 
-def _there(rows: slice | Tensor, part: Tensor) -> slice | Tensor:
-    return rows if isinstance(rows, slice) else rows.to(part.device)
+def _like(encoded: Encoded, parts: Sequence[Tensor]) -> Encoded:
+    """Return parts in the form of ``encoded``: one tensor, or a tuple."""
+    return parts[0] if isinstance(encoded, Tensor) else tuple(parts)
 
 
 class _Taken:

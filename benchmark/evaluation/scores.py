@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cmr_bench.evaluation.sharing import Sharing
 from cmr_bench.support.errors import CmrBenchError, DataError
-from cmr_bench.support.transfer import resident
+from cmr_bench.support.transfer import Side, resident
 
 ArrayLike = NDArray[Any] | Tensor
 _EXACT = 2**53  # from here on float64 has no place for every whole number
@@ -77,7 +77,7 @@ class EmbeddingScores:
         self, images: ArrayLike, texts: ArrayLike, normalize: bool = True, device: torch.device | None = None
     ) -> None:
         self.cosine, self.device = normalize, device
-        self._near: tuple[Tensor, ...] | None = None
+        self._near: tuple[Side, ...] | None = None
         self.images = _embedding(images, "image", normalize)
         self.texts = _embedding(texts, "text", normalize)
         if self.images.shape[1] != self.texts.shape[1]:
@@ -94,8 +94,9 @@ class EmbeddingScores:
         if self.device is None:
             return self.images[images] @ self.texts[texts].T
         if self._near is None:
-            self._near = resident((self.images, self.texts), self.device)
-        rows, columns = (part.to(self.device) for part in (self._near[0][images], self._near[1][texts]))
+            near = resident((self.images, self.texts), self.device)
+            self._near = tuple(Side([part], self.device) for part in near)
+        (rows,), (columns,) = (side.take(items) for side, items in zip(self._near, (images, texts), strict=True))
         return (rows @ columns.T).cpu()
 
     def take_texts(self, order: NDArray[np.int64]) -> EmbeddingScores:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cmr_bench.evaluation.scores import EmbeddingScores
+from cmr_bench.evaluation.scores import EmbeddingScores, slices
 from cmr_bench.support import transfer
 
 
@@ -26,6 +30,39 @@ def test_what_fits_is_copied_once_and_what_does_not_stays(monkeypatch: pytest.Mo
     kept = transfer.resident([small, large], device)
     assert kept[0] is small
     assert kept[1] is large
+
+
+@given(n_items=st.integers(1, 40), tile=st.integers(1, 15), passes=st.integers(1, 3))
+def test_a_device_without_room_gets_the_next_slice_ahead(n_items: int, tile: int, passes: int) -> None:
+    parts = torch.arange(n_items), torch.rand(n_items, 2)
+    copied: list[int] = []
+
+    class Stream:
+        def wait_stream(self, _: object) -> None: ...
+
+    def pin(part: torch.Tensor) -> torch.Tensor:
+        copied.append(int(part[0]) if part.ndim == 1 else -1)
+        return part
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "Stream", lambda _: Stream())
+        patch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+        patch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+        patch.setattr(transfer, "pinned", pin)
+        patch.setattr(torch.Tensor, "to", lambda self, *_, **__: self)
+        patch.setattr(torch.Tensor, "record_stream", lambda *_: None)
+        side = transfer.Side(parts, torch.device("cuda", 0))
+        tiles = slices(n_items, tile)
+        for rows in tiles * passes:
+            for _ in range(2):
+                taken = side.take(rows)
+                assert all(torch.equal(found, part[rows]) for found, part in zip(taken, parts, strict=True))
+                # The copies of shorter slices, which reach one item further, hold the one after next too.
+                assert tile < 3 or copied[-2] == (rows.stop % n_items if len(tiles) > 1 else 0)
+        picked = torch.tensor([n_items - 1, 0])
+        assert torch.equal(side.take(picked)[0], parts[0][picked])
+    # Each tile is copied once a pass, the first of a pass that does not come once more.
+    assert tile < 3 or len(copied) == 2 * (len(tiles) * passes + 1 if len(tiles) > 1 else 1)
 
 
 def test_on_the_host_nothing_is_copied() -> None:
