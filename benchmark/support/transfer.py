@@ -40,7 +40,7 @@ class Side:
 
     def __init__(self, parts: Sequence[Tensor], device: torch.device) -> None:
         self.parts, self.device = tuple(parts), device
-        far = device.type == "cuda" and any(part.device != device for part in parts)
+        far = device.type == "cuda" and any(part.device.type != "cuda" for part in parts)
         self._stream = torch.cuda.Stream(device) if far else None
         self._copies: list[tuple[int, int, tuple[Tensor, ...]]] = []
 
