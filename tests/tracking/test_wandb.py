@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,15 @@ def records(file: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     content, at, whole = file.read_bytes(), 7, b""
-    assert content.startswith(b":W&B")
+    assert content.startswith(b":W&B"[: len(content)])
     while at + 7 <= len(content):
         left = _BLOCK - at % _BLOCK
         if left < 7:
             at += left
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        if at + 7 + length > len(content):
+            return
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -49,6 +52,16 @@ def records(file: Path) -> Iterator[Any]:
             record.ParseFromString(whole)
             yield record
             whole = b""
+
+
+def all_records(file: Path) -> list[Any]:
+    """Return the records when the last is there: a process of wandb's writes them, a moment after the run at times."""
+    until = time.monotonic() + 5
+    while True:
+        found = list(records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in found) or time.monotonic() > until:
+            return found
+        time.sleep(0.05)
 
 
 def offline(folder: Path) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def offline(folder: Path) -> dict[str, Any]:
         "pictures": {},
     }
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in records(file):
+        for record in all_records(file):
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 found["ids"].add(record.run.run_id)
