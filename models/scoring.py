@@ -34,7 +34,7 @@ class Scorer(Protocol):
 class PairScores:
     """Scores blocks of encoded items with a method's own similarity, on the method's device.
 
-    If its memory holds all encodings, they are copied there once, else block by block. On a CPU every thread scores
+    If its memory holds all encodings, they are copied there once, else a block ahead. On a CPU every thread scores
     bands of images by itself: most of the work is in operations too small to share.
 
     Args:
@@ -93,7 +93,7 @@ def _by_threads(score: Callable[[Encoded], Tensor], bands: Sequence[Encoded]) ->
 
 
 def _length(encoded: Encoded) -> int:
-    return len(encoded) if isinstance(encoded, Tensor) else len(encoded[0])
+    return len(_parts(encoded)[0])
 
 
 def _near(images: Encoded, texts: Encoded, device: torch.device) -> tuple[Side, Side]:

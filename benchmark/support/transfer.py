@@ -56,15 +56,17 @@ class Side:
         there = [at for at, (low, high, _) in enumerate(self._copies) if low <= start and stop <= high]
         self._copies = self._copies[there[-1] :] if there else [self._copy(start, stop, stream)]
         low, _, parts = self._copies[0]
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(stream)
-        for part in parts:
-            part.record_stream(current)
         n_items = len(self.parts[0])
-        if len(self._copies) == 1 and stop - start < n_items:
-            # Slices of one pass differ by one item at most, and another pass starts from the first.
-            first = stop % n_items
-            self._copies.append(self._copy(first, min(first + stop - start + 1, n_items), stream))
+        if len(self._copies) == 1:
+            # Before the next is on its way: what is computed with this copy again is not to wait for that one.
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(stream)
+            for part in parts:
+                part.record_stream(current)
+            if stop - start < n_items:
+                # Slices of one pass differ by one item at most, and another pass starts from the first.
+                first = stop % n_items
+                self._copies.append(self._copy(first, min(first + stop - start + 1, n_items), stream))
         return tuple(part[start - low : stop - low] for part in parts)
 
     def _copy(self, start: int, stop: int, stream: torch.cuda.Stream) -> tuple[int, int, tuple[Tensor, ...]]:

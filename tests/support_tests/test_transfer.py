@@ -36,9 +36,11 @@ def test_what_fits_is_copied_once_and_what_does_not_stays(monkeypatch: pytest.Mo
 def test_a_device_without_room_gets_the_next_slice_ahead(n_items: int, tile: int, passes: int) -> None:
     parts = torch.arange(n_items), torch.rand(n_items, 2)
     copied: list[int] = []
+    waited: list[int] = []
 
     class Stream:
-        def wait_stream(self, _: object) -> None: ...
+        def wait_stream(self, _: object) -> None:
+            waited.append(len(copied))
 
     def pin(part: torch.Tensor) -> torch.Tensor:
         copied.append(int(part[0]) if part.ndim == 1 else -1)
@@ -61,6 +63,8 @@ def test_a_device_without_room_gets_the_next_slice_ahead(n_items: int, tile: int
                 assert tile < 3 or copied[-2] == (rows.stop % n_items if len(tiles) > 1 else 0)
         picked = torch.tensor([n_items - 1, 0])
         assert torch.equal(side.take(picked)[0], parts[0][picked])
+    # No tile waits for the copy of the next.
+    assert len(tiles) == 1 or len(waited) == len(set(waited))
     # Each tile is copied once a pass, the first of a pass that does not come once more.
     assert tile < 3 or len(copied) == 2 * (len(tiles) * passes + 1 if len(tiles) > 1 else 1)
 
