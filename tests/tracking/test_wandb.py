@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,13 @@ def records(file: Path) -> Iterator[Any]:
     from wandb.proto import wandb_internal_pb2
 
     content, at, whole = file.read_bytes(), 7, b""
-    assert content.startswith(b":W&B"[: len(content)])
+    assert content.startswith(b":W&B")
     while at + 7 <= len(content):
         left = _BLOCK - at % _BLOCK
         if left < 7:
             at += left
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        if at + 7 + length > len(content):
-            return
         whole += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -56,12 +55,17 @@ def records(file: Path) -> Iterator[Any]:
 
 def all_records(file: Path) -> list[Any]:
     """Return the records when the last is there: a process of wandb's writes them, a moment after the run at times."""
+    from google.protobuf.message import DecodeError
+
     until = time.monotonic() + 5
-    while True:
-        found = list(records(file))
-        if any(record.WhichOneof("record_type") == "exit" for record in found) or time.monotonic() > until:
-            return found
+    while time.monotonic() < until:
+        # What is half written has no header or ends within a record.
+        with suppress(AssertionError, DecodeError):
+            found = list(records(file))
+            if any(record.WhichOneof("record_type") == "exit" for record in found):
+                return found
         time.sleep(0.05)
+    return list(records(file))
 
 
 def offline(folder: Path) -> dict[str, Any]:
