@@ -150,9 +150,8 @@ def check(name: str, one: dict[str, Any], others: list[dict[str, Any]]) -> None:
         assert len(other["losses"]) == len(one["losses"])
         assert other["last"].keys() == one["last"].keys()
         parts = {part: (other[part], one[part]) for part in ("losses", "logged")}
-        for part, (found, expected) in (
-            parts | {key: (other["last"][key], one["last"][key]) for key in one["last"]}
-        ).items():
+        parts |= {key: (other["last"][key], expected) for key, expected in one["last"].items()}
+        for part, (found, expected) in parts.items():
             torch.testing.assert_close(
                 found,
                 expected,
