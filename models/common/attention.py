@@ -258,10 +258,10 @@ class _Relevance(torch.autograd.Function):
         for piece in pieces:
             s, g, there = _of_piece(cosines, gram, real, piece, images, how)
             _, _, weights, mixed = _attend(s, g, there, how)
-            products.append((weights * s).sum(how.among).flatten(0, flat))
-            squares.append((weights * mixed).sum(how.among).flatten(0, flat))
             if how.peak:
                 peaks.append(_shares(weights, there, how).amax(how.among).flatten(0, flat))
+            squares.append(mixed.mul_(weights).sum(how.among).flatten(0, flat))
+            products.append(weights.mul_(s).sum(how.among).flatten(0, flat))
         product, root = torch.cat(products), torch.cat(squares).clamp_min_(_TINY).rsqrt_()
         relevance = product * root
         ctx.save_for_backward(cosines, gram, real, relevance, root)
