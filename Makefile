@@ -81,6 +81,7 @@ format: setup
 
 typecheck: setup
 	$(BIN)/python -m mypy
+	$(BIN)/python -m mypy benchmarks
 
 # The theme warns of a successor of mkdocs, about which nobody who builds the pages can do anything.
 site: setup

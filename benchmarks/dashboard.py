@@ -91,7 +91,8 @@ def _outcomes(rng: np.random.Generator, strength: float, n_images: int, n_texts:
         i2t=np.ceil(rng.pareto(2 * strength, n_images) + 0.01).clip(1, n_texts),
         t2i=np.ceil(rng.pareto(1.6 * strength, n_texts) + 0.01).clip(1, n_images),
         words=np.random.default_rng(n_texts).poisson(8, n_texts) + 4,
-        **({"i2t_map": rng.beta(2, 2, n_images), "t2i_map": rng.beta(2, 2, n_texts)} if labelled else {}),
+        i2t_map=rng.beta(2, 2, n_images if labelled else 0),
+        t2i_map=rng.beta(2, 2, n_texts if labelled else 0),
     )
 
 
@@ -113,7 +114,10 @@ def _examples(rng: np.random.Generator, outcomes: PerQuery) -> dict[str, list[ob
 
 
 def _item(kind: str, row: int) -> dict[str, object]:
-    return {"id": f"{kind}{row}"} | ({"caption": f"a made-up caption number {row}"} if kind == "text" else {})
+    item: dict[str, object] = {"id": f"{kind}{row}"}
+    if kind == "text":
+        item["caption"] = f"a made-up caption number {row}"
+    return item
 
 
 def main() -> None:

@@ -164,8 +164,9 @@ def devices(sizes: Sizes, count: int) -> list[str]:
                     accelerator="gpu",
                     bootstrap=0,
                     progress=False,
-                    **({} if number == 1 else {"strategy": "ddp"}),
+                    strategy="auto" if number == 1 else "ddp",
                 )
+            assert run.result is not None
             found.append(run.result.metrics)
             taken.append(f"{run.result.cost['train_seconds']:.1f}")
     apart = max(abs(found[0][name] - value) for name, value in found[1].items() if name in ("rsum", "mr"))

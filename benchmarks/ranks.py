@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,7 +168,7 @@ def compare(args: argparse.Namespace) -> None:
     rows |= {} if args.ours_only else other_rows(args, images, texts, similarity)
     wall: dict[str, list[float]] = {name: [] for name in rows}
     cpu: dict[str, list[float]] = {name: [] for name in rows}
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for _ in range(args.rounds):
         for name, function in rows.items():
             started, spent = time.perf_counter(), time.process_time()

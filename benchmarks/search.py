@@ -29,7 +29,7 @@ def main() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = rng.standard_normal((args.queries, args.dim), dtype=np.float32)
     print(f"{args.items:,} vectors of {args.dim}, {vectors.nbytes / 2**30:.2f} GiB, {torch.get_num_threads()} threads")
-    found = {}
+    found: dict[str, list[np.ndarray]] = {}
     for name in ("torch", *(["faiss"] if has_faiss() else [])):
         nearest(vectors[:1000], queries[:1], 10, name == "faiss")
         seconds, found[name] = [], []
