@@ -14,19 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor
 
 from cmr_bench.evaluation.categories import category_scores
@@ -166,24 +165,13 @@ def compare(args: argparse.Namespace) -> None:
     similarity = images @ texts.T
     rows = our_rows(args, images, texts, similarity)
     rows |= {} if args.ours_only else other_rows(args, images, texts, similarity)
-    wall: dict[str, list[float]] = {name: [] for name in rows}
-    cpu: dict[str, list[float]] = {name: [] for name in rows}
-    found: dict[str, Any] = {}
-    for _ in range(args.rounds):
-        for name, function in rows.items():
-            started, spent = time.perf_counter(), time.process_time()
-            found[name] = function()
-            wall[name].append(time.perf_counter() - started)
-            cpu[name].append(time.process_time() - spent)
-            # A product of gigabytes is not to weigh on the rows after it.
-            found[name] = found[name] if isinstance(found[name], list) else None
+    times, found = in_turn(rows, args.rounds, keep=lambda result: result if isinstance(result, list) else None)
     for name, values in found.items():
         ours = found["ours, category mAP" if name.endswith("mAP") else "ours"]
         # The other ways keep whole medians and break ties by chance; there is at most one tie in a few thousand.
         if values is not None and TIED not in name and not np.allclose(values, ours, atol=0.5, rtol=1e-4):
             raise SystemExit(f"{name} finds {values}, ours finds {ours}")
-    show({name: statistics.median(each) for name, each in wall.items()},
-         {name: statistics.median(each) for name, each in cpu.items()}, args)  # fmt: skip
+    show({name: each.wall for name, each in times.items()}, {name: each.cpu for name, each in times.items()}, args)
 
 
 def show(wall: dict[str, float], cpu: dict[str, float], args: argparse.Namespace) -> None:

@@ -12,14 +12,12 @@ import io
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
 from dashboard import made_up_runs
 
 from cmr_bench import cli

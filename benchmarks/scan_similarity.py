@@ -4,23 +4,21 @@
     python benchmarks/scan_similarity.py --bf16           the same under autocast, on processors that have bfloat16
 
 The loop takes one caption at a time, repeats it for every image and forms the attended vectors, as the released program
-of the paper does. Every row is timed in turn and the best of its rounds is kept, so that a busy machine disturbs all
-rows alike. A second table scores a gallery as evaluation does, where every thread takes images of its own, beside one
-call whose operations the threads share.
+of the paper does. Every row is timed in turn and the median of its rounds counts. A second table scores a gallery as
+evaluation does, where every thread takes images of its own, beside one call whose operations the threads share.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor
 
 from cmr_bench.models.common.attention import CrossAttention, cross_attention
@@ -49,19 +47,6 @@ def caption_by_caption(regions: Tensor, words: Tensor, lengths: Tensor, how: Cro
         else:
             columns.append((how.lambda_lse * relevance).logsumexp(1) / how.lambda_lse)
     return torch.stack(columns, dim=1)
-
-
-def in_turn(rows: Mapping[str, Callable[[], Tensor]], rounds: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Compute every row once a round, without gradients; return the median seconds and the last results."""
-    taken: dict[str, list[float]] = {row: [] for row in rows}
-    found = {}
-    for _ in range(rounds):
-        for row, function in rows.items():
-            with torch.inference_mode():
-                started = time.perf_counter()
-                found[row] = function()
-                taken[row].append(time.perf_counter() - started)
-    return {row: statistics.median(values) for row, values in taken.items()}, found
 
 
 def batch(args: argparse.Namespace, images: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +78,7 @@ def gallery(args: argparse.Namespace) -> Table:
     sides = (regions, torch.ones(regions.shape[:2], dtype=torch.bool)), (words, lengths)
     packed = torch.cat([text[:length] for text, length in zip(words, lengths.tolist(), strict=True)])
     table = Table(title=f"a gallery of {args.gallery} images x {args.texts} captions, {args.threads} threads")
-    for title in ("", "s", "of the product", "largest difference"):
+    for title in ("", "s", "CPU s", "of the product", "largest difference"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=not title)
     for name in args.variant or VARIANTS:
         module = SCAN(attention=VARIANTS[name].attention, pool=VARIANTS[name].pool)
@@ -103,11 +88,13 @@ def gallery(args: argparse.Namespace) -> Table:
             f"{name}, images divided among threads": partial(module.scores(*sides).block, *blocks),
             f"{name}, operations divided among threads": partial(module.similarity, *sides),
         }
-        medians, found = in_turn(rows, args.rounds)
+        with torch.inference_mode():
+            times, found = in_turn(rows, args.rounds)
         apart = float((found[[*rows][1]] - found[[*rows][2]]).abs().max())
-        for row, median in medians.items():
+        for row, (wall, cpu) in times.items():
             difference = f"{apart:.0e}" if "images" in row else ""
-            table.add_row(row, f"{median:.3f}", f"{median / medians['matrix product']:.2f}", difference)
+            figures = f"{wall:.3f}", f"{cpu:.3f}", f"{wall / times['matrix product'].wall:.2f}"
+            table.add_row(row, *figures, difference)
         table.add_section()
     return table
 
@@ -138,7 +125,7 @@ def main() -> None:
         title=f"{args.images} images x {args.texts} captions, {len(packed)} words, {args.regions} regions, "
         f"{args.dim} dimensions, {args.threads} threads{', bfloat16' if args.bf16 else ''}"
     )
-    for title in ("", "forward s", "with backward s", "of the product", "times ours", "largest difference"):
+    for title in ("", "forward s", "with backward s", "CPU s", "of the product", "times ours", "largest difference"):
         table.add_column(title, justify="left" if not title else "right", no_wrap=not title)
     for name in args.variant or VARIANTS:
         how = VARIANTS[name]
@@ -151,29 +138,25 @@ def main() -> None:
 
         rows = {"matrix product": (product, packed), f"{name}, ours": (ours, words)}
         rows[f"{name}, caption by caption"] = (loop, words)
-        best: dict[str, list[float]] = {row: [float("inf")] * 2 for row in rows}
-        for _ in range(args.rounds):
-            for row, (function, texts) in rows.items():
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                    started = time.perf_counter()
-                    with torch.no_grad():
-                        function(regions, texts)
-                    forward = time.perf_counter() - started
-                    started = time.perf_counter()
-                    trained(function, regions, texts)
-                    both = time.perf_counter() - started
-                best[row] = [min(pair) for pair in zip(best[row], (forward, both), strict=True)]
+        work: dict[tuple[str, bool], Callable[[], object]] = {}
+        for row, (function, texts) in rows.items():
+            work[row, False] = partial(torch.no_grad()(function), regions, texts)
+            work[row, True] = partial(trained, function, regions, texts)
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            times, _ = in_turn(work, args.rounds, keep=lambda _: None)
         differences = [
             float((mine - other).abs().max())
             for mine, other in zip(trained(ours, regions, words), trained(loop, regions, words), strict=True)
         ]
-        for row, (forward, both) in best.items():
+        for row in rows:
+            wall, cpu = times[row, True]
             table.add_row(
                 row,
-                f"{forward:.3f}",
-                f"{both:.3f}",
-                f"{both / best['matrix product'][1]:.1f}",
-                f"{both / best[f'{name}, ours'][1]:.1f}",
+                f"{times[row, False].wall:.3f}",
+                f"{wall:.3f}",
+                f"{cpu:.3f}",
+                f"{wall / times['matrix product', True].wall:.1f}",
+                f"{wall / times[f'{name}, ours', True].wall:.1f}",
                 f"{differences[0]:.0e}, gradient {max(differences[1:]):.1e}" if row.endswith("ours") else "",
             )
         table.add_section()

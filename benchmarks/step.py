@@ -20,23 +20,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import sys
-import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
 from scan_similarity import caption_by_caption
+from timing import Seconds, in_turn
+from torch import Tensor
 
 import cmr_bench  # noqa: F401  (prepares torchvision)
 from cmr_bench import registry
@@ -184,21 +178,6 @@ def plain_validation(module: RetrievalModule, split: Split) -> dict[str, float]:
     return {f"{way}_r1": 100 * float(np.mean(np.equal(at, 0))) for way, at in (("i2t", i2t), ("t2i", t2i))}
 
 
-def timed(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of the clock and of the processor, of jobs that are done in turn."""
-    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with quiet():
-        for _ in range(rounds):
-            for what, job in work.items():
-                started, used = time.perf_counter(), time.process_time()
-                job()
-                times[what].append((time.perf_counter() - started, time.process_time() - used))
-    return {
-        what: (statistics.median(clock for clock, _ in each), statistics.median(used for _, used in each))
-        for what, each in times.items()
-    }
-
-
 def make_trainer(**options: Any) -> Any:
     import lightning as L
 
@@ -234,12 +213,12 @@ def measure(name: str, args: argparse.Namespace) -> None:
         print(name, "validation", described(validations(module, slow, data, args.rounds), "s", 1), flush=True)
 
 
-def described(times: Mapping[str, tuple[float, float]], unit: str, factor: int) -> str:
+def described(times: Mapping[str, Seconds], unit: str, factor: int) -> str:
     values = ((what, a * factor, b * factor) for what, (a, b) in times.items())
     return "  ".join([unit, *(f"{what} {a:.1f} ({b:.1f})" for what, a, b in values)])
 
 
-def steps(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: int) -> dict[str, tuple[float, float]]:
+def steps(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: int) -> dict[str, Seconds]:
     """Time a training step in all its ways."""
     fits = {}
     for what, trained, precision in (("run", module, "32-true"), ("half", copy.deepcopy(module), "bf16-mixed")):
@@ -254,14 +233,15 @@ def steps(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: 
         "compute": partial(compute, fast, fast.make_optimizer(), loaded),
         "loading": lambda: list(data.train_dataloader()),
     }
-    found = {what: (a / len(loaded), b / len(loaded)) for what, (a, b) in timed(work, rounds).items()}
-    whole, parts = found["run"], (found["compute"], found["loading"])
-    return found | {"framework": (whole[0] - sum(a for a, _ in parts), whole[1] - sum(b for _, b in parts))}
+    with quiet():
+        times, _ = in_turn(work, rounds)
+    found = {what: Seconds(wall / len(loaded), cpu / len(loaded)) for what, (wall, cpu) in times.items()}
+    run, *parts = found["run"], found["compute"], found["loading"]
+    left = Seconds(run.wall - sum(part.wall for part in parts), run.cpu - sum(part.cpu for part in parts))
+    return found | {"framework": left}
 
 
-def validations(
-    module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: int
-) -> dict[str, tuple[float, float]]:
+def validations(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: int) -> dict[str, Seconds]:
     """Time a validation in both ways, which have to agree."""
     slow.load_state_dict(module.state_dict())
     trainer, found = make_trainer(), {}
@@ -272,7 +252,8 @@ def validations(
     def plainly() -> None:
         found["plain"] = plain_validation(slow, data.splits["val"])
 
-    times = timed({"run": ours, "plain": plainly}, rounds)
+    with quiet():
+        times, _ = in_turn({"run": ours, "plain": plainly}, rounds)
     for what, value in found["plain"].items():
         assert abs(found["ours"][f"val/{what}"] - value) <= 100 / data.n_val, what
     return times

@@ -10,19 +10,15 @@ programs do. Both are timed in turn; the median of the rounds is scaled to 1,000
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-from scan_similarity import in_turn
 
 from cmr_bench.datamodules.views import DataSpec, ViewSpec
 from cmr_bench.models.base import RetrievalModule
@@ -173,8 +169,9 @@ def main() -> None:
     for name in args.method or METHODS:
         module, sides = made(name, args.dim), encoded(name, args)
         rows = {"ours": partial(ours, module, *sides), "loop": partial(METHODS[name][1], module, *sides)}
-        seconds, results = in_turn(rows, args.rounds)
-        mine, other = (scale * seconds[row] for row in ("ours", "loop"))
+        with torch.inference_mode():
+            times, results = in_turn(rows, args.rounds)
+        mine, other = (scale * times[row].wall for row in ("ours", "loop"))
         difference = float((results["ours"] - results["loop"]).abs().max())
         table.add_row(name, f"{mine:,.1f} s", f"{other:,.1f} s", f"{other / mine:.1f}", f"{difference:.0e}")
     Console().print(table)
