@@ -155,56 +155,73 @@ def cross_attention(
     counts = lengths.cpu()
     order = counts.argsort(stable=True)
     again = torch.is_grad_enabled() and regions.shape[:2].numel() * int(counts.sum()) > _KEPT
-    bands = []
-    for chunk, images in _chunks(counts[order].tolist(), len(regions), regions.shape[1], torch.is_grad_enabled()):
+    columns = []
+    for chunk, band in _chunks(counts[order].tolist(), len(regions), regions.shape[1], torch.is_grad_enabled()):
         at = order[chunk.start : chunk.stop]
         longest = int(counts[at[-1]])
-        arguments = (regions[images], mask[images], words[at.to(words.device), :longest], counts[at], hows, piece)
-        scores = checkpoint(_block, *arguments, use_reentrant=False) if again else _block(*arguments)
-        if images.start == 0:
-            bands.append([scores])
-        else:
-            bands[-1].append(scores)
-    whole = torch.cat([torch.cat(band) for band in bands], dim=1)
+        texts = _gathered(words[at.to(words.device), :longest], counts[at], band * regions.shape[1], piece)
+        parts = []
+        for first in range(0, len(regions), band):
+            arguments = (regions[first : first + band], mask[first : first + band], texts, hows)
+            parts.append(checkpoint(_block, *arguments, use_reentrant=False) if again else _block(*arguments))
+        columns.append(torch.cat(parts))
+    whole = torch.cat(columns, dim=1)
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
     return whole[:, back.to(whole.device)]
 
 
-def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, keep: bool) -> Iterator[tuple[range, slice]]:
-    """Split the pairs so that one matrix product gives the cosines of each block of texts and images."""
+def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, keep: bool) -> Iterator[tuple[range, int]]:
+    """Cut the texts into those that one matrix product takes at once, each with the number of images that it takes."""
     limit = _KEPT if keep else _PRODUCT
-    most = n_images if keep else 64
+    most = n_images if keep else min(n_images, 64)
     band = max(1, min(most, limit // max(1, n_regions * lengths[-1])))
     start, total = 0, 0
     for at, length in enumerate(lengths):
         if at > start and (total + length) * band * n_regions > limit:
-            yield from _bands(range(start, at), n_images, band)
+            yield range(start, at), band
             start, total = at, 0
         total += length
-    yield from _bands(range(start, len(lengths)), n_images, band)
+    yield range(start, len(lengths)), band
 
 
-def _bands(texts: range, n_images: int, band: int) -> Iterator[tuple[range, slice]]:
-    for first in range(0, n_images, band):
-        yield texts, slice(first, min(first + band, n_images))
+@dataclass(frozen=True)
+class _Texts:
+    """Texts that are sorted by length, for all images that they are scored with.
+
+    Attributes:
+        words: Their words, zero after the last, (n_texts, W, d).
+        real: True for those, (n_texts, W).
+        pieces: Texts that are processed together.
+        rows: Words as the pieces have them, (rows, d).
+        place: Row of every word, (n_texts, W).
+    """
+
+    words: Tensor
+    real: Tensor
+    pieces: list[_Piece]
+    rows: Tensor
+    place: Tensor
 
 
-def _block(
-    regions: Tensor, mask: Tensor, words: Tensor, lengths: Tensor, hows: tuple[CrossAttention, ...], piece: int
-) -> Tensor:
-    """Score images with texts that are sorted by length, (n_images, n_texts)."""
-    n_images, n_regions, _ = regions.shape
+def _gathered(words: Tensor, lengths: Tensor, columns: int, piece: int) -> _Texts:
+    """Cut sorted texts into pieces, for bands of images that have ``columns`` regions."""
     n_texts, longest, _ = words.shape
     real = (torch.arange(longest) < lengths[:, None]).to(words.device)
     words = words * real.unsqueeze(-1)
-    pieces = _pieces(lengths.tolist(), n_images * n_regions, piece)
-    rows = torch.cat(
-        [(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces]
-    ).to(words.device)
-    cosines = words.flatten(0, 1)[rows] @ regions.flatten(0, 1).T
+    pieces = _pieces(lengths.tolist(), columns, piece)
+    at = torch.cat([(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces])
+    at = at.to(words.device)
     place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
-    place[rows] = torch.arange(len(rows), device=words.device)
+    place[at] = torch.arange(len(at), device=words.device)
+    return _Texts(words, real, pieces, words.flatten(0, 1)[at], place.view(n_texts, longest))
+
+
+def _block(regions: Tensor, mask: Tensor, texts: _Texts, hows: tuple[CrossAttention, ...]) -> Tensor:
+    """Score images with texts, (n_images, n_texts)."""
+    n_images, n_regions, _ = regions.shape
+    words, real = texts.words, texts.real
+    cosines = texts.rows @ regions.flatten(0, 1).T
     total = cosines.new_zeros(())
     for how in hows:
         context, there = (regions, mask) if how.words_ask else (words, real)
@@ -215,10 +232,10 @@ def _block(
             shape = (n_images, n_regions)
             relevance = cast(
                 Tensor,
-                _Relevance.apply(cosines, gram, there, pieces, shape, how),  # type: ignore[no-untyped-call]
+                _Relevance.apply(cosines, gram, there, texts.pieces, shape, how),  # type: ignore[no-untyped-call]
             )
             if how.words_ask:
-                scores = _pooled(relevance[place.view(n_texts, longest)], real[:, :, None], 1, how)
+                scores = _pooled(relevance[texts.place], real[:, :, None], 1, how)
             else:
                 scores = _pooled(relevance, mask[None], 2, how)
             total = scores.T if len(hows) == 1 else total + scores.T
