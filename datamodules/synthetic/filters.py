@@ -12,6 +12,8 @@ from cmr_bench.datamodules.synthetic.scenes import SIDE, Bytes, Floats
 GRID = 7
 WINDOW, STEP = 6, 4  # of a region, in filter positions; 2 pixels lie between two positions
 N_EDGE, N_COLOUR = 96, 32
+# Pictures at once, whose responses stay in the processor's cache.
+_AT_ONCE = 8
 
 
 def filter_bank() -> Floats:
@@ -37,12 +39,14 @@ def region_features(pixels: Bytes) -> Floats:
     A feature is the root of the summed size of a filter's responses in the window, of the positive ones for colours.
     """
     bank = filter_bank()
-    return np.concatenate([_pooled(pixels[start : start + 32], bank) for start in range(0, len(pixels), 32)])
+    return np.concatenate([_pooled(pixels[at : at + _AT_ONCE], bank) for at in range(0, len(pixels), _AT_ONCE)])
 
 
 def _pooled(pixels: Bytes, bank: Floats) -> Floats:
     n, half = len(pixels), SIDE // 2
-    blocks = pixels.reshape(n, half, 2, half, 2, 3).sum(axis=(2, 4), dtype=np.float32)
+    # By slices: NumPy's sum over two of six axes takes ten times as long.
+    rows_of_two = pixels[:, ::2].astype(np.uint16) + pixels[:, 1::2]
+    blocks = (rows_of_two[:, :, ::2] + rows_of_two[:, :, 1::2]).astype(np.float32)
     patches = np.lib.stride_tricks.sliding_window_view(blocks, (3, 3), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
     responses = patches.reshape(-1, 27) @ bank
     np.abs(responses[:, :N_EDGE], out=responses[:, :N_EDGE])

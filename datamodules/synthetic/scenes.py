@@ -155,10 +155,9 @@ class Scenes:
 
     def things(self, row: int) -> list[Thing]:
         """List the objects of one image."""
-        columns = zip(
-            *(part[row].tolist() for part in (self.shape, self.colour, self.size, self.cell // 3, self.cell % 3)),
-            strict=True,
-        )
+        cell = self.cell[row]
+        parts = (self.shape[row], self.colour[row], self.size[row], cell // 3, cell % 3)
+        columns = zip(*(part.tolist() for part in parts), strict=True)
         return [Thing(*column) for column in columns if column[0] >= 0]
 
     def boxes(self) -> Floats:
