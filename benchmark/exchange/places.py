@@ -14,7 +14,7 @@ from cmr_bench.exchange.merging import Merged, merge
 from cmr_bench.exchange.packing import FILES, WEIGHTS, pack
 from cmr_bench.results.record import RESULT_FILE, read_result
 from cmr_bench.results.store import result_files
-from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, first_line
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, brief, first_line
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.hub import do_not_wait_for_hub
 
@@ -188,5 +188,5 @@ def _api() -> Any:
 
 def _refused(name: str, error: Exception) -> CmrBenchError:
     return CmrBenchError(
-        f"the hub does not give hf://{name}: {first_line(error)[:200]}; check name, network and `hf auth login`"
+        f"the hub does not give hf://{name}: {brief(first_line(error))}; check name, network and `hf auth login`"
     )

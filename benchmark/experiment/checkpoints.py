@@ -14,7 +14,7 @@ from cmr_bench.experiment.recipe import RunConfig
 from cmr_bench.experiment.weights import MARK, read_archive, read_safetensors
 from cmr_bench.results.content import other_content
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError, first_line
+from cmr_bench.support.errors import CmrBenchError, brief, first_line
 from cmr_bench.support.files import replacing
 from cmr_bench.support.places import without_folders
 from cmr_bench.version import __version__
@@ -75,7 +75,7 @@ class Checkpoints(TorchCheckpointIO):
             else:
                 stored = read_archive(Path(path), map_location or "cpu")
         except Exception as error:  # a damaged file can fail in any way
-            line = first_line(error)[:200]
+            line = brief(first_line(error))
             raise CmrBenchError(f"cannot read checkpoint {path} ({line}): {self.advice}") from error
         problem = self._problem(stored)
         if problem:
@@ -120,5 +120,5 @@ def read_mark(path: Path) -> Mapping[str, Any]:
         foreign.check_zip(foreign.checked(path, within=path.parents[1]))
         mark = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(MARK)
     except Exception as error:  # a damaged file can fail in any way
-        raise CmrBenchError(f"{path} cannot be read as a checkpoint ({first_line(error)[:200]})") from error
+        raise CmrBenchError(f"{path} cannot be read as a checkpoint ({brief(first_line(error))})") from error
     return mark if isinstance(mark, Mapping) else {}

@@ -25,7 +25,7 @@ from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_v
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
-from cmr_bench.support.errors import UsageError, did_you_mean
+from cmr_bench.support.errors import UsageError, brief, did_you_mean
 from cmr_bench.support.places import without_folders
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
@@ -375,7 +375,7 @@ def _wrong_value(error: Exception, parser: ArgumentParser) -> UsageError:
     if values := choices(kind):
         problem = f"invalid choice: '{found[2]}' (choose from {', '.join(values)}).{did_you_mean(found[2], values)}"
     else:
-        problem = f"invalid {metavar(kind).lower()} value: '{found[2][:200]}'"
+        problem = f"invalid {metavar(kind).lower()} value: '{brief(found[2])}'"
     return UsageError(f"argument --{found[1]}: {problem}")
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError, brief
 from cmr_bench.support.files import write_atomic
 from cmr_bench.support.places import without_folders
 
@@ -35,7 +35,7 @@ def to_safetensors(checkpoint: Path, file: Path) -> None:
         # Parameters that share their memory are written once each.
         tensors = {name: value.detach().clone().contiguous() for name, value in stored["state_dict"].items()}
     except Exception as error:  # a damaged file can fail in any way
-        raise CmrBenchError(f"cannot read the weights {checkpoint}: {' '.join(str(error).split())[:200]}") from error
+        raise CmrBenchError(f"cannot read the weights {checkpoint}: {brief(str(error))}") from error
     write_atomic(file, save(tensors, {MARK: json.dumps(mark), "format": "pt"}))
 
 

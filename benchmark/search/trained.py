@@ -24,7 +24,7 @@ from cmr_bench.models.base import RetrievalModule
 from cmr_bench.models.scoring import Encoded
 from cmr_bench.results.record import FAILURE_FILE, WEIGHTS_FILE
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError, DataError, UsageError
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, brief
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def load_weights(
     except CmrBenchError:
         raise
     except Exception as error:  # a damaged file and foreign weights have errors of many kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(str(error))
         raise DataError(f"cannot load the weights {checkpoint}: {reason}; repeat the run") from error
 
 

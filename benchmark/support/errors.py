@@ -52,6 +52,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def brief(text: str) -> str:
+    """Return a foreign message as one line of about 200 characters, cut between words."""
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else f"{line[:200].rsplit(' ', 1)[0]} ..."
+
+
 def told_by(command: str, output: Iterable[str], code: int | None) -> str:
     """Return why a process of this program failed: its own last line in its output, else the last one, else the code.
 

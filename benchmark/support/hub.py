@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cmr_bench.support import environment
 from cmr_bench.support.checksums import folder_checksum
-from cmr_bench.support.errors import DataError, first_line
+from cmr_bench.support.errors import DataError, brief, first_line
 
 
 def do_not_wait_for_hub() -> None:
@@ -68,8 +68,7 @@ def load_pretrained(load: Callable[..., Any], what: str, name: str) -> Any:
             if local
             else "pass a name on the Hugging Face Hub, reachable or cached, or a local folder"
         )
-        first = first_line(error)
-        raise DataError(f"no {what} '{name}': {hint} ({first[:200]})") from error
+        raise DataError(f"no {what} '{name}': {hint} ({brief(first_line(error))})") from error
 
 
 def model_checksum(name: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, did_you_mean, first_line
+from cmr_bench.support.errors import CmrBenchError, DataError, UsageError, brief, did_you_mean, first_line
 from cmr_bench.support.hub import do_not_wait_for_hub
 
 PREFIX = "open_clip:"
@@ -97,9 +97,9 @@ def load(name: str, weights: bool = True) -> Any:
         raise
     except Exception as error:  # the hub, urllib and torch each raise their own
         if local:
-            raise DataError(f"cannot load {PREFIX}{name.removeprefix(PREFIX)}: {first_line(error)[:200]}") from error
+            raise DataError(f"cannot load {PREFIX}{name.removeprefix(PREFIX)}: {brief(first_line(error))}") from error
         raise DataError(
-            f"cannot download the weights of {PREFIX}{name.removeprefix(PREFIX)} ({first_line(error)[:160]}); without "
+            f"cannot download the weights of {PREFIX}{name.removeprefix(PREFIX)} ({brief(first_line(error))}); without "
             f"network, fetch {source(name)} elsewhere and pass a folder with open_clip_config.json and the weights as "
             f"{PREFIX}FOLDER"
         ) from error
@@ -136,7 +136,7 @@ def _stored_config(model: str) -> dict[str, Any]:
         whole: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         whole["model_cfg"]["vision_cfg"]
     except Exception as error:  # as above
-        raise DataError(f"cannot read {name} of {PREFIX}{model}: {first_line(error)[:200]}") from error
+        raise DataError(f"cannot read {name} of {PREFIX}{model}: {brief(first_line(error))}") from error
     return whole
 
 
@@ -168,7 +168,7 @@ class Tokenizer:
             with _quiet():
                 self._encode = package.get_tokenizer(model)
         except Exception as error:  # as above
-            raise DataError(f"no tokenizer of {PREFIX}{model}: {first_line(error)[:200]}") from error
+            raise DataError(f"no tokenizer of {PREFIX}{model}: {brief(first_line(error))}") from error
         inner = getattr(self._encode, "tokenizer", None)
         self.pad_token_id = int(getattr(inner, "pad_token_id", None) or 0)
         self.model_max_length = int(self._encode.context_length)

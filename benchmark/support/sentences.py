@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmr_bench.support.errors import DataError, UsageError, first_line
+from cmr_bench.support.errors import DataError, UsageError, brief, first_line
 from cmr_bench.support.hub import do_not_wait_for_hub, quiet_transformers
 
 PREFIX = "st:"
@@ -43,7 +43,7 @@ def load(name: str) -> Any:
             )
     except Exception as error:  # the hub, transformers and torch each raise their own
         hint = "the folder must be one of `save`" if local else "pass one that is reachable or cached, or a folder"
-        raise DataError(f"no sentence-transformers model '{name}': {hint} ({first_line(error)[:200]})") from error
+        raise DataError(f"no sentence-transformers model '{name}': {hint} ({brief(first_line(error))})") from error
     return model.float().eval()
 
 

@@ -23,7 +23,7 @@ from cmr_bench.datamodules.doctor.findings import Finding, report
 from cmr_bench.datamodules.images.photos import read_photo
 from cmr_bench.datamodules.module import RetrievalDataModule
 from cmr_bench.datamodules.split import Split
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, brief
 
 
 def check_files(datamodule: RetrievalDataModule, splits: Mapping[str, Split]) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def check_photos(
         photos = list(bar.track(pool.map(_read, items), total=len(items)))
     found: list[Finding] = []
     for name in splits:
-        broken = [f"{p.name}: {' '.join((p.problem).split())[:120]}" for p in photos if p.problem and p.split == name]
+        broken = [f"{p.name}: {brief(p.problem)}" for p in photos if p.problem and p.split == name]
         found += report(
             "error",
             f"{name}: photographs that cannot be decoded; replace them, or pass --data.skip_invalid true to skip them",

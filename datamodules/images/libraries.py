@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cmr_bench.datamodules.images.naflex import patch_inputs, square_side
 from cmr_bench.datamodules.images.weights import load_weights, read_weights
 from cmr_bench.support import openclip
-from cmr_bench.support.errors import DataError, UsageError, did_you_mean, first_line
+from cmr_bench.support.errors import DataError, UsageError, brief, did_you_mean, first_line
 from cmr_bench.support.hub import do_not_wait_for_hub, quiet_transformers
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -84,9 +84,9 @@ def _downloading(encoder: str, source: str, local: bool = False) -> Iterator[Non
         yield
     except Exception as error:  # urllib, requests, httpx and the hub each raise their own
         if local:
-            raise DataError(f"cannot load {encoder}: {first_line(error)[:200]}") from error
+            raise DataError(f"cannot load {encoder}: {brief(first_line(error))}") from error
         raise DataError(
-            f"cannot download the pretrained weights of {encoder} ({first_line(error)[:160]}); without network, fetch "
+            f"cannot download the pretrained weights of {encoder} ({brief(first_line(error))}); without network, fetch "
             f"{source} elsewhere and pass the local file (safetensors or .pth): --data.image_weights FILE of `run` and "
             "`suite`, --weights FILE of `data features` and `search`, --model.cnn_weights FILE where the CNN is trained"
         ) from error
