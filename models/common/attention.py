@@ -39,7 +39,7 @@ _ALIKE = 1e-4
 # Elements per chunk of elementwise work: its few tensors stay in the processor's cache, where they are about
 # 20 times as fast as in main memory. A GPU prefers fewer and larger chunks.
 _PIECE = {"cpu": 2**19, "other": 2**25}
-# Cosines made by one matrix product: without gradient, and where they are kept for it.
+# Cosines made by one matrix product: on a CPU without gradient, and on a GPU or where they are kept for a gradient.
 _PRODUCT, _KEPT = 2**22, 2**25
 # Maximum padding per real word, so that texts of different length share a chunk.
 _WASTE = 1.2
@@ -156,10 +156,10 @@ def cross_attention(
     order = counts.argsort(stable=True)
     again = torch.is_grad_enabled() and regions.shape[:2].numel() * int(counts.sum()) > _KEPT
     columns = []
-    for chunk, band in _chunks(counts[order].tolist(), len(regions), regions.shape[1], torch.is_grad_enabled()):
+    large = torch.is_grad_enabled() or regions.device.type != "cpu"
+    for chunk, band in _chunks(counts[order].tolist(), len(regions), regions.shape[1], large):
         at = order[chunk.start : chunk.stop]
-        longest = int(counts[at[-1]])
-        texts = _gathered(words[at.to(words.device), :longest], counts[at], band * regions.shape[1], piece)
+        texts = _gathered(words, at, counts[at], band * regions.shape[1], piece, all(how.words_ask for how in hows))
         parts = []
         for first in range(0, len(regions), band):
             arguments = (regions[first : first + band], mask[first : first + band], texts, hows)
@@ -171,10 +171,9 @@ def cross_attention(
     return whole[:, back.to(whole.device)]
 
 
-def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, keep: bool) -> Iterator[tuple[range, int]]:
+def _chunks(lengths: Sequence[int], n_images: int, n_regions: int, large: bool) -> Iterator[tuple[range, int]]:
     """Cut the texts into those that one matrix product takes at once, each with the number of images that it takes."""
-    limit = _KEPT if keep else _PRODUCT
-    most = n_images if keep else min(n_images, 64)
+    limit, most = (_KEPT, n_images) if large else (_PRODUCT, min(n_images, 64))
     band = max(1, min(most, limit // max(1, n_regions * lengths[-1])))
     start, total = 0, 0
     for at, length in enumerate(lengths):
@@ -190,41 +189,44 @@ class _Texts:
     """Texts that are sorted by length, for all images that they are scored with.
 
     Attributes:
-        words: Their words, zero after the last, (n_texts, W, d).
+        words: Their words, zero after the last, (n_texts, W, d); None where only words ask, which need no Gram matrix.
         real: True for those, (n_texts, W).
         pieces: Texts that are processed together.
-        rows: Words as the pieces have them, (rows, d).
+        rows: Words as the pieces have them, zero after the last of a text, (rows, d).
         place: Row of every word, (n_texts, W).
     """
 
-    words: Tensor
+    words: Tensor | None
     real: Tensor
     pieces: list[_Piece]
     rows: Tensor
     place: Tensor
 
 
-def _gathered(words: Tensor, lengths: Tensor, columns: int, piece: int) -> _Texts:
-    """Cut sorted texts into pieces, for bands of images that have ``columns`` regions."""
-    n_texts, longest, _ = words.shape
-    real = (torch.arange(longest) < lengths[:, None]).to(words.device)
-    words = words * real.unsqueeze(-1)
+def _gathered(words: Tensor, texts: Tensor, lengths: Tensor, columns: int, piece: int, words_ask: bool) -> _Texts:
+    """Cut some of the texts, sorted by length, into pieces for bands of images that have ``columns`` regions."""
+    n_texts, longest = len(texts), int(lengths[-1])
+    real = torch.arange(longest) < lengths[:, None]
     pieces = _pieces(lengths.tolist(), columns, piece)
     at = torch.cat([(torch.tensor(p.texts)[:, None] * longest + torch.arange(p.length)).flatten() for p in pieces])
-    at = at.to(words.device)
-    place = torch.zeros(n_texts * longest, dtype=torch.long, device=words.device)
-    place[at] = torch.arange(len(at), device=words.device)
-    return _Texts(words, real, pieces, words.flatten(0, 1)[at], place.view(n_texts, longest))
+    place = torch.zeros(n_texts * longest, dtype=torch.long)
+    place[at] = torch.arange(len(at))
+    source = (texts[:, None] * words.shape[1] + torch.arange(longest)).flatten()[at]
+    absent = (~real.flatten()[at]).nonzero().flatten()
+    device = words.device
+    rows = words.flatten(0, 1)[source.to(device)].index_fill_(0, absent.to(device), 0)
+    real = real.to(device)
+    padded = None if words_ask else words[texts.to(device), :longest] * real.unsqueeze(-1)
+    return _Texts(padded, real, pieces, rows, place.view(n_texts, longest).to(device))
 
 
 def _block(regions: Tensor, mask: Tensor, texts: _Texts, hows: tuple[CrossAttention, ...]) -> Tensor:
     """Score images with texts, (n_images, n_texts)."""
     n_images, n_regions, _ = regions.shape
-    words, real = texts.words, texts.real
     cosines = texts.rows @ regions.flatten(0, 1).T
     total = cosines.new_zeros(())
     for how in hows:
-        context, there = (regions, mask) if how.words_ask else (words, real)
+        context, there = (regions, mask) if how.words_ask else (cast(Tensor, texts.words), texts.real)
         # Weights can be too large for float16, not for bfloat16.
         with torch.autocast(regions.device.type, enabled=cosines.dtype == torch.bfloat16, dtype=torch.bfloat16):
             gram = context @ context.transpose(1, 2)
@@ -235,7 +237,7 @@ def _block(regions: Tensor, mask: Tensor, texts: _Texts, hows: tuple[CrossAttent
                 _Relevance.apply(cosines, gram, there, texts.pieces, shape, how),  # type: ignore[no-untyped-call]
             )
             if how.words_ask:
-                scores = _pooled(relevance[texts.place], real[:, :, None], 1, how)
+                scores = _pooled(relevance[texts.place], texts.real[:, :, None], 1, how)
             else:
                 scores = _pooled(relevance, mask[None], 2, how)
             total = scores.T if len(hows) == 1 else total + scores.T
