@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dashboard import made_up_runs
+from timing import Seconds, median, spent
 
 from cmr_bench import cli
 from cmr_bench.dashboard.site import build
@@ -35,12 +35,10 @@ def main() -> None:
         os.environ["CMR_BENCH_CACHE"] = str(cache)
         made_up_runs(runs, args.runs)
         time.sleep(2.5)  # what changed within two seconds is not indexed
-        seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        taken: dict[str, list[Seconds]] = defaultdict(list)
 
         def timed(what: str, work: Callable[[], object]) -> None:
-            started, used = time.perf_counter(), time.process_time()
-            work()
-            seconds[what].append((time.perf_counter() - started, time.process_time() - used))
+            taken[what].append(spent(work)[0])
 
         def leaderboard() -> None:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -55,8 +53,8 @@ def main() -> None:
                 os.utime(file)
             timed("leaderboard, index, 1 % made again", leaderboard)
             timed("dashboard", lambda: build(runs, site, load_published()))
-        for what, found in seconds.items():
-            wall, cpu = (statistics.median(values) for values in zip(*found, strict=True))
+        for what, each in taken.items():
+            wall, cpu = median(each)
             print(f"{args.runs:,} runs, {what:<36} {wall:7.2f} s   {cpu:7.2f} s of processor")
 
 

@@ -171,7 +171,6 @@ def plain_validation(module: RetrievalModule, split: Split) -> dict[str, float]:
             images.append(encoded[first] if isinstance(encoded, Tensor) else tuple(part[first] for part in encoded))
             texts.append(module.encode_texts(batch.texts))
         scores = torch.cat([torch.cat([module.similarity(i, t) for t in texts], dim=1) for i in images]).numpy()
-    module.train()
     by_image, by_text = ([np.argsort(row)[::-1] for row in queries] for queries in (scores, scores.T))
     i2t = [min(np.where(order == size * i + k)[0][0] for k in range(size)) for i, order in enumerate(by_image)]
     t2i = [np.where(order == text // size)[0][0] for text, order in enumerate(by_text)]
@@ -244,18 +243,15 @@ def steps(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: 
 def validations(module: RetrievalModule, slow: RetrievalModule, data: MadeUp, rounds: int) -> dict[str, Seconds]:
     """Time a validation in both ways, which have to agree."""
     slow.load_state_dict(module.state_dict())
-    trainer, found = make_trainer(), {}
-
-    def ours() -> None:
-        found["ours"] = trainer.validate(module, datamodule=data, verbose=False)[0]
-
-    def plainly() -> None:
-        found["plain"] = plain_validation(slow, data.splits["val"])
-
+    trainer = make_trainer()
+    work: dict[str, Callable[[], dict[str, float]]] = {
+        "run": lambda: trainer.validate(module, datamodule=data, verbose=False)[0],
+        "plain": lambda: plain_validation(slow, data.splits["val"]),
+    }
     with quiet():
-        times, _ = in_turn({"run": ours, "plain": plainly}, rounds)
+        times, found = in_turn(work, rounds)
     for what, value in found["plain"].items():
-        assert abs(found["ours"][f"val/{what}"] - value) <= 100 / data.n_val, what
+        assert abs(found["run"][f"val/{what}"] - value) <= 100 / data.n_val, what
     return times
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 Row = TypeVar("Row", bound=Hashable)
@@ -15,6 +15,18 @@ class Seconds(NamedTuple):
 
     wall: float
     cpu: float
+
+
+def spent(work: Callable[[], Any]) -> tuple[Seconds, Any]:
+    """Return the seconds of a piece of work, and its result."""
+    started, used = time.perf_counter(), time.process_time()
+    result = work()
+    return Seconds(time.perf_counter() - started, time.process_time() - used), result
+
+
+def median(taken: Sequence[Seconds]) -> Seconds:
+    """Return the median of the clock's seconds and that of the processor's."""
+    return Seconds(statistics.median(each.wall for each in taken), statistics.median(each.cpu for each in taken))
 
 
 def in_turn(
@@ -30,16 +42,13 @@ def in_turn(
     Returns:
         The median seconds of each row, and what is kept of its last result.
     """
-    walls: dict[Row, list[float]] = {row: [] for row in rows}
-    cpus: dict[Row, list[float]] = {row: [] for row in rows}
+    taken: dict[Row, list[Seconds]] = {row: [] for row in rows}
     found = {}
     for _ in range(rounds):
-        for row, function in rows.items():
-            started, used = time.perf_counter(), time.process_time()
-            result = function()
-            walls[row].append(time.perf_counter() - started)
-            cpus[row].append(time.process_time() - used)
+        for row, work in rows.items():
+            seconds, result = spent(work)
+            taken[row].append(seconds)
             found[row] = keep(result)
             # Gigabytes of a result are not to weigh on the row after it.
             del result
-    return {row: Seconds(statistics.median(walls[row]), statistics.median(cpus[row])) for row in rows}, found
+    return {row: median(each) for row, each in taken.items()}, found
