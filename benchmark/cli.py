@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cmr_bench.support import environment
-from cmr_bench.support.errors import CmrBenchError, Notice, did_you_mean
+from cmr_bench.support.errors import CmrBenchError, Notice, did_you_mean, one_line
 from cmr_bench.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -135,7 +135,7 @@ def _guarded(name: str, words: list[str]) -> int:
     except Exception as error:
         if environment.value(environment.DEBUG):
             raise
-        what = " ".join(str(error).split())[:500]
+        what = one_line(error)[:500]
         _complain(name, f"{type(error).__name__}: {what} (set CMR_BENCH_DEBUG=1 for the traceback)")
         return 1
 

@@ -14,7 +14,7 @@ from cmr_bench.datamodules.readers.cells import clean_caption, encodes, relative
 from cmr_bench.datamodules.readers.entries import read_entries
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
-from cmr_bench.support.errors import DataError, UsageError
+from cmr_bench.support.errors import DataError, UsageError, one_line
 from cmr_bench.support.places import path_text
 
 # The program that comes with the paper (torralba-lab/im2recipe-Pytorch, scripts/mk_dataset.py) keeps recipes with fewer
@@ -243,4 +243,4 @@ def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file} as text: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {file} as text: {one_line(error)}") from None

@@ -25,7 +25,7 @@ from cmr_bench.experiment.recipe_files import modernised, shipped_recipe, with_v
 from cmr_bench.experiment.recipe_files import read_yaml as read_yaml
 from cmr_bench.experiment.recipe_files import recipe_file as recipe_file
 from cmr_bench.experiment.signatures import choices, metavar, signature_class
-from cmr_bench.support.errors import UsageError, brief, did_you_mean
+from cmr_bench.support.errors import UsageError, did_you_mean, one_line
 from cmr_bench.support.places import without_folders
 
 # Options that say where and how a run is computed, or that the result records in a field of its own.
@@ -366,7 +366,7 @@ def _unknown(name: str, where: str, known: Sequence[str]) -> UsageError:
 
 def _wrong_value(error: Exception, parser: ArgumentParser) -> UsageError:
     """Return jsonargparse's error in the form of argparse: the option, its type or choices, the value."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     found = re.search(r'Parser key "([\w.]+)": .*(?:Got|Given) value: (.*)', text)
     action = next((action for action in parser._actions if found and action.dest == found[1]), None)
     if found is None or action is None:
@@ -375,7 +375,7 @@ def _wrong_value(error: Exception, parser: ArgumentParser) -> UsageError:
     if values := choices(kind):
         problem = f"invalid choice: '{found[2]}' (choose from {', '.join(values)}).{did_you_mean(found[2], values)}"
     else:
-        problem = f"invalid {metavar(kind).lower()} value: '{brief(found[2])}'"
+        problem = f"invalid {metavar(kind).lower()} value: '{found[2][:200]}'"
     return UsageError(f"argument --{found[1]}: {problem}")
 
 

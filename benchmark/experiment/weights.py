@@ -35,7 +35,7 @@ def to_safetensors(checkpoint: Path, file: Path) -> None:
         # Parameters that share their memory are written once each.
         tensors = {name: value.detach().clone().contiguous() for name, value in stored["state_dict"].items()}
     except Exception as error:  # a damaged file can fail in any way
-        raise CmrBenchError(f"cannot read the weights {checkpoint}: {brief(str(error))}") from error
+        raise CmrBenchError(f"cannot read the weights {checkpoint}: {brief(error)}") from error
     write_atomic(file, save(tensors, {MARK: json.dumps(mark), "format": "pt"}))
 
 

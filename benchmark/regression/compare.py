@@ -27,7 +27,7 @@ from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_res
 from cmr_bench.suites.plan import Job
 from cmr_bench.suites.stored import Stored
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError, one_line
 
 Verdict = Literal["as expected", "fell", "suspiciously better"]
 
@@ -192,7 +192,7 @@ def _why_missing(folders: Sequence[Path], runs: Path) -> str:
             reason = foreign.read_json(folder / FAILURE_FILE, within=folder)["reason"]
         except (OSError, CmrBenchError, LookupError, TypeError):
             continue
-        return f"failed: {' '.join(str(reason).split())} ({folder})"
+        return f"failed: {one_line(reason)} ({folder})"
     return f"is not stored in {runs}"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError, one_line
 from cmr_bench.support.files import write_atomic
 
 SCHEMA = 1
@@ -143,7 +143,7 @@ def read_result(path: Path) -> Result:
     try:
         record = foreign.read_json(path, within=path.parent)
     except (OSError, CmrBenchError) as error:
-        raise CmrBenchError(f"{path} is not a readable result: {' '.join(str(error).split())}") from error
+        raise CmrBenchError(f"{path} is not a readable result: {one_line(error)}") from error
     schema = record.get("schema") if isinstance(record, dict) else None
     if not _whole(schema) or schema < 1:
         raise CmrBenchError(f"{path} is not a result: it has no schema version")

@@ -9,7 +9,7 @@ from typing import Any
 
 from cmr_bench.results.record import FAILURE_FILE, RESULT_FILE, Result, read_result, write_result
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import CmrBenchError
+from cmr_bench.support.errors import CmrBenchError, one_line
 
 
 def load_results(runs: Path) -> tuple[list[Result], list[str]]:
@@ -41,7 +41,7 @@ def failed_runs(runs: Path) -> list[tuple[Path, str]]:
             reason = foreign.read_json(path, within=path.parent)["reason"]
         except (OSError, CmrBenchError, KeyError, TypeError):
             reason = "for a reason that cannot be read"
-        found.append((path.parent, " ".join(str(reason).split())))
+        found.append((path.parent, one_line(reason)))
     return found
 
 

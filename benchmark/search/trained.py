@@ -172,7 +172,7 @@ def load_weights(
     except CmrBenchError:
         raise
     except Exception as error:  # a damaged file and foreign weights have errors of many kinds
-        reason = brief(str(error))
+        reason = brief(error)
         raise DataError(f"cannot load the weights {checkpoint}: {reason}; repeat the run") from error
 
 

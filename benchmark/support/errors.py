@@ -52,9 +52,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def brief(text: str) -> str:
-    """Return a foreign message as one line of about 200 characters, cut between words."""
-    line = " ".join(text.split())
+def one_line(message: object) -> str:
+    """Return a foreign message, or an error's, as one line."""
+    return " ".join(str(message).split())
+
+
+def brief(message: object) -> str:
+    """Return a foreign message, or an error's, as one line of about 200 characters, cut between words."""
+    line = one_line(message)
     return line if len(line) <= 200 else f"{line[:200].rsplit(' ', 1)[0]} ..."
 
 

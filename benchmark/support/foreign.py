@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from cmr_bench.support.errors import DataError, first_line
+from cmr_bench.support.errors import DataError, first_line, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ def parse_json(content: str | bytes, where: object, depth: int = MOST_DEPTH) -> 
     except RecursionError:
         raise DataError(f"{where} is nested more than {depth} deep") from None
     except ValueError as error:
-        raise DataError(f"{where} is not JSON: {' '.join(str(error).split())}") from None
+        raise DataError(f"{where} is not JSON: {one_line(error)}") from None
     if _deeper(value, depth):
         raise DataError(f"{where} is nested more than {depth} deep")
     return value
@@ -184,7 +184,7 @@ def parse_yaml(text: str, where: object) -> Any:
         finally:
             loader.dispose()
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
-        raise DataError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"{where} is not YAML: {one_line(error)}") from error
 
 
 def read_yaml(path: Path | Traversable, within: Path | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from cmr_bench.datamodules.readers.cells import Embedded
 from cmr_bench.datamodules.readers.unpacking import Unpacking, unpacking
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 
 _BATCH = 256  # rows in memory at once; they may hold photographs
 
@@ -51,7 +51,7 @@ def parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         else:
             yield from _rows_with_photos(file, table, inside)
     except pyarrow.ArrowException as error:
-        raise DataError(f"cannot read {file} as Parquet: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {file} as Parquet: {one_line(error)}") from None
 
 
 def _plain_rows(file: Path, table: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 
 _CHUNK, _LONGEST = 2**22, 2**24  # characters that are read at once, and of one entry at most
 _BLANKS = re.compile(r"[ \t\n\r]*")
@@ -29,7 +29,7 @@ def read_entries(file: Path) -> Iterator[dict[str, Any]]:
         with foreign.checked(file).open(encoding="utf-8") as stream:
             yield from _entries(_Window(stream), file)
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file} as JSON: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {file} as JSON: {one_line(error)}") from None
 
 
 class _Window:

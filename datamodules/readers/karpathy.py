@@ -18,7 +18,7 @@ from cmr_bench.datamodules.readers.paths import Paths
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.split import SPLITS, Split
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError, did_you_mean
+from cmr_bench.support.errors import DataError, did_you_mean, one_line
 from cmr_bench.support.memory import collecting_no_garbage
 
 PARTS = ("train", "restval", "val", "test")
@@ -58,7 +58,7 @@ def load_json(file: Path) -> Any:
             content = foreign.gunzip(content, file)
         return foreign.parse_json(content, file)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {file} as JSON: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {file} as JSON: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cmr_bench.datamodules.readers.finder import PhotoFinder, without_suffix
 from cmr_bench.datamodules.readers.unpacking import Unpacking
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 
 _DATA = "data.mdb"
 _OPEN: dict[Path, tuple[tuple[int, int], Any]] = {}
@@ -38,7 +38,7 @@ def open_lmdb(path: Path) -> Any:
     try:
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise DataError(f"cannot read {path} as LMDB: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {path} as LMDB: {one_line(error)}") from None
     _OPEN[place] = state, environment
     return environment
 

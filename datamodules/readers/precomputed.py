@@ -93,7 +93,7 @@ def open_array(file: Path) -> npt.NDArray[Any]:
     try:
         array = np.load(foreign.checked(file), mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError, SyntaxError, tokenize.TokenError, OverflowError, TypeError) as error:
-        raise DataError(f"cannot read {file} as a NumPy array: {brief(str(error))}") from None
+        raise DataError(f"cannot read {file} as a NumPy array: {brief(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.ndim not in (2, 3):
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise DataError(f"{file} holds {found}; expected numbers of shape (n, d) or (n, regions, d)")

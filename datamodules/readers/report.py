@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 
 NAMED = 5
 
@@ -63,7 +63,7 @@ class Report:
         """Count a row that cannot be read; the problem names file and line."""
         self.count += 1
         if len(self.rows) < self._KEPT:
-            self.rows.append(" ".join(str(problem).split()))
+            self.rows.append(one_line(problem))
 
     def close(self) -> None:
         """Raise InvalidRowsError if rows cannot be read and are not to be skipped."""

@@ -12,7 +12,7 @@ from cmr_bench.datamodules.readers.finder import PHOTO_SUFFIXES
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.readers.unpacking import Unpacking, unpacking
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 from cmr_bench.support.files import is_leftover
 
 _TEXTS = (".txt", ".text", ".caption")
@@ -56,9 +56,7 @@ def shard_rows(file: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]
             if sample:
                 yield f"{file}, sample {last}", sample
     except tarfile.TarError as error:
-        raise DataError(
-            f"cannot read {file} as a tar file that is not compressed: {' '.join(str(error).split())}"
-        ) from None
+        raise DataError(f"cannot read {file} as a tar file that is not compressed: {one_line(error)}") from None
 
 
 def _add(

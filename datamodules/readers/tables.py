@@ -13,7 +13,7 @@ from cmr_bench.datamodules.readers.karpathy import load_json
 from cmr_bench.datamodules.readers.report import Report
 from cmr_bench.datamodules.readers.shards import shard_rows
 from cmr_bench.support import foreign
-from cmr_bench.support.errors import DataError
+from cmr_bench.support.errors import DataError, one_line
 
 JSON_SUFFIXES = (".json", ".json.gz")
 _TEXT_SUFFIXES = (".csv", ".tsv", ".token", ".txt")
@@ -56,7 +56,7 @@ def read_rows(
             known = ", ".join((*SUFFIXES, ".txt"))
             raise DataError(f"{file}: unknown kind of table '{suffix}'; expected one of {known}")
     except (OSError, csv.Error) as error:
-        raise DataError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+        raise DataError(f"cannot read {file}: {one_line(error)}") from None
 
 
 def _jsonl_rows(file: Path, report: Report) -> Iterator[tuple[str, Row]]:
